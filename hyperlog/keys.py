@@ -1,0 +1,106 @@
+"""Ed25519 key pairs and the files that hold secrets. The only door to PyNaCl.
+
+One verifier everywhere: Ed25519 libraries disagree about odd signatures (of the 12 vectors of Chalkias et al. 2020,
+"Taming the many EdDSAs", libsodium accepts one, OpenSSL five), and nodes that disagree about validity split the
+swarm. libsodium's strict check (canonical S and R, no small-order keys) is ours by definition.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import nacl.bindings
+import nacl.exceptions
+
+from hyperlog.errors import Corrupt, NotFound, Refused
+from hyperlog.ids import WriterKey
+from hyperlog.limits import KEY_BYTES, SIGNATURE_BYTES
+
+_SECRET_FILE_BYTES_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A writer's key pair; `seed` (32 bytes) is the secret and never shows in a repr."""
+
+    public: WriterKey
+    seed: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Self:
+        return cls.from_seed(os.urandom(KEY_BYTES))
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Self:
+        assert len(seed) == KEY_BYTES
+        public, _ = nacl.bindings.crypto_sign_seed_keypair(seed)
+        return cls(WriterKey(public), seed)
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte detached signature of `message`."""
+        signed = nacl.bindings.crypto_sign(message, self.seed + self.public)
+        return signed[:SIGNATURE_BYTES]
+
+
+def verify(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` (64 bytes) is `public`'s (32 bytes) over `message`, as libsodium judges."""
+    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    try:
+        nacl.bindings.crypto_sign_open(signature + message, public)
+    except nacl.exceptions.BadSignatureError:
+        return False
+    return True
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write `secret` to `path`, mode 0600, whole or not at all, durable on return. An existing file is not replaced."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, secret)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise Refused(f"secret file {path} exists already", "remove it yourself if it is not needed") from None
+    finally:
+        os.unlink(temporary)
+    sync_directory(path.parent)
+
+
+def read_secret(path: Path, length: int = KEY_BYTES) -> bytes:
+    """The secret in `path`. Raises `NotFound`, or `Refused` when others may read the file, `Corrupt` on a wrong length."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"no secret key in {path}") from None
+    except OSError as error:
+        raise Refused(f"secret key {path} cannot be opened: {error.strerror}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(f"secret key {path} is not a regular file")
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise Refused(f"secret key {path} is open to others", f"chown {os.geteuid()} {path} && chmod 600 {path}")
+        secret = os.read(descriptor, _SECRET_FILE_BYTES_MAX)
+    finally:
+        os.close(descriptor)
+    if len(secret) != length:
+        raise Corrupt(f"secret key {path} has {len(secret)} bytes instead of {length}", "restore it from a backup")
+    return secret
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in directory `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

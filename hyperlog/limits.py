@@ -1,0 +1,33 @@
+"""Every bound of the log layer, with its unit and reason. Limits hold for validly signed data too: an author may be hostile."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+
+ENTRY_VALUE_BYTES_MAX: Final = 1 << 20
+"""An image version with 4 096 manifest blocks is about 160 KiB; more than 1 MiB is no record but data (faults L23)."""
+
+ENTRY_LINKS_MAX: Final = 256
+"""Heads merged by one entry; beyond that, merge in steps (faults L11)."""
+
+ENTRY_BYTES_MAX: Final = ENTRY_VALUE_BYTES_MAX + ENTRY_LINKS_MAX * 34 + 512
+
+ENCODING_DEPTH_MAX: Final = 16
+ENCODING_ITEMS_MAX: Final = 1 << 20
+"""Containers nest a few levels in our formats; the bounds keep a decoder's work linear in its input."""
+
+BLOCK_BYTES_MAX: Final = 1 << 18
+"""Stored bytes of one block. Raw blocks are 64 KiB; the room above is for formats to come."""
+
+PACK_BYTES_MAX: Final = 1 << 30
+"""A pack file is closed at 1 GiB, so that one can be dropped or moved."""
+
+PACK_ALIGN_BYTES: Final = 4096
+"""Payloads start on file system blocks, so that a hole can be punched where one was evicted."""
+
+LINK_TEXT_MAX: Final = 8192
+LINK_PEERS_MAX: Final = 32
+NAME_CHARACTERS_MAX: Final = 128

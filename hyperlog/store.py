@@ -1,0 +1,82 @@
+"""The Store port: ordered bytes to bytes with atomic batches, and its in-memory implementation.
+
+Key space (first byte; docs/LOG_FORMAT.md): `l` logs · `s` log state · `e` entries · `f` feeds · `v` feed lengths ·
+`c` changes · `h` heads · `b` block places · `x` raw block hash → block id · `m` the node's own records.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Calls block (microseconds; a durable write as long as an fsync). Safe for use from several threads."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value at `key`, or None."""
+        ...
+
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, durable: bool) -> None:
+        """Apply all or nothing; with `durable`, on disk when this returns. Raises `StoreFull`, `StoreDamaged`."""
+        ...
+
+    def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Key-value pairs under `prefix`, in key order, from `prefix + start` on. Raises `StoreDamaged` on a bad read."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryStore:
+    """The Store port in memory: the model that the real one is compared with."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._values.get(key)
+
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, durable: bool) -> None:
+        for key, value in list(puts):
+            if key not in self._values:
+                bisect.insort(self._keys, key)
+            self._values[key] = value
+        for key in deletes:
+            if self._values.pop(key, None) is not None:
+                del self._keys[bisect.bisect_left(self._keys, key)]
+
+    def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        for key in self._keys[bisect.bisect_left(self._keys, prefix + start) :]:
+            if not key.startswith(prefix):
+                return
+            value = self._values.get(key)
+            if value is not None:
+                yield key, value
+
+    def close(self) -> None:
+        self._values.clear()
+        self._keys.clear()
+
+
+class Namespace:
+    """Keys under one prefix of a store, for a package that keeps its own small records there."""
+
+    def __init__(self, store: Store, prefix: bytes) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._store.get(self._prefix + key)
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]], *, durable: bool = False) -> None:
+        self._store.write(((self._prefix + key, value) for key, value in items), durable=durable)
+
+    def delete(self, key: bytes) -> None:
+        self._store.write((), [self._prefix + key], durable=False)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._store.items(self._prefix):
+            yield key[len(self._prefix) :], value
