@@ -3,9 +3,10 @@
 A payload is stored behind a 40-byte header (`HBLK`, its length, its id), aligned to 4 KiB so that a hole can be
 punched where it is evicted; where it lies is in the Store (a 64 KiB read costs 12 µs from a pack and 194 µs from
 RocksDB). Blocks verify themselves: every read is hashed and compared with the name, so packs need no trust, no
-checksum and no recovery; a place that does not hold what it should is forgotten and the block fetched again.
+checksum and no recovery. A place that does not hold what it should is set aside: the block counts as missing and is
+never served, an audit lists it until it is put again, and its bytes stay in the pack.
 
-A put is visible when it returns and durable after `sync`.
+A put is visible when it returns and durable after `sync` and the next durable write of the store.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hyperlog.errors import BlockMissing, Corrupt, StoreDamaged, StoreFull
+from hyperlog.errors import BlockMissing, Corrupt, StoreDamaged, StoreFull, Unavailable
 from hyperlog.ids import BlockId, block_id
+from hyperlog.keys import sync_directory
+from hyperlog.killpoints import reached
 from hyperlog.limits import BLOCK_BYTES_MAX, PACK_ALIGN_BYTES, PACK_BYTES_MAX
 from hyperlog.store import Store
 
@@ -27,6 +30,9 @@ _MAGIC: Final = b"HBLK"
 _HEADER: Final = struct.Struct("<4sI32s")
 _PLACE: Final = struct.Struct("<IQI")
 _PREFIX: Final = b"b"
+_ASIDE_PREFIX: Final = b"q"
+_ROT: Final = frozenset({errno.EIO, errno.ENOENT, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA})
+"""What reading rotten or lost bytes fails with; any other error (descriptors, memory) says nothing about the block."""
 
 
 class Place(NamedTuple):
@@ -46,24 +52,25 @@ class BlockStore:
         self._lock = threading.Lock()
         self._descriptors: dict[int, int] = {}
         self._dirty: set[int] = set()
-        directory.mkdir(parents=True, exist_ok=True)
+        self._fresh = True
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         numbers = [int(path.stem) for path in directory.glob("*.pack") if path.stem.isdecimal()]
         self._pack = max(numbers, default=1)
-        self._end = _aligned(os.fstat(self._open(self._pack)).st_size)
+        self._end = _aligned(os.fstat(self._open(self._pack, os.O_CREAT)).st_size)
 
     def has(self, identifier: BlockId) -> bool:
         """Whether the block is indexed here (not whether its bytes are still good: `get` tells)."""
         return self._store.get(_PREFIX + identifier) is not None
 
     def get(self, identifier: BlockId) -> bytes:
-        """The payload, verified. Raises `BlockMissing` when absent or rotten (a rotten one is forgotten first)."""
+        """The payload, verified. Raises `BlockMissing` when absent or rotten (a rotten one is set aside first)."""
         raw = self._store.get(_PREFIX + identifier)
         if raw is None:
             raise BlockMissing("the block is not here")
-        place = Place(*_PLACE.unpack(raw))
-        payload = self._read(place)
+        payload = self._read(_place(raw))
         if payload is None or block_id(payload) != identifier:
-            self.forget(identifier)
+            self._store.write([(_ASIDE_PREFIX + identifier, raw)], [_PREFIX + identifier], durable=False)
+            reached("blocks.set_aside")
             raise BlockMissing("the block has rotted on disk", "it is fetched again from a peer that has it")
         return payload
 
@@ -82,26 +89,52 @@ class BlockStore:
 
     def forget(self, identifier: BlockId) -> None:
         """Drop the block's place; its bytes stay in the pack as waste. Absent blocks are no error."""
-        self._store.write((), [_PREFIX + identifier], durable=False)
+        self._store.write((), [_PREFIX + identifier, _ASIDE_PREFIX + identifier], durable=False)
 
     def ids(self) -> Iterator[tuple[BlockId, int]]:
         """Every block here with its stored bytes, in id order."""
         for key, raw in self._store.items(_PREFIX):
-            yield BlockId(key[1:]), Place(*_PLACE.unpack(raw)).length
+            yield BlockId(key[1:]), _place(raw).length
+
+    def set_aside(self) -> Iterator[BlockId]:
+        """The blocks that were found rotten and have not been put again, in id order."""
+        for key, _ in self._store.items(_ASIDE_PREFIX):
+            yield BlockId(key[1:])
+
+    def retry(self, identifier: BlockId) -> bool:
+        """Whether a block that was set aside reads well after all (the disk recovered); then it is here again."""
+        raw = self._store.get(_ASIDE_PREFIX + identifier)
+        payload = None if raw is None else self._read(_place(raw))
+        if raw is None or payload is None or block_id(payload) != identifier:
+            return False
+        self._store.write([(_PREFIX + identifier, raw)], [_ASIDE_PREFIX + identifier], durable=False)
+        return True
+
+    def recover(self) -> int:
+        """Index every good block that lies in the packs but has no place (a lost index); how many. Reads all packs."""
+        found = 0
+        for number in sorted(int(path.stem) for path in self._directory.glob("*.pack") if path.stem.isdecimal()):
+            found += sum(self._adopt(number, offset) for offset in range(0, self._pack_bytes(number), PACK_ALIGN_BYTES))
+        return found
 
     def sync(self) -> None:
         """Make every payload put so far durable (their places become so with the next durable store write)."""
         with self._lock:
             dirty = [self._descriptors[pack] for pack in self._dirty]
             self._dirty.clear()
+            fresh, self._fresh = self._fresh, False
+        reached("blocks.sync:before")
+        if fresh:
+            sync_directory(self._directory)
         for descriptor in dirty:
             try:
                 os.fdatasync(descriptor)
             except OSError as error:
-                # After one failed fsync the kernel may have dropped the pages: nothing put since the last is known good.
+                # The kernel may have dropped the pages: nothing put since the last sync is known to be good.
                 raise StoreDamaged(
                     f"blocks could not be written to disk: {error.strerror}", "check the disk"
                 ) from error
+        reached("blocks.sync:after")
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():
@@ -111,41 +144,85 @@ class BlockStore:
     def _put(self, identifier: BlockId, payload: bytes) -> None:
         if self.has(identifier):
             return
-        record = _HEADER.pack(_MAGIC, len(payload), identifier) + payload
+        header = _HEADER.pack(_MAGIC, len(payload), identifier)
         with self._lock:
-            place = self._append(record, len(payload))
-        self._store.write([(_PREFIX + identifier, _PLACE.pack(*place))], durable=False)
+            place = self._append(header, payload)
+        puts = [(_PREFIX + identifier, _PLACE.pack(*place))]
+        self._store.write(puts, [_ASIDE_PREFIX + identifier], durable=False)
+        reached("blocks.place:after")
 
-    def _append(self, record: bytes, payload_bytes: int) -> Place:
-        if self._end + len(record) > PACK_BYTES_MAX:
-            self._pack += 1
-            self._end = 0
-        descriptor = self._open(self._pack)
+    def _append(self, header: bytes, payload: bytes) -> Place:
+        """Write a record behind the last one; a failed write leaves the end where it was."""
+        record_bytes = len(header) + len(payload)
         try:
-            written = os.pwrite(descriptor, record, self._end)
+            if self._end + record_bytes > PACK_BYTES_MAX:
+                self._open(self._pack + 1, os.O_CREAT)
+                self._pack += 1
+                self._end = 0
+                self._fresh = True
+                reached("blocks.pack:new")
+            reached("blocks.payload:before")
+            written = os.pwritev(self._open(self._pack, 0), [header, payload], self._end)
         except OSError as error:
             raise _full_or_broken(error) from error
-        if written != len(record):
+        if written != record_bytes:
             raise StoreFull("the disk of the store is full", "free some space and try again")
-        place = Place(self._pack, self._end, payload_bytes)
-        self._end = _aligned(self._end + len(record))
+        reached("blocks.payload:after")
+        place = Place(self._pack, self._end, len(payload))
+        self._end = _aligned(self._end + record_bytes)
         self._dirty.add(self._pack)
         return place
 
     def _read(self, place: Place) -> bytes | None:
+        """What lies at `place`, None where it is rotten. Raises `Unavailable` when nothing can be told."""
         try:
-            descriptor = self._open(place.pack)
+            descriptor = self._descriptors.get(place.pack)
+            if descriptor is None:
+                with self._lock:
+                    descriptor = self._open(place.pack, 0)
             return os.pread(descriptor, place.length, place.offset + _HEADER.size)
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in _ROT:
+                return None
+            raise Unavailable(f"a block cannot be read: {error.strerror}") from error
 
-    def _open(self, pack: int) -> int:
+    def _adopt(self, pack: int, offset: int) -> bool:
+        descriptor = self._descriptors[pack]
+        header = os.pread(descriptor, _HEADER.size, offset)
+        if len(header) != _HEADER.size or not header.startswith(_MAGIC):
+            return False
+        _, length, name = _HEADER.unpack(header)
+        identifier = BlockId(name)
+        if length > BLOCK_BYTES_MAX or self.has(identifier):
+            return False
+        payload = os.pread(descriptor, length, offset + _HEADER.size)
+        if block_id(payload) != identifier:
+            return False
+        place = _PLACE.pack(pack, offset, length)
+        self._store.write([(_PREFIX + identifier, place)], [_ASIDE_PREFIX + identifier], durable=False)
+        return True
+
+    def _pack_bytes(self, pack: int) -> int:
+        with self._lock:
+            return os.fstat(self._open(pack, 0)).st_size
+
+    def _open(self, pack: int, create: int) -> int:
+        """The descriptor of a pack. Called with the lock held. Raises `OSError`."""
         descriptor = self._descriptors.get(pack)
         if descriptor is None:
             path = self._directory / f"{pack:06}.pack"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | create | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._descriptors[pack] = descriptor
         return descriptor
+
+
+def _place(raw: bytes) -> Place:
+    if len(raw) != _PLACE.size:
+        raise StoreDamaged("the place of a block cannot be read")
+    place = Place(*_PLACE.unpack(raw))
+    if place.length > BLOCK_BYTES_MAX:
+        raise StoreDamaged("the place of a block cannot be read")
+    return place
 
 
 def _aligned(offset: int) -> int:

@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 from hyperlog.errors import Corrupt
 from hyperlog.limits import ENCODING_DEPTH_MAX, ENCODING_ITEMS_MAX
 
-Value: TypeAlias = "int | bytes | str | bool | None | list[Value] | dict[int, Value] | dict[str, Value]"
+Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int, Value] | dict[str, Value] | None"
 Encodable: TypeAlias = (
-    "int | bytes | str | bool | None | Sequence[Encodable] | Mapping[int, Encodable] | Mapping[str, Encodable]"
+    "int | bytes | str | bool | Sequence[Encodable] | Mapping[int, Encodable] | Mapping[str, Encodable] | None"
 )
 
 _UINT, _NINT, _BYTES, _TEXT, _ARRAY, _MAP, _SIMPLE = 0, 1, 2, 3, 4, 5, 7
@@ -33,14 +33,14 @@ _SIMPLES: Final[dict[int, bool | None]] = {20: False, 21: True, 22: None}
 
 
 def encode(value: Encodable) -> bytes:
-    """The one canonical spelling of `value`. Values outside the subset are a bug of the caller (`TypeError`/`ValueError`)."""
+    """The one canonical spelling of `value`. `TypeError` or `ValueError` outside the subset: a bug of the caller."""
     out = bytearray()
     _write(out, value, ENCODING_DEPTH_MAX)
     return bytes(out)
 
 
 def decode(data: bytes, *, bytes_max: int) -> Value:
-    """The value that `data` spells. Raises `Corrupt` unless `data` is exactly `encode(value)` and within `bytes_max`."""
+    """The value that `data` spells. Raises `Corrupt` unless it is exactly `encode(value)`, within `bytes_max`."""
     if len(data) > bytes_max:
         raise Corrupt(f"record of {len(data)} bytes; at most {bytes_max} are allowed")
     reader = _Reader(data)

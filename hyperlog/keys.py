@@ -7,6 +7,7 @@ swarm. libsodium's strict check (canonical S and R, no small-order keys) is ours
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from typing import Final, Self
 
 import nacl.bindings
 import nacl.exceptions
+import nacl.pwhash.argon2id
 
-from hyperlog.errors import Corrupt, NotFound, Refused
+from hyperlog.errors import Corrupt, NotFound, Refused, StoreFull
 from hyperlog.ids import WriterKey
+from hyperlog.killpoints import reached
 from hyperlog.limits import KEY_BYTES, SIGNATURE_BYTES
 
 _SECRET_FILE_BYTES_MAX: Final = 4096
@@ -57,32 +60,70 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def is_public_key(key: bytes) -> bool:
+    """Whether `key` can be a writer's: a canonical point of the prime-order group (no small-order or mixed keys)."""
+    return len(key) == KEY_BYTES and bool(nacl.bindings.crypto_core_ed25519_is_valid_point(key))
+
+
+def stretch(passphrase: bytes, salt: bytes, operations: int, memory_bytes: int) -> bytes:
+    """A 32-byte key from a passphrase: Argon2id with a 16-byte salt. Blocks for about a second by design."""
+    return nacl.pwhash.argon2id.kdf(
+        nacl.bindings.crypto_secretbox_KEYBYTES, passphrase, salt, opslimit=operations, memlimit=memory_bytes
+    )
+
+
+def seal(key: bytes, nonce: bytes, message: bytes) -> bytes:
+    """`message` encrypted and authenticated (XSalsa20-Poly1305) under a 32-byte key and a 24-byte nonce used once."""
+    return nacl.bindings.crypto_secretbox(message, nonce, key)
+
+
+def unseal(key: bytes, nonce: bytes, sealed: bytes) -> bytes | None:
+    """The message, or None when key and box do not fit."""
+    try:
+        return nacl.bindings.crypto_secretbox_open(sealed, nonce, key)
+    except (nacl.exceptions.CryptoError, nacl.exceptions.ValueError):
+        return None
+
+
 def write_secret(path: Path, secret: bytes) -> None:
-    """Write `secret` to `path`, mode 0600, whole or not at all, durable on return. An existing file is not replaced."""
+    """Write `secret` to `path`, mode 0600, whole or not at all, durable on return. An existing file is not replaced.
+
+    Raises `Refused` when there is one, `StoreFull`.
+    """
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, secret)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
+        try:
+            if os.write(descriptor, secret) != len(secret):
+                raise StoreFull(f"no space left for {path}", "free some space and try again")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        reached("secret.written")
         os.link(temporary, path)
+        reached("secret.linked")
     except FileExistsError:
         raise Refused(f"secret file {path} exists already", "remove it yourself if it is not needed") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"no space left for {path}", "free some space and try again") from error
+        raise
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+    reached("secret.done")
 
 
 def read_secret(path: Path, length: int = KEY_BYTES) -> bytes:
-    """The secret in `path`. Raises `NotFound`, or `Refused` when others may read the file, `Corrupt` on a wrong length."""
+    """The secret in `path`. Raises `NotFound`, `Refused` when others may read the file, `Corrupt` on a wrong length."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # never wait on a fifo
     except FileNotFoundError:
         raise NotFound(f"no secret key in {path}") from None
     except OSError as error:
-        raise Refused(f"secret key {path} cannot be opened: {error.strerror}") from None
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise Refused(f"secret key {path} cannot be opened: {reason}", "put the file itself there, mode 0600") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""Every bound of the log layer, with its unit and reason. Limits hold for validly signed data too: an author may be hostile."""
+"""Every bound of the log layer, with its unit and reason. Signed data is bounded too: an author may be hostile."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ PACK_ALIGN_BYTES: Final = 4096
 LINK_TEXT_MAX: Final = 8192
 LINK_PEERS_MAX: Final = 32
 NAME_CHARACTERS_MAX: Final = 128
+
+EXPORT_OPERATIONS: Final = 3
+EXPORT_OPERATIONS_MAX: Final = 16
+EXPORT_MEMORY_BYTES: Final = 256 << 20
+EXPORT_MEMORY_BYTES_MIN: Final = 8 << 20
+EXPORT_MEMORY_BYTES_MAX: Final = 1 << 30
+"""Argon2id costs of an exported key: libsodium's "moderate". The bounds hold for texts from elsewhere."""
+
+EXPORT_TEXT_MAX: Final = 1024

@@ -2,23 +2,32 @@
 
 format        "hypernode store 1": a newer number is refused before anything is written
 lock          flock, with the owner's process id
+marks         high-water marks (watermarks.py), kept in step with index/ by guard.py
 index/        RocksDB: logs and indexes
-marks         high-water marks (watermarks.py)
 blocks/       pack files (blocks.py)
 keys/         secret keys, 0600
+origin        recognises a copied or restored home (lineage.py)
+
+They are made in this order, each whole or not at all, so a missing one that has a later one beside it is damage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import functools
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Self
 
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import Refused, StoreDamaged, StoreFull, StoreLocked, StoreTooNew
+from hyperlog.guard import GuardedStore, check_guard
 from hyperlog.keys import sync_directory
+from hyperlog.killpoints import reached
+from hyperlog.lineage import Lineage
 from hyperlog.log import Logs, check_marks
 from hyperlog.rocks import open_rocks
 from hyperlog.store import Namespace, Store
@@ -26,26 +35,32 @@ from hyperlog.watermarks import Watermarks
 
 FORMAT: Final = 1
 _FORMAT_TEXT: Final = "hypernode store "
+_FORMAT_BYTES_MAX: Final = 64
 _PID_BYTES_MAX: Final = 32
 
 
 class Repository:
     """An open repository. Use as a context manager, or `close` it."""
 
-    def __init__(self, path: Path, lock: int, store: Store, marks: Watermarks, blocks: BlockStore) -> None:
+    def __init__(self, path: Path, lock: int, store: Store, marks: Watermarks, lineage: Lineage) -> None:
         self.path = path
         self.store = store
-        self.blocks = blocks
+        self.blocks = BlockStore(path / "blocks", store)
+        self.lineage = lineage
         self.logs = Logs(store, marks, path / "keys")
         self.ingest_index = Namespace(store, b"x")
         self.records = Namespace(store, b"m")
-        self._marks = marks
+        self.marks = marks
         self._lock = lock
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Group commit for bulk work: appends inside are acknowledged together when it is left (`Store.grouped`)."""
+        return self.store.grouped()
 
     def close(self) -> None:
         self.blocks.close()
         self.store.close()
-        self._marks.close()
+        self.marks.close()
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -55,68 +70,91 @@ class Repository:
         self.close()
 
 
-def open_repository(path: Path) -> Repository:
-    """Open or make the repository at `path` (mode 0700).
+def open_repository(path: Path, *, outside: Path | None = None) -> Repository:
+    """Open or make the repository at `path` (mode 0700). `outside`: a directory for the marks that `Lineage` keeps.
 
     Raises `StoreLocked` naming the other process, `StoreTooNew`, `StoreDamaged`, `StoreFull`, `Refused` (no access).
     """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(path)
-    except OSError as error:
-        raise _refused(path, error) from error
-    try:
-        _check_format(path)
-        marks = Watermarks(path / "marks")
+    with contextlib.ExitStack() as stack:
         try:
-            store = open_rocks(path / "index", lambda probe: check_marks(probe, marks))
-        except BaseException:
-            marks.close()
-            raise
-        try:
-            blocks = BlockStore(path / "blocks", store)
-        except BaseException:
-            store.close()
-            marks.close()
-            raise
-    except OSError as error:
-        os.close(lock)
-        raise _refused(path, error) from error
-    except BaseException:
-        os.close(lock)
-        raise
-    return Repository(path, lock, store, marks, blocks)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = lock_directory(path)
+            stack.callback(os.close, lock)
+            _check_access(path)
+            check_format(path)
+            if not (path / "marks").exists() and (path / "index").exists():
+                raise StoreDamaged(f"{path / 'marks'} is missing, but there is a store", "restore it from a backup")
+            marks = Watermarks(path / "marks")
+            stack.callback(marks.close)
+            store = GuardedStore(open_rocks(path / "index", functools.partial(_check_store, marks)), marks)
+            stack.callback(store.close)
+            repository = Repository(path, lock, store, marks, Lineage(path, outside, store))
+        except OSError as error:
+            raise _refused(path, error) from error
+        stack.pop_all()
+        return repository
 
 
-def _lock(path: Path) -> int:
+def _check_store(marks: Watermarks, store: Store) -> None:
+    check_guard(store, marks)
+    check_marks(store, marks)
+
+
+def _check_access(path: Path) -> None:
+    status = path.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise Refused(
+            f"{path} belongs to or can be changed by others", f"chown {os.geteuid()} {path} && chmod 700 {path}"
+        )
+
+
+def lock_directory(path: Path) -> int:
+    """The descriptor that holds the lock on the repository at `path`. Raises `StoreLocked`, `OSError`."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.pread(descriptor, _PID_BYTES_MAX, 0).decode(errors="replace").strip() or "unknown"
+        owner = os.pread(descriptor, _PID_BYTES_MAX, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise StoreLocked(
-            f"{path} is in use by process {owner}", "stop that process, or choose another --home"
+            f"{path} is in use by {_process(owner)}", "stop that process, or choose another --home"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
-def _check_format(path: Path) -> None:
+def _process(owner: str) -> str:
+    if not (owner.isascii() and owner.isdecimal()):
+        return "another process"
+    try:
+        name = Path("/proc", owner, "comm").read_text(errors="replace").strip()
+    except OSError:
+        return f"process {owner}"
+    return f"process {owner} ({ascii(name)[1:-1]})"
+
+
+def check_format(path: Path) -> None:
+    """Check the format of the repository at `path`, or set it in an empty one. Raises `StoreTooNew`, `StoreDamaged`."""
     file = path / "format"
     try:
-        text = file.read_text()
+        with file.open("rb") as stream:
+            text = stream.read(_FORMAT_BYTES_MAX).decode(errors="replace")
     except FileNotFoundError:
         if (path / "index").exists():
             raise StoreDamaged(f"{file} is missing, but there is a store", "restore it from a backup") from None
         temporary = path / "format.new"
-        temporary.write_text(f"{_FORMAT_TEXT}{FORMAT}\n")
+        with temporary.open("wb") as stream:
+            stream.write(f"{_FORMAT_TEXT}{FORMAT}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        reached("format.written")
         temporary.replace(file)
         sync_directory(path)
+        reached("format.renamed")
         return
-    number = text.removeprefix(_FORMAT_TEXT).strip()
-    if not text.startswith(_FORMAT_TEXT) or not number.isdecimal():
+    number = text.removeprefix(_FORMAT_TEXT).removesuffix("\n")
+    if text != f"{_FORMAT_TEXT}{number}\n" or not (number.isascii() and number.isdecimal()) or number[0] == "0":
         raise StoreDamaged(f"{file} does not say what it should", "restore it from a backup")
     if int(number) > FORMAT:
         raise StoreTooNew(f"{path} was written by a newer hypernode (format {number})", "use that version")

@@ -10,7 +10,9 @@ with what was acknowledged before a writer's recovery deletes files it believes 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from rocksdict import (
 )
 
 from hyperlog.errors import StoreDamaged, StoreFull, StoreLocked
+from hyperlog.keys import sync_directory
 from hyperlog.store import Store
 
 _WRITE_BUFFER_BYTES: Final = 8 << 20
@@ -69,6 +72,14 @@ class RocksStore:
                 cursor.next()
             cursor.status()  # an iterator that met a bad block just ends; only its status tells
 
+    def sync(self) -> None:
+        """Make every write so far durable. Raises `StoreDamaged`: then it is not known what is on disk."""
+        with _translated():
+            self._database.flush_wal(True)
+
+    def grouped(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()  # the guard above groups; alone, every durable write syncs
+
     def close(self) -> None:
         with _translated():
             self._database.close()
@@ -79,7 +90,7 @@ def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
 
     Raises `StoreDamaged`, `StoreLocked`, `StoreFull`, or whatever `check` raises; then nothing was changed.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists():
         with _translated():
             probe = RocksStore(Rdict(str(path), _options(), access_type=AccessType.read_only()))
         try:
@@ -87,7 +98,14 @@ def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
         finally:
             probe.close()
     else:
-        path.mkdir(parents=True, exist_ok=True)
+        # Made aside and renamed, so that a crash half way leaves no directory that looks like a damaged store.
+        unfinished = path.with_name(path.name + ".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        with _translated():
+            Rdict(str(unfinished), _options()).close()
+        unfinished.rename(path)
+        sync_directory(path.parent)
     with _translated():
         return RocksStore(Rdict(str(path), _options()))
 
@@ -111,7 +129,7 @@ def _translated() -> Iterator[None]:
         yield
     except (StoreDamaged, StoreFull, StoreLocked):
         raise
-    except Exception as error:  # noqa: BLE001  # the library raises no narrower class
+    except Exception as error:  # the library raises no narrower class
         text = str(error)
         if "No space left" in text:
             raise StoreFull("the disk of the store is full", "free some space; writing goes on by itself") from error

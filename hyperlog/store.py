@@ -1,13 +1,19 @@
 """The Store port: ordered bytes to bytes with atomic batches, and its in-memory implementation.
 
 Key space (first byte; docs/LOG_FORMAT.md): `l` logs · `s` log state · `e` entries · `f` feeds · `v` feed lengths ·
-`c` changes · `h` heads · `b` block places · `x` raw block hash → block id · `m` the node's own records.
+`c` changes · `h` heads · `b` block places · `q` block places set aside as rotten · `g` the guard's own record ·
+`o` where a feed was last known to be current · `x` raw block hash → block id · `m` the node's own records.
+
+An `s` record begins with the log's number of changes (u64 BE) and their digest (32 bytes): the guard takes the log's
+high-water mark from it.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 
@@ -23,7 +29,15 @@ class Store(Protocol):
         ...
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Key-value pairs under `prefix`, in key order, from `prefix + start` on. Raises `StoreDamaged` on a bad read."""
+        """Key-value pairs under `prefix`, in key order, from `prefix + start` on. Raises `StoreDamaged`."""
+        ...
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Group commit: durable writes of this thread inside the `with` become durable together, when it is left.
+
+        Many small writes then cost one sync. Nothing inside is acknowledged before the block has been left without
+        an error; a crash in the middle keeps whole writes, in order, up to some point.
+        """
         ...
 
     def close(self) -> None: ...
@@ -55,6 +69,9 @@ class MemoryStore:
             value = self._values.get(key)
             if value is not None:
                 yield key, value
+
+    def grouped(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         self._values.clear()
