@@ -1,0 +1,267 @@
+"""Running a container in the foreground: its streams, its terminal, its signals and its exit code are ours.
+
+With a terminal on both ends nspawn gets a pseudo terminal of ours, and the keys go through raw, ^C included (so is
+nspawn's own escape: ^] three times within a second kills the container). Otherwise stdin, stdout and stderr are
+pipes: nothing inside gets hold of a file, socket or terminal of the host. Output is relayed with back-pressure.
+When our own stdout breaks (`| head`), the program sees a broken pipe, as it would without us.
+
+Signals INT TERM HUP QUIT USR1 USR2 go to the program itself, not to nspawn. Before the program runs they stop
+nspawn. The third INT or TERM kills the container.
+
+What comes out of stderr before the program runs is nspawn's own: it is held back, and is the error's message if
+nspawn fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+import trio
+
+from vmhost import limits
+from vmhost.errors import ContainerFailed
+from vmhost.mount_syscalls import in_mount_thread, read_mounts
+from vmhost.nspawn import NspawnSpec, in_tidy_namespace, nspawn_argv, nspawn_environment
+from vmhost.payload import LeaderSocket, Program, wait_program
+from vmhost.process import ChildProcess, open_child
+from vmhost.rootfs import find_program, prepare_root
+from vmhost.streams import Sink, Source, relay
+from vmhost.terminal import Pty, copy_size, raw_mode
+
+_log = logging.getLogger(__name__)
+_FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+async def run_container(
+    spec: NspawnSpec,
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    tty: bool,
+    on_first_output: Callable[[], None],
+) -> int:
+    """Run it to its end; the program's exit code, or 128 + N if signal N ended it.
+
+    `tty`: `stdin` and `stdout` are terminals (see `terminal.is_terminal`) and the program is to get one. The
+    descriptors remain the caller's. Must run on the main thread, which is where signals arrive. Cancelled, it
+    stops the container. Raises ProgramNotFound, ProgramNotExecutable, RootUnusable, ContainerFailed, HostUnfit;
+    OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
+    """
+    await in_mount_thread(partial(_check_root, spec))
+    with ExitStack() as stack:
+        streams = _Streams(stack, stdin, stdout, stderr, tty)
+        session = _Session(streams, on_first_output)
+        return await session.run(spec)
+
+
+def _check_root(spec: NspawnSpec) -> None:
+    prepare_root(spec.root)
+    find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
+
+
+class _Streams:
+    """The child's three descriptors, and what is relayed to and from ours. The `stack` closes all of it."""
+
+    def __init__(self, stack: ExitStack, stdin: int, stdout: int, stderr: int, tty: bool) -> None:
+        self._stack = stack
+        self._child_ends = stack.enter_context(ExitStack())
+        self._terminal = stdout
+        self.pty: Pty | None = None
+        self.input: tuple[Source, Sink] | None = None
+        if tty:
+            self._open_terminal(stdin, stdout)
+        else:
+            self._open_pipes(stdin, stdout)
+        ours, self.child_stderr = self._pipe()
+        self._child_ends.callback(os.close, self.child_stderr)
+        self.errors = stack.enter_context(Source(ours)), stack.enter_context(Sink.shared(stderr))
+
+    def _open_terminal(self, stdin: int, stdout: int) -> None:
+        self.pty = Pty(size_of=stdout)
+        self._stack.callback(self.pty.close)
+        self._child_ends.callback(self.pty.close_theirs)
+        self.child_stdin = self.child_stdout = self.pty.theirs
+        self.input = self._source(stdin), self._stack.enter_context(Sink(os.dup(self.pty.ours)))
+        self.output = self._stack.enter_context(Source(os.dup(self.pty.ours))), self._sink(stdout)
+        self._stack.enter_context(raw_mode(stdin))
+
+    def _open_pipes(self, stdin: int, stdout: int) -> None:
+        if stat.S_ISFIFO(os.fstat(stdin).st_mode):
+            self.child_stdin = stdin  # already as harmless as a pipe of ours, and nothing is read too early
+        else:
+            self.child_stdin, ours = self._pipe()
+            self._child_ends.callback(os.close, self.child_stdin)
+            self.input = self._source(stdin), self._stack.enter_context(Sink(ours))
+        ours, self.child_stdout = self._pipe()
+        self._child_ends.callback(os.close, self.child_stdout)
+        self.output = self._stack.enter_context(Source(ours)), self._sink(stdout)
+
+    def _pipe(self) -> tuple[int, int]:
+        return os.pipe2(os.O_CLOEXEC)
+
+    def _source(self, descriptor: int) -> Source:
+        return self._stack.enter_context(Source.shared(descriptor))
+
+    def _sink(self, descriptor: int) -> Sink:
+        return self._stack.enter_context(Sink.shared(descriptor))
+
+    def close_child_ends(self) -> None:
+        """Once the child has them: only then do our ends see that it ended."""
+        self._child_ends.close()
+
+    def resize(self) -> None:
+        if self.pty is not None:
+            copy_size(self._terminal, self.pty.ours)
+
+
+class _Session:
+    """One run."""
+
+    def __init__(self, streams: _Streams, on_first_output: Callable[[], None]) -> None:
+        self._streams = streams
+        self._on_first_output = on_first_output
+        self._output_seen = False
+        self._ran = False  # the program was started; perhaps it has ended since
+        self._program: Program | None = None
+        self._decided = trio.Event()  # the program runs, or never will
+        self._stopped_by: int | None = None  # a signal that came before the program ran
+        self._stop_requests = 0
+        self._held = bytearray()  # what nspawn said before
+        self._failure: OSError | None = None  # of our own stdout or stderr
+
+    async def run(self, spec: NspawnSpec) -> int:
+        leader_socket = LeaderSocket()
+        try:
+            with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals:
+                interactive = self._streams.pty is not None
+                async with open_child(
+                    in_tidy_namespace(nspawn_argv(spec, interactive=interactive), read_mounts()),
+                    stdin=self._streams.child_stdin,
+                    stdout=self._streams.child_stdout,
+                    stderr=self._streams.child_stderr,
+                    env=nspawn_environment(os.environ.get("TERM") if interactive else None, leader_socket.name),
+                ) as child:
+                    self._streams.close_child_ends()
+                    status = await self._attend(child, leader_socket, signals)
+            return self._result(status)
+        finally:
+            leader_socket.close()
+            if self._program is not None:
+                self._program.close()
+
+    async def _attend(self, child: ChildProcess, leader_socket: LeaderSocket, signals: AsyncIterator[int]) -> int:
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as outputs:
+                nursery.start_soon(self._forward_signals, child, signals, outputs.cancel_scope)
+                nursery.start_soon(self._watch_start, child, leader_socket)
+                nursery.start_soon(self._relay_input)
+                outputs.start_soon(self._relay_output)
+                outputs.start_soon(self._relay_errors)
+                status = await child.wait()
+                # A short program: nspawn's message may not have been read yet.
+                self._ran = self._ran or leader_socket.leader_nowait(child.pid) is not None
+                self._decided.set()
+            nursery.cancel_scope.cancel()
+        return status
+
+    def _result(self, status: int) -> int:
+        if self._failure is not None:
+            raise self._failure
+        code = self._program.exit_code() if self._program is not None else None
+        if code is not None:
+            return code
+        if not self._ran and self._stopped_by is not None:
+            return 128 + self._stopped_by
+        if not self._ran:
+            words = self._held.decode("utf-8", "replace").strip() or f"it ended with status {status}"
+            raise ContainerFailed(f"systemd-nspawn could not start the container: {words}")
+        return status if status >= 0 else 128 - status
+
+    async def _watch_start(self, child: ChildProcess, leader_socket: LeaderSocket) -> None:
+        leader = await leader_socket.wait_leader(child.pid)
+        self._ran = True
+        self._program = await wait_program(leader)
+        self._decided.set()
+
+    async def _forward_signals(
+        self, child: ChildProcess, signals: AsyncIterator[int], outputs: trio.CancelScope
+    ) -> None:
+        async for number in signals:
+            if number == signal.SIGWINCH:
+                self._streams.resize()
+                child.send_signal(number)
+                continue
+            self._stop_requests += number in _STOPPING
+            if self._stop_requests >= limits.STOP_SIGNALS_TO_KILL:
+                child.send_signal(signal.SIGKILL)
+            elif child.exit_status is not None:
+                outputs.cancel()  # it has ended; what is left is output that nobody takes
+            elif self._program is not None:
+                self._program.send_signal(number)
+            else:
+                self._stopped_by = number
+                child.send_signal(signal.SIGTERM)
+
+    async def _relay_input(self) -> None:
+        if self._streams.input is None:
+            return
+        try:
+            await relay(*self._streams.input)
+        except OSError as error:
+            _log.warning("cannot read stdin: %s", error)
+        if self._streams.pty is not None and self._program is not None:
+            self._program.send_signal(signal.SIGHUP)  # a raw terminal has no end of file: it hung up
+
+    async def _relay_output(self) -> None:
+        try:
+            await relay(*self._streams.output, self._note_output)
+        except OSError as error:
+            self._failure = self._failure or error
+
+    async def _relay_errors(self) -> None:
+        source, sink = self._streams.errors
+        await self._hold_errors(source)
+        if not self._ran:
+            return
+        try:
+            with source, sink:
+                if self._held:
+                    self._note_output()
+                    await sink.write_all(bytes(self._held))
+                await relay(source, sink, self._note_output)
+        except BrokenPipeError:
+            return
+        except OSError as error:
+            self._failure = self._failure or error
+
+    async def _hold_errors(self, source: Source) -> None:
+        async def read() -> None:
+            while data := await source.read():
+                self._held += data
+                del self._held[: -limits.HELD_STDERR_BYTES]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await self._decided.wait()
+            nursery.cancel_scope.cancel()
+
+    def _note_output(self) -> None:
+        if not self._output_seen:
+            self._output_seen = True
+            self._on_first_output()

@@ -1,0 +1,37 @@
+"""What mounts, containers and this host can get wrong; each a subclass of one of hyperlog's five kinds."""
+
+from __future__ import annotations
+
+from hyperlog.errors import NotFound, Refused, Unavailable
+
+
+class HostUnfit(Refused):
+    """This host lacks something that mounts or containers need; the hint says what to install or change."""
+
+
+class MountFailed(Unavailable):
+    """The kernel refused a mount, or something that is mounted does not go away."""
+
+
+class MountLost(Unavailable):
+    """The mount went away under us: somebody unmounted it, or aborted its connection."""
+
+
+class ReadDeadline(Unavailable):
+    """Nobody delivered the bytes of a read within the read deadline."""
+
+
+class RootUnusable(Refused):
+    """The image's root tree cannot be made into a container's root."""
+
+
+class ProgramNotFound(NotFound):
+    """The image has no such program; shells say 127."""
+
+
+class ProgramNotExecutable(Refused):
+    """The image has that file, but it cannot be run; shells say 126."""
+
+
+class ContainerFailed(Unavailable):
+    """systemd-nspawn gave up before the program ran; the message is its own last words."""

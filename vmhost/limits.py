@@ -1,0 +1,25 @@
+"""Every bound of vmhost, with its unit and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+READ_DEADLINE_SECONDS: Final = 30.0  # a blob read that nobody answers becomes EIO after this
+FUSE_TASKS: Final = 512  # reads that may wait at once; more queue in the kernel
+FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
+READ_AHEAD_KIB: Final = 128  # the kernel's default; bigger only moves bytes that a lazy start does not need
+
+MOUNT_THREADS: Final = 4  # mount(2), umount2(2) and everything else that may wait for a mount that we serve
+STREAM_THREADS: Final = 4  # reads and writes of regular files and other descriptors that cannot be polled
+
+CLOSE_SECONDS: Final = 10.0  # for all of one clean-up; longer means something is stuck and is forced
+UNMOUNT_SECONDS: Final = 3.0  # EBUSY is retried so long: FUSE under EROFS is busy for a moment (deferred fput)
+UNMOUNT_RETRY_SECONDS: Final = 0.01
+STOP_SECONDS: Final = 5.0  # between asking a child process to stop and killing it
+
+RELAY_BYTES: Final = 64 * 1024  # one read of a relayed stream: a pipe's capacity
+HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program runs
+STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container
+
+MOUNT_DATA_BYTES: Final = 4095  # mount(2) takes one page of options, with its NUL
+SYMLINK_DEPTH: Final = 40  # the kernel's own

@@ -1,0 +1,111 @@
+"""What to run, and the systemd-nspawn command line that runs it. Pure; console.py starts it.
+
+systemd-nspawn without user namespaces is no security boundary: root inside can reach the host. Images from people
+whom you do not trust belong in a virtual machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from hyperlog.errors import Refused
+from vmhost.mount_syscalls import MountPoint
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_STATE_DIRECTORY: Final = "/run/systemd/nspawn"
+
+
+@dataclass(frozen=True, slots=True)
+class NspawnSpec:
+    """One container, as asked for."""
+
+    root: str  # a writable merged tree on the host
+    argv: tuple[str, ...]
+    machine: str  # unique on this host while it runs; letters, digits and dashes
+    hostname: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = "/"
+    user: str = "root"  # a name, or a number, that the image's own getent resolves
+    host_network: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.argv or not self.argv[0]:
+            raise Refused("the image names no command to run", hint="give one after `--`")
+        for value in (self.machine, self.hostname):
+            if not _NAME.fullmatch(value):
+                raise Refused(f"not a host name: {value!r}")
+        if not self.root.startswith("/") or not self.workdir.startswith("/"):
+            raise Refused("paths of a container must be absolute")
+        for name in self.env:
+            if not _VARIABLE.fullmatch(name):
+                raise Refused(f"not a name of an environment variable: {name!r}")
+        if any("\0" in text for text in (self.root, self.workdir, self.user, *self.argv, *self.env.values())):
+            raise Refused("NUL cannot be passed to a program")
+
+    @property
+    def search_path(self) -> tuple[str, ...]:
+        """Where programs are looked for, in order."""
+        return tuple(part for part in self.env.get("PATH", DEFAULT_PATH).split(":") if part)
+
+
+def nspawn_argv(spec: NspawnSpec, *, interactive: bool) -> list[str]:
+    """The command line. `interactive`: nspawn's stdin and stdout are a terminal; else stdio goes through as it is."""
+    argv = [
+        "systemd-nspawn",
+        "--quiet",
+        f"--directory={spec.root}",
+        f"--machine={spec.machine}",
+        f"--hostname={spec.hostname}",
+        "--register=no",  # no machined, and none of its D-Bus round trips
+        "--keep-unit",  # nor a scope of its own: neither works without systemd as PID 1
+        "--as-pid2",  # a stub init: the program is no PID 1, so signals act on it and orphans are reaped
+        "--settings=no",  # an image must not configure its own container
+        "--link-journal=no",
+        "--resolv-conf=off",
+        "--timezone=off",
+        f"--console={'interactive' if interactive else 'pipe'}",
+        f"--chdir={spec.workdir}",
+    ]
+    if not spec.host_network:
+        argv.append("--private-network")
+    if spec.user not in ("root", "0", "root:root", "0:0"):
+        argv.append(f"--user={spec.user}")
+    argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
+    return [*argv, "--", *spec.argv]
+
+
+def nspawn_environment(terminal_type: str | None, notify_socket: str) -> dict[str, str]:
+    """What nspawn itself gets; the program inside gets only the spec's and nspawn's own few variables."""
+    environment = {
+        "PATH": DEFAULT_PATH,
+        "NOTIFY_SOCKET": notify_socket,
+        "SYSTEMD_LOG_LEVEL": "warning",
+        "SYSTEMD_LOG_TARGET": "console",
+        "SYSTEMD_NSPAWN_TMPFS_TMP": "0",  # what an image has in /tmp is part of it
+        "SYSTEMD_TINT_BACKGROUND": "0",
+    }
+    if terminal_type:
+        environment["TERM"] = terminal_type
+    return environment
+
+
+def in_tidy_namespace(argv: Sequence[str], mounts: Sequence[MountPoint]) -> list[str]:
+    """`argv`, run so that nspawn has no reason to complain about the host.
+
+    At its end nspawn removes a directory of its own under /run, and prints an error where that is not a tmpfs (a
+    host whose PID 1 is not systemd). There it gets a tmpfs in a mount namespace of its own.
+    """
+    if _file_system_of(_STATE_DIRECTORY, mounts) in ("tmpfs", "ramfs"):
+        return list(argv)
+    script = f'mkdir -p {_STATE_DIRECTORY} && mount -t tmpfs -o mode=0755 tmpfs {_STATE_DIRECTORY} && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", script, "sh", *argv]
+
+
+def _file_system_of(path: str, mounts: Sequence[MountPoint]) -> str:
+    covering = [point for point in mounts if (path + "/").startswith(point.path.rstrip("/") + "/")]
+    return max(covering, key=lambda point: len(point.path)).filesystem if covering else ""

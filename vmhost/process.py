@@ -1,0 +1,87 @@
+"""One supervised child process, in a session of its own, that cannot outlive us.
+
+The parent-death signal is SIGKILL, set by setpriv(1) between fork and exec: Python code in a forked child of a
+threaded process could deadlock, and setpriv keeps the process id. The kernel sends it when the *thread* that forked
+ends, so the child is started on the thread of the event loop (trio's own `open_process` uses a worker thread, which
+ends after ten idle seconds, and the child with it).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from vmhost import limits
+from vmhost.errors import HostUnfit
+
+DIES_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
+class ChildProcess:
+    """A running or ended child; made by `open_child`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._pidfd = os.pidfd_open(popen.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """As in subprocess: the exit code, or minus the signal's number; None while it runs."""
+        return self._popen.returncode
+
+    async def wait(self) -> int:
+        """Until it ends; its `exit_status`."""
+        if self._popen.poll() is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        else:
+            await trio.lowlevel.checkpoint()
+        return self._popen.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        self._popen.send_signal(number)
+
+    async def stop(self, stop_signal: int = signal.SIGTERM) -> None:
+        """Ask, wait, kill."""
+        self.send_signal(stop_signal)
+        with trio.move_on_after(limits.STOP_SECONDS):
+            await self.wait()
+            return
+        self.send_signal(signal.SIGKILL)
+        await self.wait()
+
+    def close(self) -> None:
+        os.close(self._pidfd)
+
+
+@asynccontextmanager
+async def open_child(
+    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Mapping[str, str]
+) -> AsyncIterator[ChildProcess]:
+    """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's."""
+    missing = next((name for name in (DIES_WITH_PARENT[0], argv[0]) if shutil.which(name) is None), None)
+    if missing is not None:
+        raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
+    child = ChildProcess(
+        subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
+            [*DIES_WITH_PARENT, *argv], stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+        )
+    )
+    try:
+        yield child
+    finally:
+        with trio.CancelScope(shield=True):
+            if child.exit_status is None:
+                await child.stop()
+        child.close()

@@ -1,0 +1,82 @@
+"""An image's root tree as a container's root: what must be there first, and whether a program is.
+
+Paths of an image are resolved with openat2(RESOLVE_IN_ROOT): its symbolic links, absolute or with any number of
+`..`, end inside its root. Everything here waits for metadata of a mount that we serve: call it through
+`in_mount_thread`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
+
+_SYS_OPENAT2: Final = 437
+_RESOLVE_NO_MAGICLINKS: Final = 2
+_RESOLVE_IN_ROOT: Final = 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare_root(root: str) -> None:
+    """Make the directories that systemd-nspawn insists on, in the writable layer. Raises RootUnusable.
+
+    It refuses a root without /usr (and makes /proc, /dev and the like itself). It follows a symbolic link there on
+    the *host*, so an image whose /usr is one is not run.
+    """
+    path = os.path.join(root, "usr")
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise RootUnusable("the image's /usr is not a directory", hint="look: hypernode mount") from None
+    except OSError as error:
+        raise RootUnusable(f"cannot make /usr in the container's root: {error.strerror}") from error
+
+
+def find_program(root: str, program: str, *, search: Sequence[str], workdir: str) -> str:
+    """The path inside the image that running `program` runs, found as execvpe(3) does.
+
+    Raises ProgramNotFound or ProgramNotExecutable; RootUnusable when `workdir` is not there.
+    """
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _mode_inside(handle, workdir) is None:
+            raise RootUnusable(f"the image has no directory {workdir}")
+        if "/" in program:
+            candidates = [os.path.join(workdir, program)]
+        else:
+            candidates = [os.path.join(workdir, directory, program) for directory in search]
+        found = None
+        for candidate in candidates:
+            mode = _mode_inside(handle, candidate)
+            if mode is None:
+                continue
+            if stat.S_ISREG(mode) and mode & 0o111:
+                return candidate
+            found = found or candidate
+    finally:
+        os.close(handle)
+    if found is not None:
+        raise ProgramNotExecutable(f"{found} is not a program in this image")
+    raise ProgramNotFound(f"the image has no program {program}", hint="give another after `--`")
+
+
+def _mode_inside(root: int, path: str) -> int | None:
+    """The mode of what `path` leads to inside `root`; None if it leads to nothing."""
+    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    descriptor = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return None
+        raise OSError(number, os.strerror(number), path)
+    try:
+        return os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
