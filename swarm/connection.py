@@ -1,0 +1,297 @@
+"""Drive one session over one stream: one task reads, one writes, one keeps the clock, and all end together.
+
+`LiveSession` is what the rest of the swarm holds of one peer for one log. The methods that say something never wait;
+`run` moves the bytes until either side ends. Whatever ends it, the stream is closed and nothing is left behind.
+The reader never waits for the writer, so two peers cannot block each other; what the writer may fall behind by is
+bounded in `Session`. A write that fails or is cancelled half-way leaves the stream broken, so it ends the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import trio
+
+from hyperlog.errors import BlockMissing, PeerMisbehaved
+from hyperlog.ids import BlockId, LogKey, WriterKey
+from swarm.addresses import PeerId
+from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
+from swarm.limits import (
+    HANDSHAKE_SECONDS,
+    PING_SECONDS,
+    SERVE_BATCH_MAX,
+    SILENT_SECONDS,
+    WRITE_CHUNK_BYTES,
+    WRITE_SECONDS,
+)
+from swarm.network import Stream
+from swarm.replication.messages import Reason, Wanted, Why
+from swarm.replication.session import (
+    BlockCame,
+    BlockRefused,
+    BlocksAsked,
+    Ended,
+    EntriesCame,
+    Event,
+    Opened,
+    Session,
+    State,
+    VectorCame,
+)
+from swarm.stats import Counters, PeerCounters
+
+
+class BlockBook(Protocol):
+    """What the swarm needs of a block store. Called from worker threads."""
+
+    def get(self, block_id: BlockId, /) -> bytes:
+        """The stored bytes, verified. Raises `BlockMissing`."""
+        ...
+
+
+class Owner(Protocol):
+    """Whom a live session tells what came. Nothing here may wait; `PeerMisbehaved` ends the session."""
+
+    def on_open(self, live: LiveSession) -> None: ...
+    def on_heard(self, live: LiveSession) -> None: ...
+    def on_vector(self, live: LiveSession, came: VectorCame) -> None: ...
+    def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None: ...
+    def on_block(self, live: LiveSession, came: BlockCame) -> None: ...
+    def on_refused(self, live: LiveSession, came: BlockRefused) -> None: ...
+
+    def entries_for(self, live: LiveSession) -> list[bytes]:
+        """The next batch of entries that the peer lacks; empty when it lacks none."""
+        ...
+
+
+class LiveSession:
+    """One session with its stream. `log` is None until both ends have shown that they know it."""
+
+    def __init__(
+        self,
+        session: Session,
+        stream: Stream,
+        owner: Owner,
+        blocks: BlockBook,
+        disk: trio.CapacityLimiter,
+        totals: Counters,
+        counters: PeerCounters,
+    ) -> None:
+        self._session = session
+        self._stream = stream
+        self._owner = owner
+        self._blocks = blocks
+        self._disk = disk
+        self._totals = totals
+        self._counters = counters
+        self._wake = trio.Event()
+        self._opened = trio.Event()
+        self._has_news = False
+        self._scope = trio.CancelScope()
+        self._failure: Exception | None = None
+        self._ended: Reason | None = None
+        self._heard_at = 0.0
+        self.finished = trio.Event()
+        self.log: LogKey | None = None
+
+    @property
+    def remote(self) -> PeerId:
+        return self._stream.remote
+
+    @property
+    def initiator(self) -> PeerId:
+        """The peer id of the end that opened the stream."""
+        return self._session.initiator
+
+    @property
+    def counters(self) -> PeerCounters:
+        return self._counters
+
+    # ------------------------------------------------------------------------------------------------ say something
+
+    def request(self, block: BlockId, bytes_max: int) -> int:
+        """Ask for a block; returns the request's number."""
+        number = self._session.request(block, bytes_max)
+        self._wake.set()
+        return number
+
+    def cancel(self, number: int) -> None:
+        self._session.cancel(number)
+        self._wake.set()
+
+    def send_vector(self, counts: Mapping[WriterKey, int], *, question: int = 0, answer: int = 0) -> None:
+        self._session.send_vector(counts, question=question, answer=answer)
+        self._wake.set()
+
+    def tell_news(self) -> None:
+        """There may be entries for this peer: `Owner.entries_for` will be asked."""
+        self._has_news = True
+        self._wake.set()
+
+    def say_bye(self, reason: Reason) -> None:
+        """End the session orderly."""
+        self._session.say_bye(reason)
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """End the session at once: the peer does not answer."""
+        self._scope.cancel()
+
+    # --------------------------------------------------------------------------------------------------------- run
+
+    async def run(self) -> None:
+        """Until the session ends; orderly when it was open and either end closed it between frames.
+
+        Raises `PeerMisbehaved`, `PeerTooSlow`, `ConnectionLost` or `SessionRefused`.
+        """
+        self._heard_at = trio.current_time()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for task in (self._read, self._write, self._watch):
+                        nursery.start_soon(self._contain, task, nursery.cancel_scope)
+        finally:
+            await self._stream.close()
+            self.finished.set()
+        if self._failure is not None:
+            raise self._failure
+        if self._scope.cancelled_caught:
+            raise PeerTooSlow("the peer owes blocks and is silent")
+        if self.log is None:
+            raise _refusal(self._ended)
+
+    async def _contain(self, task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        """Run one of the tasks; its end is the session's. The first failure is kept, plain."""
+        try:
+            await task()
+        except (PeerMisbehaved, PeerTooSlow, ConnectionLost) as error:
+            self._failure = self._failure or error
+        scope.cancel()
+
+    async def _read(self) -> None:
+        while self._ended is None:
+            data = await self._stream.receive_some()
+            self._heard_at = trio.current_time()
+            self._counters.bytes_in += len(data)
+            self._totals.bytes_in += len(data)
+            if not data:
+                if not self._session.is_between_frames:
+                    raise ConnectionLost("the stream ended inside a frame")
+                return
+            self._owner.on_heard(self)
+            for event in self._session.receive(data):
+                self._dispatch(event)
+            self._wake.set()
+
+    def _dispatch(self, event: Event) -> None:
+        match event:
+            case Opened(log):
+                self.log = log
+                self._opened.set()
+                self._owner.on_open(self)
+            case VectorCame():
+                self._owner.on_vector(self, event)
+            case EntriesCame(encoded):
+                self._counters.entries_in += len(encoded)
+                self._owner.on_entries(self, encoded)
+            case BlockCame():
+                self._counters.blocks_in += 1
+                self._totals.blocks_in += 1
+                self._owner.on_block(self, event)
+            case BlockRefused():
+                self._owner.on_refused(self, event)
+            case BlocksAsked():
+                pass  # the writer is woken after every read
+            case Ended(reason):
+                self._ended = reason
+
+    async def _write(self) -> None:
+        while True:
+            data = self._session.take_output() or await self._compose()
+            if data:
+                await self._send(data)
+            elif self._session.state is State.CLOSED:
+                return
+            else:
+                # No await between finding nothing to say and this: whoever says something sets this very event.
+                self._wake = trio.Event()
+                await self._wake.wait()
+
+    async def _send(self, data: bytes) -> None:
+        with trio.move_on_after(WRITE_SECONDS) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            raise PeerTooSlow("the peer does not read")
+        self._counters.bytes_out += len(data)
+        self._totals.bytes_out += len(data)
+
+    async def _compose(self) -> bytes:
+        """Blocks the peer asked for, else entries it lacks: about `WRITE_CHUNK_BYTES` of it. Empty: nothing to say."""
+        asked = self._take_asked()
+        if asked:
+            found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
+            for wanted, payload in found:
+                self._answer(wanted, payload)
+        elif self._has_news and self._session.state is State.OPEN:
+            self._has_news = False
+            batch = self._owner.entries_for(self)
+            if batch:
+                self._has_news = True
+                self._counters.entries_out += len(batch)
+                self._session.send_entries(batch)
+        return self._session.take_output()
+
+    def _take_asked(self) -> list[Wanted]:
+        asked: list[Wanted] = []
+        room = WRITE_CHUNK_BYTES
+        while room > 0 and len(asked) < SERVE_BATCH_MAX:
+            wanted = self._session.next_asked()
+            if wanted is None:
+                break
+            asked.append(wanted)
+            room -= wanted.bytes_max
+        return asked
+
+    def _load(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
+        found: list[tuple[Wanted, bytes | None]] = []
+        for wanted in asked:
+            try:
+                found.append((wanted, self._blocks.get(wanted.block)))
+            except BlockMissing:
+                found.append((wanted, None))
+        return found
+
+    def _answer(self, wanted: Wanted, payload: bytes | None) -> None:
+        if payload is None:
+            self._session.refuse(wanted, Why.NOT_HELD)
+        else:
+            self._session.serve(wanted, payload)
+            self._counters.blocks_out += 1
+            self._totals.blocks_out += 1
+
+    async def _watch(self) -> None:
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            await self._opened.wait()
+        if not self._opened.is_set():
+            raise PeerTooSlow("the peer did not finish the handshake in time")
+        token = 0
+        while True:
+            await trio.sleep(PING_SECONDS)
+            silent = trio.current_time() - self._heard_at
+            if silent >= SILENT_SECONDS:
+                raise PeerTooSlow("the peer has fallen silent")
+            if silent >= PING_SECONDS:
+                token += 1
+                self._session.ping(token)
+                self._wake.set()
+
+
+def _refusal(reason: Reason | None) -> SessionRefused:
+    match reason:
+        case Reason.VERSION:
+            return SessionRefused("the peer speaks another version of the protocol", "use the same hypernode on both")
+        case Reason.BUSY:
+            return SessionRefused("the peer has no room for another session")
+        case _:
+            return SessionRefused("the peer does not share this log")

@@ -1,0 +1,113 @@
+"""Every bound of the swarm, with its unit and reason. Numbers W… and N… are rows of the fault list these came from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hyperlog.limits import BLOCK_BYTES_MAX, ENTRY_BYTES_MAX
+
+# --- frames ---------------------------------------------------------------------------------------------------
+
+ENTRIES_BYTES_MAX: Final = ENTRY_BYTES_MAX + 1024
+"""Body of one batch of entries: room for the largest single entry."""
+
+ENTRIES_COUNT_MAX: Final = 256
+ENTRIES_BATCH_BYTES: Final = 256 << 10
+"""A sender closes a batch here, so that blocks are not held up behind entries; one larger entry goes alone."""
+
+VECTOR_WRITERS_MAX: Final = 1024
+VECTOR_BYTES_MAX: Final = 64 << 10
+
+BLOCK_BODY_BYTES_MAX: Final = 4 + BLOCK_BYTES_MAX
+
+UNKNOWN_BODY_BYTES_MAX: Final = 64 << 10
+"""Frames of types to come are skipped, not refused, up to this size (W14)."""
+
+# --- windows --------------------------------------------------------------------------------------------------
+
+REQUESTS_IN_FLIGHT_MAX: Final = 64
+"""Requests one session may have unanswered; more are answered "busy" (W18, W23)."""
+
+REQUEST_BYTES_IN_FLIGHT_MAX: Final = 4 << 20
+WINDOW_FIRST: Final = 16
+"""Requests in flight to a peer that has not delivered yet; grows with each delivery."""
+
+ASKED_PEERS_MAX: Final = 4
+"""One block is under way from at most so many peers at a time; more than one only when the others stall."""
+
+CONTROL_BYTES_MAX: Final = 1 << 20
+"""Control bytes waiting for a peer that does not read (W22)."""
+
+WRITE_CHUNK_BYTES: Final = 128 << 10
+"""Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames."""
+
+READ_CHUNK_BYTES: Final = 256 << 10
+UNREQUESTED_MAX: Final = 3
+"""Answers nobody asked for before the sender is dropped (W19)."""
+
+# --- peers and sessions ---------------------------------------------------------------------------------------
+
+CONNECTIONS_MAX: Final = 1024
+CONNECTIONS_PER_PEER_MAX: Final = 4
+CONNECTIONS_PER_ADDRESS_MAX: Final = 64
+"""Established inbound connections of one IP address; many honest peers may sit behind one NAT."""
+
+UPGRADES_MAX: Final = 128
+UPGRADES_PER_ADDRESS_MAX: Final = 8
+"""Inbound connections that have not finished their handshake, in all and of one IP address (W1, N6)."""
+
+STREAMS_PER_PEER_MAX: Final = 64
+"""Inbound streams of one peer; further ones are reset (W8)."""
+
+HANDSHAKES_MAX: Final = 128
+SESSIONS_MAX: Final = 4096
+LOG_ADDRESSES_MAX: Final = 64
+NEIGHBOURS_MAX: Final = 256
+PEER_ADDRESSES_MAX: Final = 8
+BANS_MAX: Final = 4096
+PEER_RECORDS_MAX: Final = 1024
+ADDRESS_CHARACTERS_MAX: Final = 512
+DIALS_MAX: Final = 8
+"""Dials under way at a time: 64 in parallel made handshakes of a loaded machine time out (measured)."""
+
+# --- seconds --------------------------------------------------------------------------------------------------
+
+UPGRADE_SECONDS: Final = 5.0
+"""From TCP accept to a secured, multiplexed connection, in all (W1, W2)."""
+
+STREAM_SECONDS: Final = 5.0
+"""From a new stream to its protocol being agreed (W9)."""
+
+HANDSHAKE_SECONDS: Final = 5.0
+WRITE_SECONDS: Final = 30.0
+CLOSE_SECONDS: Final = 1.0
+BAN_SECONDS: Final = 600.0
+
+TICK_SECONDS: Final = 0.25
+STALL_SECONDS: Final = 1.5
+"""A peer that owes blocks and has been silent this long is asked nothing more, and others are asked instead."""
+
+LATE_SECONDS: Final = 5.0
+"""A single request this old is asked elsewhere too, even if its peer delivers other things."""
+
+DEAD_SECONDS: Final = 10.0
+"""A peer that owes blocks and has been silent this long is disconnected."""
+
+PING_SECONDS: Final = 10.0
+SILENT_SECONDS: Final = 25.0
+"""An idle session is pinged, and closed when nothing at all came for this long."""
+
+ABSENT_RETRY_SECONDS: Final = 1.0
+ABSENT_RETRY_SECONDS_MAX: Final = 8.0
+"""A peer that did not hold a block is asked for it again after this, doubling: it may be fetching itself."""
+
+RETRY_FIRST_SECONDS: Final = 0.2
+RETRY_WANTED_SECONDS_MAX: Final = 2.0
+RETRY_IDLE_SECONDS_MAX: Final = 30.0
+"""Pauses between dials of a peer: short while somebody waits for the log, longer otherwise."""
+
+AGREE_SECONDS: Final = 2.0
+"""After the first peer agreed on a log's state, how long the others may still bring news."""
+
+DISK_THREADS_MAX: Final = 2
+SERVE_BATCH_MAX: Final = 16

@@ -1,0 +1,89 @@
+"""The Network port: what the swarm needs of a peer-to-peer network, and the one place that loads the real one.
+
+A network authenticates peers (a `Stream.remote` is proven to be who it says), encrypts, and multiplexes ordered byte
+streams. It knows nothing of logs and blocks. Two implementations pass one test suite (tests/swarm/test_network.py):
+swarm/net/libp2p_network.py and, in memory, swarm/testing.py.
+
+Failures come out as `PeerUnreachable` (no stream could be opened) and `ConnectionLost` (a stream broke), nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from swarm.addresses import PeerAddress, PeerId
+
+
+class Stream(Protocol):
+    """An ordered pair of byte streams with one peer. One task reads, one task writes."""
+
+    @property
+    def remote(self) -> PeerId: ...
+
+    @property
+    def address(self) -> str:
+        """Where the peer was seen, as a multiaddr; for people."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """Some bytes, b"" once the peer has finished. Raises `ConnectionLost`."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Hand over `data`, waiting while the peer takes none. Raises `ConnectionLost`; cancelled, it breaks the stream."""
+        ...
+
+    async def close(self) -> None:
+        """Finish orderly, within `CLOSE_SECONDS`; raises nothing. Safe to call twice and when cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a network calls back. Neither may raise; `accept` owns its stream and returns when it is done with it."""
+
+    accept: Callable[[Stream], Awaitable[None]]
+    found: Callable[[PeerAddress], None]
+    """A peer showed itself on the local network."""
+
+
+class Network(Protocol):
+    """One identity on a network."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    async def serve(self, listen: Sequence[str], serving: Serving, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        """Listen and accept until cancelled; starts with the full addresses to dial. Raises `ListenFailed`."""
+        ...
+
+    async def open_stream(self, address: PeerAddress) -> Stream:
+        """A new stream to a peer, over the connection there is or a new one. Raises `PeerUnreachable`."""
+        ...
+
+    async def hang_up(self, peer: PeerId) -> None:
+        """Close every connection with `peer`; raises nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSetup:
+    """What a network is made from: `identity_seed` is 32 secret bytes that determine the peer id."""
+
+    identity_seed: bytes
+    mdns: bool
+
+
+OpenNetwork = Callable[[NetworkSetup], Network]
+
+
+def load_network(setup: NetworkSetup) -> Network:
+    """The real network. Imports libp2p (seconds of CPU), so it is called in a thread and only once it is needed."""
+    module = importlib.import_module("swarm.net.libp2p_network")
+    network: Network = module.LibP2PNetwork(setup)
+    return network

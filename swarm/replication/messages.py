@@ -1,0 +1,367 @@
+"""Messages between two peers of one log, as frozen values, and their one spelling in bytes.
+
+Control messages are canonical CBOR arrays (hyperlog.encoding); the four that move blocks are fixed binary records,
+because they are made and read thousands of times a second. `decode_message` of any bytes returns a message or raises
+`PeerMisbehaved`; what it accepts re-encodes to the same bytes (goodbyes with an unknown reason apart).
+docs/WIRE.md is the specification.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from hyperlog.encoding import Encodable, Value, decode, encode
+from hyperlog.errors import Corrupt, PeerMisbehaved
+from hyperlog.ids import ID_BYTES, BlockId, DiscoveryKey, WriterKey
+from hyperlog.limits import BLOCK_BYTES_MAX
+from swarm.limits import (
+    BLOCK_BODY_BYTES_MAX,
+    ENTRIES_BYTES_MAX,
+    ENTRIES_COUNT_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    VECTOR_BYTES_MAX,
+    VECTOR_WRITERS_MAX,
+)
+from swarm.replication.framing import Frame, encode_frame
+
+VERSION: Final = 1
+NONCE_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+SEQ_MAX: Final = 1 << 53
+
+
+class Type(IntEnum):
+    """First byte of a frame's meaning; values are never reused."""
+
+    HELLO = 1
+    CHALLENGE = 2
+    PROOF = 3
+    BYE = 4
+    PING = 5
+    PONG = 6
+    VECTOR = 16
+    ENTRIES = 17
+    REQUEST = 32
+    CANCEL = 33
+    BLOCK = 34
+    ABSENT = 35
+
+
+class Reason(IntEnum):
+    """Why a session ends (`Bye`)."""
+
+    GOING = 0
+    DUPLICATE = 1
+    VERSION = 2
+    BUSY = 3
+    REFUSED = 4
+
+
+class Why(IntEnum):
+    """Why a request is answered without its block (`Absent`)."""
+
+    NOT_HELD = 0
+    BUSY = 1
+    TOO_LARGE = 2
+    CANCELLED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame of whoever opened the stream."""
+
+    version: int
+    log: DiscoveryKey
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The answer to any hello, whether the log is known or not."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """How many entries of each writer the sender holds.
+
+    `question` > 0 asks for a vector with that number as its `answer`; 0 means neither.
+    """
+
+    counts: Mapping[WriterKey, int]
+    question: int
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Encoded entries in causal order: each builds on earlier ones or on what the receiver said it holds."""
+
+    encoded: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request: `number` is chosen by the requester and names the answer; a longer block must not be sent."""
+
+    number: int
+    block: BlockId
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    wanted: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    number: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Requests that are answered without a block."""
+
+    answers: tuple[tuple[int, Why], ...]
+
+
+Message = Hello | Challenge | Proof | Bye | Ping | Pong | Vector | Entries | Request | Cancel | Block | Absent
+
+_WANTED: Final = struct.Struct(f">I{ID_BYTES}sI")
+_NUMBER: Final = struct.Struct(">I")
+_ANSWER: Final = struct.Struct(">IB")
+_REASONS: Final = frozenset(map(int, Reason))
+_WHYS: Final = frozenset(map(int, Why))
+
+BODY_BYTES_MAX: Final[Mapping[int, int]] = {
+    Type.HELLO: 128,
+    Type.CHALLENGE: 64,
+    Type.PROOF: 64,
+    Type.BYE: 16,
+    Type.PING: 16,
+    Type.PONG: 16,
+    Type.VECTOR: VECTOR_BYTES_MAX,
+    Type.ENTRIES: ENTRIES_BYTES_MAX,
+    Type.REQUEST: REQUESTS_IN_FLIGHT_MAX * _WANTED.size,
+    Type.CANCEL: REQUESTS_IN_FLIGHT_MAX * _NUMBER.size,
+    Type.BLOCK: BLOCK_BODY_BYTES_MAX,
+    Type.ABSENT: REQUESTS_IN_FLIGHT_MAX * _ANSWER.size,
+}
+
+
+def encode_message(message: Message) -> bytes:
+    """The frame of `message`. A message over the limits is a bug of the caller."""
+    match message:
+        case Hello(version, log, nonce):
+            return _control(Type.HELLO, [version, log, nonce])
+        case Challenge(nonce):
+            return _control(Type.CHALLENGE, [nonce])
+        case Proof(tag):
+            return _control(Type.PROOF, [tag])
+        case Bye(reason):
+            return _control(Type.BYE, [int(reason)])
+        case Ping(token):
+            return _control(Type.PING, [token])
+        case Pong(token):
+            return _control(Type.PONG, [token])
+        case Vector(counts, question, answer):
+            writers: list[Encodable] = [[writer, count] for writer, count in sorted(counts.items())]
+            return _control(Type.VECTOR, [writers, question, answer])
+        case Entries(encoded):
+            return _control(Type.ENTRIES, list(encoded))
+        case Request(wanted):
+            return _binary(Type.REQUEST, b"".join(_WANTED.pack(w.number, w.block, w.bytes_max) for w in wanted))
+        case Cancel(numbers):
+            return _binary(Type.CANCEL, b"".join(map(_NUMBER.pack, numbers)))
+        case Block(number, payload):
+            return _binary(Type.BLOCK, b"".join((_NUMBER.pack(number), payload)))
+        case Absent(answers):
+            return _binary(Type.ABSENT, b"".join(_ANSWER.pack(number, why) for number, why in answers))
+
+
+def decode_message(frame: Frame) -> Message | None:
+    """The message in `frame`, None for a type that this version does not know. Raises `PeerMisbehaved`."""
+    decoder = _DECODERS.get(frame.type)
+    if decoder is None:
+        return None
+    try:
+        return decoder(frame.body)
+    except Corrupt as error:
+        raise PeerMisbehaved(f"malformed {Type(frame.type).name}: {error.message}") from None
+
+
+def _control(kind: Type, value: Sequence[Encodable]) -> bytes:
+    body = encode(value)
+    assert len(body) <= BODY_BYTES_MAX[kind], kind
+    return encode_frame(kind, body)
+
+
+def _binary(kind: Type, body: bytes) -> bytes:
+    assert 0 < len(body) <= BODY_BYTES_MAX[kind], kind
+    return encode_frame(kind, body)
+
+
+def _array(kind: Type, body: bytes) -> list[Value]:
+    match decode(body, bytes_max=BODY_BYTES_MAX[kind]):
+        case list(items):
+            return items
+    raise Corrupt("not an array")
+
+
+def _decode_hello(body: bytes) -> Hello:
+    # Fields that a later version appends are ignored, so that the version can be answered rather than guessed.
+    match _array(Type.HELLO, body):
+        case [int(version), bytes(log), bytes(nonce), *rest] if not isinstance(version, bool):
+            if len(log) == ID_BYTES and len(nonce) == NONCE_BYTES and (version != VERSION or not rest):
+                return Hello(version, DiscoveryKey(log), nonce)
+    raise Corrupt("not a hello")
+
+
+def _decode_challenge(body: bytes) -> Challenge:
+    return Challenge(_only_bytes(Type.CHALLENGE, body, NONCE_BYTES))
+
+
+def _decode_proof(body: bytes) -> Proof:
+    return Proof(_only_bytes(Type.PROOF, body, PROOF_BYTES))
+
+
+def _decode_bye(body: bytes) -> Bye:
+    number = _only_number(Type.BYE, body)
+    # Reasons to come are a goodbye all the same.
+    return Bye(Reason(number) if number in _REASONS else Reason.GOING)
+
+
+def _decode_ping(body: bytes) -> Ping:
+    return Ping(_only_number(Type.PING, body))
+
+
+def _decode_pong(body: bytes) -> Pong:
+    return Pong(_only_number(Type.PONG, body))
+
+
+def _decode_vector(body: bytes) -> Vector:
+    match _array(Type.VECTOR, body):
+        case [list(pairs), int(question), int(answer)] if len(pairs) <= VECTOR_WRITERS_MAX:
+            return Vector(_counts(pairs), _natural(question), _natural(answer))
+    raise Corrupt("not a vector")
+
+
+def _counts(pairs: list[Value]) -> dict[WriterKey, int]:
+    counts: dict[WriterKey, int] = {}
+    before = b""
+    for pair in pairs:
+        match pair:
+            case [bytes(writer), int(count)] if len(writer) == ID_BYTES and writer > before:
+                counts[WriterKey(writer)] = _natural(count)
+                before = writer
+            case _:
+                raise Corrupt("writers malformed, unsorted or twice")
+    return counts
+
+
+def _decode_entries(body: bytes) -> Entries:
+    items = _array(Type.ENTRIES, body)
+    encoded = tuple(item for item in items if isinstance(item, bytes))
+    if not 0 < len(encoded) == len(items) <= ENTRIES_COUNT_MAX:
+        raise Corrupt("not a batch of entries")
+    return Entries(encoded)
+
+
+def _decode_request(body: bytes) -> Request:
+    _check_records(body, _WANTED)
+    wanted = tuple(Wanted(number, BlockId(block), most) for number, block, most in _WANTED.iter_unpack(body))
+    if any(not 0 < one.bytes_max <= BLOCK_BYTES_MAX for one in wanted):
+        raise Corrupt("impossible block length")
+    return Request(wanted)
+
+
+def _decode_cancel(body: bytes) -> Cancel:
+    _check_records(body, _NUMBER)
+    return Cancel(tuple(number for (number,) in _NUMBER.iter_unpack(body)))
+
+
+def _decode_block(body: bytes) -> Block:
+    if len(body) <= _NUMBER.size:
+        raise Corrupt("no payload")
+    return Block(_NUMBER.unpack_from(body)[0], body[_NUMBER.size :])
+
+
+def _decode_absent(body: bytes) -> Absent:
+    _check_records(body, _ANSWER)
+    answers = tuple(_ANSWER.iter_unpack(body))
+    if any(why not in _WHYS for _, why in answers):
+        raise Corrupt("unknown reason")
+    return Absent(tuple((number, Why(why)) for number, why in answers))
+
+
+def _check_records(body: bytes, record: struct.Struct) -> None:
+    if not body or len(body) % record.size:
+        raise Corrupt("not whole records")
+
+
+def _only_bytes(kind: Type, body: bytes, length: int) -> bytes:
+    match _array(kind, body):
+        case [bytes(value)] if len(value) == length:
+            return value
+    raise Corrupt("not one byte string of the right length")
+
+
+def _only_number(kind: Type, body: bytes) -> int:
+    match _array(kind, body):
+        case [int(number)]:
+            return _natural(number)
+    raise Corrupt("not one number")
+
+
+def _natural(number: int) -> int:
+    if isinstance(number, bool) or not 0 <= number < SEQ_MAX:
+        raise Corrupt("number out of range")
+    return number
+
+
+_DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
+    Type.HELLO: _decode_hello,
+    Type.CHALLENGE: _decode_challenge,
+    Type.PROOF: _decode_proof,
+    Type.BYE: _decode_bye,
+    Type.PING: _decode_ping,
+    Type.PONG: _decode_pong,
+    Type.VECTOR: _decode_vector,
+    Type.ENTRIES: _decode_entries,
+    Type.REQUEST: _decode_request,
+    Type.CANCEL: _decode_cancel,
+    Type.BLOCK: _decode_block,
+    Type.ABSENT: _decode_absent,
+}

@@ -1,0 +1,395 @@
+"""One log with one peer over one stream: which message may come when, what is owed, what is said next.
+
+Pure: bytes come in through `receive`, events come out of it, and what is to be sent piles up for `take_output`. The
+driver (swarm/connection.py) moves the bytes, keeps the clock and loads blocks. What may come when is the table `_MAY`;
+a known message in the wrong state is misbehaviour, a message of an unknown type is skipped once the session is open.
+
+Laws: every request gets exactly one answer (block or absent, also after a cancel), so both ends agree on what is in
+flight; a block is delivered only if its hash is its name; at most `REQUESTS_IN_FLIGHT_MAX` requests wait to be served;
+unsent control bytes are bounded. After `PeerMisbehaved` the session is closed and must be dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from hyperlog.errors import PeerMisbehaved
+from hyperlog.ids import BlockId, DiscoveryKey, LogKey, WriterKey, block_id, discovery_key
+from swarm.addresses import PeerId
+from swarm.errors import PeerTooSlow
+from swarm.limits import CONTROL_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, UNREQUESTED_MAX
+from swarm.replication.framing import FrameReader
+from swarm.replication.handshake import Capability, Role
+from swarm.replication.messages import (
+    BODY_BYTES_MAX,
+    VERSION,
+    Absent,
+    Block,
+    Bye,
+    Cancel,
+    Challenge,
+    Entries,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Proof,
+    Reason,
+    Request,
+    Vector,
+    Wanted,
+    Why,
+    decode_message,
+    encode_message,
+)
+
+
+class State(StrEnum):
+    HELLO_AWAITED = "waiting for a hello"
+    CHALLENGE_AWAITED = "waiting for a challenge"
+    PROOF_AWAITED = "waiting for a proof"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+_OPEN_MESSAGES: Final = (Ping, Pong, Vector, Entries, Request, Cancel, Block, Absent, Bye)
+_MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
+    State.HELLO_AWAITED: (Hello,),
+    State.CHALLENGE_AWAITED: (Challenge, Bye),
+    State.PROOF_AWAITED: (Proof, Bye),
+    State.OPEN: _OPEN_MESSAGES,
+    State.CLOSED: (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Both ends have shown that they know the log."""
+
+    log: LogKey
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCame:
+    counts: Mapping[WriterKey, int]
+    question: int
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesCame:
+    encoded: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCame:
+    """A block that was asked for and is what its name says."""
+
+    number: int
+    block: BlockId
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRefused:
+    number: int
+    block: BlockId
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksAsked:
+    """The peer waits for blocks: see `next_asked`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over; `reason` is the peer's, or ours."""
+
+    reason: Reason
+
+
+Event = Opened | VectorCame | EntriesCame | BlockCame | BlockRefused | BlocksAsked | Ended
+
+
+class Session:
+    """Made by `initiate` or `respond`."""
+
+    def __init__(self, role: Role, local: PeerId, remote: PeerId, nonce: bytes, decoy: bytes) -> None:
+        self.role = role
+        self.state = State.HELLO_AWAITED
+        self.log: LogKey | None = None
+        self._find_log: Callable[[DiscoveryKey], LogKey | None] = lambda _: None
+        self.initiator, self._responder = (local, remote) if role is Role.INITIATOR else (remote, local)
+        self._nonce = nonce
+        self._decoy = decoy
+        self._capability: Capability | None = None
+        self._frames = FrameReader(BODY_BYTES_MAX)
+        self._output: list[bytes] = []
+        self._output_bytes = 0
+        self._events: list[Event] = []
+        self._next_number = 0
+        self._owed: dict[int, Wanted] = {}
+        self._asked: deque[Wanted] = deque()
+        self._asked_numbers: set[int] = set()
+        self._unrequested = 0
+
+    @classmethod
+    def initiate(cls, log: LogKey, *, local: PeerId, remote: PeerId, nonce: bytes) -> Session:
+        """The end that opened the stream, for `log`; its hello is in the output already. `nonce`: 32 fresh bytes."""
+        session = cls(Role.INITIATOR, local, remote, nonce, nonce)
+        session.log = log
+        session._send(Hello(VERSION, discovery_key(log), nonce))
+        session.state = State.CHALLENGE_AWAITED
+        return session
+
+    @classmethod
+    def respond(
+        cls,
+        find_log: Callable[[DiscoveryKey], LogKey | None],
+        *,
+        local: PeerId,
+        remote: PeerId,
+        nonce: bytes,
+        decoy: bytes,
+    ) -> Session:
+        """The end that accepted the stream. `decoy`: 32 random bytes that stand in for the key of an unknown log."""
+        session = cls(Role.RESPONDER, local, remote, nonce, decoy)
+        session._find_log = find_log
+        return session
+
+    # ------------------------------------------------------------------------------------------------ in and out
+
+    @property
+    def owed_count(self) -> int:
+        """Requests of ours without an answer."""
+        return len(self._owed)
+
+    @property
+    def asked_count(self) -> int:
+        """Requests of the peer that wait to be served."""
+        return len(self._asked)
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self._output)
+
+    @property
+    def is_between_frames(self) -> bool:
+        return self._frames.is_between_frames
+
+    def receive(self, data: bytes) -> list[Event]:
+        """What `data` means, in order. Raises `PeerMisbehaved`, or `PeerTooSlow` when it does not read its answers."""
+        try:
+            for frame in self._frames.feed(data):
+                if self.state is State.CLOSED:
+                    break
+                message = decode_message(frame)
+                if message is not None:
+                    self._accept(message)
+                elif self.state is not State.OPEN:
+                    raise PeerMisbehaved(f"frame of unknown type {frame.type} while {self.state}")
+        except (PeerMisbehaved, PeerTooSlow):
+            self.state = State.CLOSED
+            raise
+        events, self._events = self._events, []
+        return events
+
+    def take_output(self) -> bytes:
+        """All frames that wait to be sent; empty when there are none."""
+        data = b"".join(self._output)
+        self._output.clear()
+        self._output_bytes = 0
+        return data
+
+    # ----------------------------------------------------------------------------------------------- things to say
+
+    def request(self, block: BlockId, bytes_max: int) -> int:
+        """Ask for a block; returns the request's number. The caller keeps to the window."""
+        assert self.state is State.OPEN
+        assert len(self._owed) < REQUESTS_IN_FLIGHT_MAX
+        number = self._next_number
+        self._next_number = (number + 1) & 0xFFFFFFFF
+        wanted = Wanted(number, block, bytes_max)
+        self._owed[number] = wanted
+        self._send(Request((wanted,)))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """No longer wanted. It stays in flight until the peer answers, one way or the other."""
+        if self.state is State.OPEN and number in self._owed:
+            self._send(Cancel((number,)))
+
+    def send_vector(self, counts: Mapping[WriterKey, int], *, question: int = 0, answer: int = 0) -> None:
+        if self.state is State.OPEN:
+            self._send(Vector(counts, question, answer))
+
+    def send_entries(self, encoded: Sequence[bytes]) -> None:
+        if self.state is State.OPEN:
+            self._send(Entries(tuple(encoded)))
+
+    def ping(self, token: int) -> None:
+        if self.state is State.OPEN:
+            self._send(Ping(token))
+
+    def say_bye(self, reason: Reason) -> None:
+        """Say why, and close: nothing that comes afterwards is looked at."""
+        if self.state is not State.CLOSED:
+            self._send(Bye(reason))
+            self.state = State.CLOSED
+
+    def next_asked(self) -> Wanted | None:
+        """The oldest request of the peer. Answer it with `serve` or `refuse`; it counts until then."""
+        return self._asked.popleft() if self._asked and self.state is State.OPEN else None
+
+    def serve(self, wanted: Wanted, payload: bytes) -> None:
+        """Answer a request with the block's stored bytes."""
+        self._asked_numbers.discard(wanted.number)
+        if self.state is not State.OPEN:
+            return
+        if len(payload) > wanted.bytes_max:
+            self._send(Absent(((wanted.number, Why.TOO_LARGE),)))
+        else:
+            self._send(Block(wanted.number, payload))
+
+    def refuse(self, wanted: Wanted, why: Why) -> None:
+        """Answer a request without its block."""
+        self._asked_numbers.discard(wanted.number)
+        if self.state is State.OPEN:
+            self._send(Absent(((wanted.number, why),)))
+
+    # ------------------------------------------------------------------------------------------ messages from the peer
+
+    def _send(self, message: Message) -> None:
+        data = encode_message(message)
+        self._output.append(data)
+        self._output_bytes += len(data)
+
+    def _accept(self, message: Message) -> None:
+        if not isinstance(message, _MAY[self.state]):
+            raise PeerMisbehaved(f"{type(message).__name__} while {self.state}")
+        match message:
+            case Hello():
+                self._on_hello(message)
+            case Challenge(nonce):
+                self._on_challenge(nonce)
+            case Proof(tag):
+                self._on_proof(tag)
+            case Bye(reason):
+                self._end(reason)
+            case Ping(token):
+                self._send(Pong(token))
+                self._check_output()
+            case Pong():
+                pass
+            case Vector(counts, question, answer):
+                self._events.append(VectorCame(counts, question, answer))
+            case Entries(encoded):
+                self._events.append(EntriesCame(encoded))
+            case Request(wanted):
+                self._on_request(wanted)
+            case Cancel(numbers):
+                self._on_cancel(numbers)
+            case Block(number, payload):
+                self._on_block(number, payload)
+            case Absent(answers):
+                for number, why in answers:
+                    self._on_absent(number, why)
+
+    def _end(self, reason: Reason) -> None:
+        self.state = State.CLOSED
+        self._events.append(Ended(reason))
+
+    def _on_hello(self, hello: Hello) -> None:
+        if hello.version != VERSION:
+            self.say_bye(Reason.VERSION)
+            self._events.append(Ended(Reason.VERSION))
+            return
+        self.log = self._find_log(hello.log)
+        self._capability = self._agree(self.log, hello.log, hello.nonce, self._nonce)
+        self._send(Challenge(self._nonce))
+        self.state = State.PROOF_AWAITED
+
+    def _on_challenge(self, nonce: bytes) -> None:
+        assert self.log is not None
+        if nonce == self._nonce:
+            raise PeerMisbehaved("our own nonce came back")
+        self._capability = self._agree(self.log, discovery_key(self.log), self._nonce, nonce)
+        self._send(Proof(self._capability.tag(Role.INITIATOR)))
+        self.state = State.PROOF_AWAITED
+
+    def _agree(self, key: LogKey | None, log: DiscoveryKey, initiator: bytes, responder: bytes) -> Capability:
+        return Capability(
+            key,
+            log,
+            initiator=self.initiator,
+            responder=self._responder,
+            initiator_nonce=initiator,
+            responder_nonce=responder,
+            decoy=self._decoy,
+        )
+
+    def _on_proof(self, tag: bytes) -> None:
+        assert self._capability is not None
+        if self.role is Role.INITIATOR:
+            if not self._capability.accepts(Role.RESPONDER, tag):
+                raise PeerMisbehaved("a proof that does not fit")
+        elif not self._capability.accepts(Role.INITIATOR, tag):
+            self.say_bye(Reason.REFUSED)
+            self._events.append(Ended(Reason.REFUSED))
+            return
+        else:
+            self._send(Proof(self._capability.tag(Role.RESPONDER)))
+        assert self.log is not None
+        self.state = State.OPEN
+        self._events.append(Opened(self.log))
+
+    def _on_request(self, wanted: Sequence[Wanted]) -> None:
+        for one in wanted:
+            if one.number in self._asked_numbers:
+                raise PeerMisbehaved(f"request {one.number} twice")
+            if len(self._asked_numbers) >= REQUESTS_IN_FLIGHT_MAX:
+                self._send(Absent(((one.number, Why.BUSY),)))
+                self._check_output()
+            else:
+                self._asked_numbers.add(one.number)
+                self._asked.append(one)
+        self._events.append(BlocksAsked())
+
+    def _on_cancel(self, numbers: Sequence[int]) -> None:
+        dropped = set(numbers)
+        for one in [one for one in self._asked if one.number in dropped]:
+            self._asked.remove(one)
+            self.refuse(one, Why.CANCELLED)
+        self._check_output()
+
+    def _on_block(self, number: int, payload: bytes) -> None:
+        wanted = self._owed.pop(number, None)
+        if wanted is None:
+            self._count_unrequested()
+            return
+        if len(payload) > wanted.bytes_max:
+            raise PeerMisbehaved("a block longer than was asked for")
+        if block_id(payload) != wanted.block:
+            raise PeerMisbehaved("a block that is not what its name says")
+        self._events.append(BlockCame(number, wanted.block, payload))
+
+    def _on_absent(self, number: int, why: Why) -> None:
+        wanted = self._owed.pop(number, None)
+        if wanted is None:
+            self._count_unrequested()
+        else:
+            self._events.append(BlockRefused(number, wanted.block, why))
+
+    def _count_unrequested(self) -> None:
+        self._unrequested += 1
+        if self._unrequested >= UNREQUESTED_MAX:
+            raise PeerMisbehaved("answers that nobody asked for")
+
+    def _check_output(self) -> None:
+        if self._output_bytes > CONTROL_BYTES_MAX:
+            raise PeerTooSlow("the peer sends requests but does not read the answers")

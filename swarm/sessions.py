@@ -1,0 +1,178 @@
+"""All live sessions: who is spoken to about which log, and what happens to those who misbehave.
+
+Between two peers there is one session for each log. When both dial at once, the one opened by the peer with the
+smaller id stays, at both ends; a second one by the same peer replaces the first (it has lost its end of that).
+A failure of one session touches no other, except that a peer that misbehaved is banned and all its connections close.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import trio
+
+from hyperlog.errors import HyperError, PeerMisbehaved
+from hyperlog.ids import DiscoveryKey, LogKey, discovery_key
+from swarm.addresses import PeerId
+from swarm.connection import BlockBook, LiveSession
+from swarm.errors import SessionRefused
+from swarm.fetcher import Fetcher
+from swarm.limits import DISK_THREADS_MAX, HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
+from swarm.network import Network, Stream
+from swarm.replication.ledger import Ledger
+from swarm.replication.messages import NONCE_BYTES, Reason
+from swarm.replication.session import BlockCame, BlockRefused, Session, VectorCame
+from swarm.replicator import Replicator
+from swarm.stats import Counters, PeerRecords
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Sessions:
+    """Runs sessions over streams, and tells fetcher and replicator what they bring."""
+
+    def __init__(self, blocks: BlockBook, fetcher: Fetcher, replicator: Replicator, totals: Counters) -> None:
+        self._blocks = blocks
+        self._fetcher = fetcher
+        self._replicator = replicator
+        self._totals = totals
+        self._disk = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._logs: dict[DiscoveryKey, LogKey] = {}
+        self._open: dict[LogKey, dict[PeerId, LiveSession]] = {}
+        self._streams: Counter[PeerId] = Counter()
+        self._handshakes = 0
+        self._ledger = Ledger()
+        self.records = PeerRecords()
+
+    def join(self, key: LogKey) -> None:
+        """Speak about `key` from here on."""
+        self._logs[discovery_key(key)] = key
+        self._open.setdefault(key, {})
+
+    @property
+    def logs(self) -> list[LogKey]:
+        return list(self._open)
+
+    def of(self, key: LogKey) -> Mapping[PeerId, LiveSession]:
+        """The open sessions of a joined log."""
+        return self._open[key]
+
+    def is_banned(self, peer: PeerId) -> bool:
+        return self._ledger.is_banned(peer, trio.current_time())
+
+    async def accept(self, network: Network, stream: Stream) -> None:
+        """Run a session that a peer opened, until it ends. Raises nothing but cancellation."""
+        peer = stream.remote
+        if self.is_banned(peer) or self._streams[peer] >= STREAMS_PER_PEER_MAX or self._is_full():
+            self._totals.handshakes_failed += 1
+            await stream.close()
+            return
+        session = Session.respond(
+            self._logs.get,
+            local=network.peer_id,
+            remote=peer,
+            nonce=os.urandom(NONCE_BYTES),
+            decoy=os.urandom(NONCE_BYTES),
+        )
+        try:
+            await self._run(network, session, stream)
+        except HyperError as error:
+            _log.debug("session of %s ended: %s", peer, error)
+
+    async def talk(self, network: Network, key: LogKey, stream: Stream) -> None:
+        """Run a session that we open, until it ends. Raises the `HyperError` that ended it, if one did."""
+        session = Session.initiate(key, local=network.peer_id, remote=stream.remote, nonce=os.urandom(NONCE_BYTES))
+        await self._run(network, session, stream)
+
+    def _is_full(self) -> bool:
+        return self._handshakes >= HANDSHAKES_MAX or self._streams.total() >= SESSIONS_MAX
+
+    async def _run(self, network: Network, session: Session, stream: Stream) -> None:
+        peer = stream.remote
+        record = self.records.of(peer)
+        record.address = stream.address
+        live = LiveSession(session, stream, self, self._blocks, self._disk, self._totals, record)
+        self._streams[peer] += 1
+        self._handshakes += 1
+        try:
+            await live.run()
+        except PeerMisbehaved as error:
+            record.fault = error.message
+            await self._ban(network, peer)
+            raise
+        except SessionRefused:
+            self._totals.sessions_refused += 1
+            raise
+        except HyperError:
+            self._totals.handshakes_failed += live.log is None
+            raise
+        except Exception:  # noqa: BLE001
+            # The one place where a bug met in one session is kept from ending all others.
+            _log.exception("session with %s failed", peer)
+        finally:
+            self._handshakes -= live.log is None
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+            self._unregister(live)
+
+    async def _ban(self, network: Network, peer: PeerId) -> None:
+        _log.warning("dropped peer %s: %s", peer, self.records.of(peer).fault)
+        self._ledger.ban(peer, trio.current_time())
+        self._totals.peers_banned += 1
+        for sessions in self._open.values():
+            live = sessions.get(peer)
+            if live is not None:
+                live.abandon()
+        await network.hang_up(peer)
+
+    # ----------------------------------------------------------------------------------------------- Owner: events
+
+    def on_open(self, live: LiveSession) -> None:
+        assert live.log is not None
+        self._handshakes -= 1
+        rival = self._open[live.log].get(live.remote)
+        if rival is not None:
+            if rival.initiator < live.initiator:
+                live.say_bye(Reason.DUPLICATE)
+                return
+            self._unregister(rival)
+            rival.say_bye(Reason.DUPLICATE)
+        live.counters.sessions += 1
+        self._open[live.log][live.remote] = live
+        self._replicator.add_peer(live)
+        self._fetcher.add_peer(live)
+
+    def _unregister(self, live: LiveSession) -> None:
+        if self._is_registered(live):
+            assert live.log is not None
+            del self._open[live.log][live.remote]
+            self._replicator.remove_peer(live)
+            self._fetcher.remove_peer(live)
+
+    def _is_registered(self, live: LiveSession) -> bool:
+        return live.log is not None and self._open[live.log].get(live.remote) is live
+
+    def on_heard(self, live: LiveSession) -> None:
+        self._fetcher.on_heard(live)
+
+    def on_vector(self, live: LiveSession, came: VectorCame) -> None:
+        if self._is_registered(live):
+            self._replicator.on_vector(live, came)
+
+    def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None:
+        if self._is_registered(live):
+            self._replicator.on_entries(live, encoded)
+
+    def on_block(self, live: LiveSession, came: BlockCame) -> None:
+        self._fetcher.on_block(live, came)
+
+    def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
+        self._fetcher.on_refused(live, came)
+
+    def entries_for(self, live: LiveSession) -> list[bytes]:
+        return self._replicator.entries_for(live) if self._is_registered(live) else []

@@ -1,0 +1,215 @@
+"""The swarm of one node: join logs, bring them up to date, get blocks, serve both.
+
+Cheap to import and to make: the network (libp2p) is loaded by `run`, in a thread, so that the event loop goes on
+meanwhile; with `on_demand` only once somebody waits for something, so that a node whose blocks are all here never
+loads it. Everything may be called before and during `run`; what waits, waits for the network too.
+
+    Swarm ── Membership   whom to dial, when again
+          ├─ Sessions     one live session for each (peer, log)
+          ├─ Replicator   entries            ├─ both told by Sessions
+          └─ Fetcher      blocks             ┘
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from hyperlog.errors import HyperError
+from hyperlog.ids import BlockId, LogKey
+from swarm.addresses import parse_address
+from swarm.connection import BlockBook
+from swarm.fetcher import Fetcher
+from swarm.membership import Membership
+from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, load_network
+from swarm.replicator import LogBook, Replicator
+from swarm.sessions import Sessions
+from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmConfig:
+    """`identity_seed`: 32 secret bytes that determine the peer id. `listen`: multiaddrs, port 0 picks one."""
+
+    identity_seed: bytes = field(repr=False)
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    mdns: bool = True
+    on_demand: bool = False
+    """Load the network only when somebody waits for an entry or a block."""
+    connect_seconds: float = 5.0
+    """For one dial, up to an open stream."""
+    give_up_seconds: float = 60.0
+    """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
+
+
+class LogSource:
+    """Blocks from the peers of one log. Fits the port `images.source.BlockSource`."""
+
+    def __init__(self, fetcher: Fetcher, key: LogKey, swarm: Swarm) -> None:
+        self._fetcher = fetcher
+        self._key = key
+        self._swarm = swarm
+
+    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
+        """The block's stored bytes, verified. Raises `NoProvider`, or `Corrupt` if it is longer than `bytes_max`."""
+        self._swarm.need_network()
+        return await self._fetcher.get(self._key, block_id, bytes_max)
+
+
+class Swarm:
+    """One node's swarm. `run` it once."""
+
+    def __init__(
+        self, logs: LogBook, blocks: BlockBook, config: SwarmConfig, open_network: OpenNetwork = load_network
+    ) -> None:
+        self._config = config
+        self._open_network = open_network
+        self._totals = Counters()
+        self._fetcher = Fetcher(
+            self._totals,
+            give_up_seconds=config.give_up_seconds,
+            why_none=self.why_none,
+            hurry=lambda key: self._membership.hurry(key),
+        )
+        self._replicator = Replicator(
+            logs,
+            give_up_seconds=config.give_up_seconds,
+            why_none=self.why_none,
+            hurry=lambda key: self._membership.hurry(key),
+        )
+        self._sessions = Sessions(blocks, self._fetcher, self._replicator, self._totals)
+        self._membership = Membership(
+            self._sessions,
+            self._totals,
+            connect_seconds=config.connect_seconds,
+            is_waiting=lambda key: self._fetcher.is_waiting(key) or self._replicator.is_waiting(key),
+            chance=random.Random(config.identity_seed),
+        )
+        self._needed = trio.Event()
+        self._network: Network | None = None
+        self._addresses: tuple[str, ...] = ()
+
+    async def run(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Starts with the full addresses to dial, none yet with `on_demand`.
+
+        Raises `ListenFailed` (a port is taken).
+        """
+        failure: HyperError | None = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._run_parts)
+            if self._config.on_demand:
+                task_status.started([])
+                await self._needed.wait()
+            try:
+                addresses = await self._start_network(nursery)
+            except HyperError as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+            else:
+                if not self._config.on_demand:
+                    task_status.started(addresses)
+        if failure is not None:
+            raise failure
+
+    async def _run_parts(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fetcher.run)
+            nursery.start_soon(self._replicator.run)
+            task_status.started()
+
+    async def _start_network(self, nursery: trio.Nursery) -> list[str]:
+        setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns)
+        network = await trio.to_thread.run_sync(
+            self._open_network, setup, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
+
+        async def accept(stream: Stream) -> None:
+            await self._sessions.accept(network, stream)
+
+        serving = Serving(accept=accept, found=self._membership.add_neighbour)
+        addresses: list[str] = await nursery.start(network.serve, self._config.listen, serving)
+        self._network = network
+        self._addresses = tuple(addresses)
+        nursery.start_soon(self._membership.run, network)
+        return addresses
+
+    def need_network(self) -> None:
+        """With `on_demand`: load the network now."""
+        self._needed.set()
+
+    def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
+        """Serve `key` and look for its peers, at `peers` (full multiaddrs) too. Raises `BadAddress`."""
+        addresses = [parse_address(peer) for peer in peers]
+        self._replicator.join(key)
+        self._sessions.join(key)
+        self._membership.join(key, addresses)
+
+    async def sync_log(self, key: LogKey) -> None:
+        """Until a joined log holds all that its reachable peers hold, at least one among them.
+
+        Raises `NoProvider` after `give_up_seconds`; callers with a shorter deadline cancel and may ask `why_none`.
+        """
+        self.need_network()
+        await self._replicator.sync(key)
+
+    def source(self, key: LogKey) -> LogSource:
+        """Blocks from the peers of a joined log."""
+        assert key in self._sessions.logs
+        return LogSource(self._fetcher, key, self)
+
+    def why_none(self, key: LogKey) -> str:
+        """Why nobody delivers for a joined log, in words for a person."""
+        if self._network is None:
+            return "the network is not up yet"
+        return self._membership.why_none(key)
+
+    def statistics(self) -> SwarmStats:
+        totals = self._totals
+        return SwarmStats(
+            peer_id=None if self._network is None else self._network.peer_id,
+            addresses=self._addresses,
+            logs=tuple(self._log_stats(key) for key in self._sessions.logs),
+            peers=self._peer_stats(),
+            bytes_in=totals.bytes_in,
+            bytes_out=totals.bytes_out,
+            blocks_in=totals.blocks_in,
+            blocks_out=totals.blocks_out,
+            blocks_duplicate=totals.blocks_duplicate,
+            blocks_wanted=self._fetcher.wanted_count,
+            requests_in_flight=self._fetcher.in_flight_count,
+            requests_repeated=totals.requests_repeated,
+            dials=totals.dials,
+            dials_failed=totals.dials_failed,
+            handshakes_failed=totals.handshakes_failed,
+            sessions_refused=totals.sessions_refused,
+            peers_banned=totals.peers_banned,
+        )
+
+    def _log_stats(self, key: LogKey) -> LogStats:
+        return LogStats(
+            key=key,
+            peers=tuple(self._sessions.of(key)),
+            addresses=tuple(self._membership.addresses(key)),
+            last_failure=self._membership.last_failure(key),
+        )
+
+    def _peer_stats(self) -> tuple[PeerStats, ...]:
+        return tuple(
+            PeerStats(
+                peer=peer,
+                address=record.address,
+                sessions=record.sessions,
+                bytes_in=record.bytes_in,
+                bytes_out=record.bytes_out,
+                blocks_in=record.blocks_in,
+                blocks_out=record.blocks_out,
+                entries_in=record.entries_in,
+                entries_out=record.entries_out,
+                banned=self._sessions.is_banned(peer),
+                fault=record.fault,
+            )
+            for peer, record in self._sessions.records.items()
+        )
