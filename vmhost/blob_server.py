@@ -23,7 +23,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -33,7 +34,19 @@ import trio
 from hyperlog.errors import HyperError
 from vmhost import limits
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
-from vmhost.mount_syscalls import abort_fuse, clear_stale, in_mount_thread, mounted_at, unmount_patiently
+from vmhost.mount_syscalls import (
+    MNT_DETACH,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    abort_fuse,
+    clear_stale,
+    in_mount_thread,
+    mount,
+    mounted_at,
+    unmount,
+    unmount_patiently,
+)
 
 _log = logging.getLogger(__name__)
 _FOREVER: Final = 1e9  # seconds
@@ -172,14 +185,37 @@ class BlobServer:
         if point is None:
             return False
         _write_setting(f"/sys/class/bdi/{point.device}/read_ahead_kb", self._read_ahead_kib)
-        connection = f"/sys/fs/fuse/connections/{point.device.partition(':')[2]}"
-        _write_setting(f"{connection}/max_background", limits.FUSE_BACKGROUND)
-        _write_setting(f"{connection}/congestion_threshold", limits.FUSE_BACKGROUND)
+        with _fuse_connections(self.mountpoint + ".control") as connections:
+            connection = f"{connections}/{point.device.partition(':')[2]}"
+            _write_setting(f"{connection}/max_background", limits.FUSE_BACKGROUND)
+            _write_setting(f"{connection}/congestion_threshold", limits.FUSE_BACKGROUND)
         return True
 
     def abort(self) -> None:
         """Fail everything that waits on the mount, now and from now on; `run` then ends with MountLost."""
         abort_fuse(self.mountpoint)
+
+
+@contextmanager
+def _fuse_connections(directory: str) -> Iterator[str]:
+    """The kernel's control files of FUSE connections; mounted at `directory` where the host has not."""
+    usual = "/sys/fs/fuse/connections"
+    if mounted_at(usual) is not None:
+        yield usual
+        return
+    clear_stale(directory)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    try:
+        mount("hypernode", directory, "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError as error:
+        _log.debug("cannot mount fusectl: %s", error)
+        yield usual
+        return
+    try:
+        yield directory
+    finally:
+        unmount(directory, MNT_DETACH)
+        os.rmdir(directory)
 
 
 def _write_setting(path: str, value: int) -> None:

@@ -8,7 +8,7 @@ When our own stdout breaks (`| head`), the program sees a broken pipe, as it wou
 Signals INT TERM HUP QUIT USR1 USR2 go to the program itself, not to nspawn. Before the program runs they stop
 nspawn. The third INT or TERM kills the container.
 
-What comes out of stderr before the program runs is nspawn's own: it is held back, and is the error's message if
+What comes out of stderr (and of stdout if they are one file) before the program runs is nspawn's own: it is held back, and is the error's message if
 nspawn fails.
 """
 
@@ -18,8 +18,9 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
@@ -28,12 +29,20 @@ import trio
 from vmhost import limits
 from vmhost.errors import ContainerFailed
 from vmhost.mount_syscalls import in_mount_thread, read_mounts
-from vmhost.nspawn import NspawnSpec, in_tidy_namespace, nspawn_argv, nspawn_environment
+from vmhost.nspawn import (
+    NspawnSpec,
+    bundle_config,
+    in_tidy_namespace,
+    nspawn_argv,
+    nspawn_environment,
+    with_identity,
+)
 from vmhost.payload import LeaderSocket, Program, wait_program
 from vmhost.process import ChildProcess, open_child
-from vmhost.rootfs import find_program, prepare_root
+from vmhost.rootfs import find_program, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
 from vmhost.terminal import Pty, copy_size, raw_mode
+from vmhost.users import User
 
 _log = logging.getLogger(__name__)
 _FORWARDED: Final = (
@@ -63,34 +72,56 @@ async def run_container(
     stops the container. Raises ProgramNotFound, ProgramNotExecutable, RootUnusable, ContainerFailed, HostUnfit;
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
-    await in_mount_thread(partial(_check_root, spec))
+    user = await in_mount_thread(partial(_check_root, spec))
     with ExitStack() as stack:
-        streams = _Streams(stack, stdin, stdout, stderr, tty)
+        bundle = None
+        if not user.is_root:
+            spec = with_identity(spec, user)
+            bundle = stack.enter_context(_bundle(spec, user))
+        streams = _Streams(stack, stdin, stdout, stderr, tty, user)
         session = _Session(streams, on_first_output)
-        return await session.run(spec)
+        return await session.run(spec, bundle)
 
 
-def _check_root(spec: NspawnSpec) -> None:
+def _check_root(spec: NspawnSpec) -> User:
     prepare_root(spec.root)
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
+    return read_user(spec.root, spec.user)
+
+
+@contextmanager
+def _bundle(spec: NspawnSpec, user: User) -> Iterator[str]:
+    # Beside the root, so that what a crash leaves lies where the caller clears up.
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=os.path.dirname(spec.root)) as directory:
+        with open(f"{directory}/config.json", "w", encoding="utf-8", errors="surrogateescape") as config:
+            config.write(bundle_config(spec, user))
+        yield directory
 
 
 class _Streams:
     """The child's three descriptors, and what is relayed to and from ours. The `stack` closes all of it."""
 
-    def __init__(self, stack: ExitStack, stdin: int, stdout: int, stderr: int, tty: bool) -> None:
+    def __init__(self, stack: ExitStack, stdin: int, stdout: int, stderr: int, tty: bool, user: User) -> None:
+        self._user = user
         self._stack = stack
         self._child_ends = stack.enter_context(ExitStack())
         self._terminal = stdout
         self.pty: Pty | None = None
         self.input: tuple[Source, Sink] | None = None
-        if tty:
-            self._open_terminal(stdin, stdout)
-        else:
-            self._open_pipes(stdin, stdout)
+        self.output: tuple[Source, Sink] | None = None  # None: it comes with the errors
         ours, self.child_stderr = self._pipe()
         self._child_ends.callback(os.close, self.child_stderr)
-        self.errors = stack.enter_context(Source(ours)), stack.enter_context(Sink.shared(stderr))
+        self.errors = stack.enter_context(Source(ours)), self._sink(stderr)
+        if tty:
+            self._open_terminal(stdin, stdout)
+            return
+        self._open_input(stdin)
+        if os.path.sameopenfile(stdout, stderr):
+            self.child_stdout = self.child_stderr  # one pipe for both (`2>&1`) keeps their order
+        else:
+            ours, self.child_stdout = self._pipe()
+            self._child_ends.callback(os.close, self.child_stdout)
+            self.output = stack.enter_context(Source(ours)), self._sink(stdout)
 
     def _open_terminal(self, stdin: int, stdout: int) -> None:
         self.pty = Pty(size_of=stdout)
@@ -101,19 +132,18 @@ class _Streams:
         self.output = self._stack.enter_context(Source(os.dup(self.pty.ours))), self._sink(stdout)
         self._stack.enter_context(raw_mode(stdin))
 
-    def _open_pipes(self, stdin: int, stdout: int) -> None:
+    def _open_input(self, stdin: int) -> None:
         if stat.S_ISFIFO(os.fstat(stdin).st_mode):
             self.child_stdin = stdin  # already as harmless as a pipe of ours, and nothing is read too early
         else:
             self.child_stdin, ours = self._pipe()
             self._child_ends.callback(os.close, self.child_stdin)
             self.input = self._source(stdin), self._stack.enter_context(Sink(ours))
-        ours, self.child_stdout = self._pipe()
-        self._child_ends.callback(os.close, self.child_stdout)
-        self.output = self._stack.enter_context(Source(ours)), self._sink(stdout)
 
     def _pipe(self) -> tuple[int, int]:
-        return os.pipe2(os.O_CLOEXEC)
+        ends = os.pipe2(os.O_CLOEXEC)
+        os.fchown(ends[0], self._user.uid, self._user.gid)  # else the program could not open /dev/stdout
+        return ends
 
     def _source(self, descriptor: int) -> Source:
         return self._stack.enter_context(Source.shared(descriptor))
@@ -145,13 +175,13 @@ class _Session:
         self._held = bytearray()  # what nspawn said before
         self._failure: OSError | None = None  # of our own stdout or stderr
 
-    async def run(self, spec: NspawnSpec) -> int:
+    async def run(self, spec: NspawnSpec, bundle: str | None) -> int:
         leader_socket = LeaderSocket()
         try:
             with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals:
                 interactive = self._streams.pty is not None
                 async with open_child(
-                    in_tidy_namespace(nspawn_argv(spec, interactive=interactive), read_mounts()),
+                    in_tidy_namespace(nspawn_argv(spec, interactive=interactive, bundle=bundle), read_mounts()),
                     stdin=self._streams.child_stdin,
                     stdout=self._streams.child_stdout,
                     stderr=self._streams.child_stderr,
@@ -229,6 +259,8 @@ class _Session:
             self._program.send_signal(signal.SIGHUP)  # a raw terminal has no end of file: it hung up
 
     async def _relay_output(self) -> None:
+        if self._streams.output is None:
+            return
         try:
             await relay(*self._streams.output, self._note_output)
         except OSError as error:

@@ -21,5 +21,6 @@ RELAY_BYTES: Final = 64 * 1024  # one read of a relayed stream: a pipe's capacit
 HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program runs
 STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container
 
+USER_TABLE_BYTES: Final = 1 << 20  # of an image's /etc/passwd and /etc/group
 MOUNT_DATA_BYTES: Final = 4095  # mount(2) takes one page of options, with its NUL
 SYMLINK_DEPTH: Final = 40  # the kernel's own

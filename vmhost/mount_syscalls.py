@@ -175,14 +175,19 @@ def abort_fuse(target: str) -> None:
             raise MountFailed(f"cannot abort {target}: {error.strerror}") from error
 
 
+def real_location(path: str) -> str:
+    """`path` as mountinfo spells it, without touching what is mounted at it, which may be dead."""
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(parent), name)
+
+
 def clear_stale(under: str) -> list[str]:
     """Unmount everything at or below `under` that a crashed run left; the paths, in the order they went.
 
     Call it before anything of this run is mounted there, and only while holding whatever says that the directory
     is ours alone: it cannot tell a crashed run's mounts from a living one's. Blocks; use `in_mount_thread`.
     """
-    directory = os.path.realpath(os.path.dirname(os.path.abspath(under)))  # the last part may be a dead mount
-    directory = os.path.join(directory, os.path.basename(os.path.abspath(under)))
+    directory = real_location(under)
     cleared = []
     points = mounts_under(read_mounts(), directory)
     # Dead FUSE servers first: a reader that still waits for one would keep everything above it busy.

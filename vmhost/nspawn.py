@@ -6,13 +6,15 @@ whom you do not trust belong in a virtual machine.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from hyperlog.errors import Refused
 from vmhost.mount_syscalls import MountPoint
+from vmhost.users import User
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
@@ -30,7 +32,7 @@ class NspawnSpec:
     hostname: str
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
-    user: str = "root"  # a name, or a number, that the image's own getent resolves
+    user: str = "root"  # USER[:GROUP], names or numbers: see users.py
     host_network: bool = False
 
     def __post_init__(self) -> None:
@@ -53,18 +55,22 @@ class NspawnSpec:
         return tuple(part for part in self.env.get("PATH", DEFAULT_PATH).split(":") if part)
 
 
-def nspawn_argv(spec: NspawnSpec, *, interactive: bool) -> list[str]:
-    """The command line. `interactive`: nspawn's stdin and stdout are a terminal; else stdio goes through as it is."""
+def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> list[str]:
+    """The command line. `interactive`: nspawn's stdin and stdout are a terminal; else stdio goes through as it is.
+
+    `bundle`: a directory whose config.json has `bundle_config`; only needed for users other than root.
+    """
     argv = [
         "systemd-nspawn",
         "--quiet",
-        f"--directory={spec.root}",
+        # --settings=no: no .nspawn file beside the image may configure its container; it would switch off the
+        # bundle as well, with which none is read anyway.
+        *([f"--directory={spec.root}", "--settings=no"] if bundle is None else [f"--oci-bundle={bundle}"]),
         f"--machine={spec.machine}",
         f"--hostname={spec.hostname}",
         "--register=no",  # no machined, and none of its D-Bus round trips
         "--keep-unit",  # nor a scope of its own: neither works without systemd as PID 1
         "--as-pid2",  # a stub init: the program is no PID 1, so signals act on it and orphans are reaped
-        "--settings=no",  # an image must not configure its own container
         "--link-journal=no",
         "--resolv-conf=off",
         "--timezone=off",
@@ -73,10 +79,24 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool) -> list[str]:
     ]
     if not spec.host_network:
         argv.append("--private-network")
-    if spec.user not in ("root", "0", "root:root", "0:0"):
-        argv.append(f"--user={spec.user}")
     argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     return [*argv, "--", *spec.argv]
+
+
+def bundle_config(spec: NspawnSpec, user: User) -> str:
+    """An OCI runtime configuration that says no more than root and user: nspawn's way to take a numeric user.
+
+    Its other way, --user, runs the image's getent, which small images lack.
+    """
+    identity = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+    process = {"terminal": False, "user": identity, "args": ["unused"], "cwd": spec.workdir}
+    return json.dumps({"ociVersion": "1.0.0", "root": {"path": spec.root}, "process": process})
+
+
+def with_identity(spec: NspawnSpec, user: User) -> NspawnSpec:
+    """The spec with HOME, USER and LOGNAME of `user`, where it does not set them itself (nspawn does it for root)."""
+    named = {"USER": user.name, "LOGNAME": user.name, "HOME": user.home or "/"}
+    return replace(spec, env={name: value for name, value in named.items() if value} | dict(spec.env))
 
 
 def nspawn_environment(terminal_type: str | None, notify_socket: str) -> dict[str, str]:

@@ -15,7 +15,9 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from vmhost import limits
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
+from vmhost.users import ROOT, User, names_root, resolve_user
 
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 2
@@ -67,16 +69,45 @@ def find_program(root: str, program: str, *, search: Sequence[str], workdir: str
     raise ProgramNotFound(f"the image has no program {program}", hint="give another after `--`")
 
 
+def read_user(root: str, text: str) -> User:
+    """`USER[:GROUP]` in this image. Raises Refused."""
+    if names_root(text):
+        return ROOT
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return resolve_user(text, _text_inside(handle, "/etc/passwd"), _text_inside(handle, "/etc/group"))
+    finally:
+        os.close(handle)
+
+
+def _text_inside(root: int, path: str) -> str:
+    """The text of a file, empty if there is none; no more than its first megabyte."""
+    descriptor = _open_inside(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    if descriptor is None:
+        return ""
+    with open(descriptor, "rb") as source:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return source.read(limits.USER_TABLE_BYTES).decode("utf-8", "surrogateescape")
+
+
 def _mode_inside(root: int, path: str) -> int | None:
     """The mode of what `path` leads to inside `root`; None if it leads to nothing."""
-    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    descriptor = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
-    if descriptor < 0:
-        number = ctypes.get_errno()
-        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return None
-        raise OSError(number, os.strerror(number), path)
+    descriptor = _open_inside(root, path, os.O_PATH)
+    if descriptor is None:
+        return None
     try:
         return os.fstat(descriptor).st_mode
     finally:
         os.close(descriptor)
+
+
+def _open_inside(root: int, path: str, flags: int) -> int | None:
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    descriptor: int = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
+    if descriptor >= 0:
+        return descriptor
+    number = ctypes.get_errno()
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+        return None
+    raise OSError(number, os.strerror(number), path)
