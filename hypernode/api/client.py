@@ -1,0 +1,122 @@
+"""The client of a node's API, for the command line and for programs.
+
+    async with open_client(config, hosting=…) as client:
+        images = await client.call(Images())
+
+With a node running in the home (a daemon, or another command that hosts one) the client talks to its socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+import trio
+
+from hyperlog.errors import HyperError
+from hypernode.api.codec import RELEASE, Json, decode_failure, decode_object, encode_request
+from hypernode.api.lines import LineReader
+from hypernode.api.requests import Request
+from hypernode.api.socket_path import short_path
+from hypernode.config import Config
+from hypernode.errors import NodeGone
+
+OnEvent = Callable[[str, Json], None]
+Dial = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+def ignore_events(kind: str, fields: Json) -> None:
+    """The `on_event` of callers who do not care."""
+
+
+class Held:
+    """A held request that is `ready`: what it made exists until `release`, or until this is left."""
+
+    def __init__(self, ready: Json, stream: trio.abc.Stream, lines: LineReader) -> None:
+        self.ready = ready
+        self.on_event: OnEvent = ignore_events
+        self._stream = stream
+        self._lines = lines
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stream.aclose()
+
+    async def release(self) -> None:
+        """Ask the node to undo it in order; then `wait_result` returns."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._stream.send_all(RELEASE)
+
+    async def wait_result(self) -> Json:
+        """The result, once the node has ended it; events until then go to `on_event`. Raises its error, or `NodeGone`."""
+        kind, fields = await _next_final(self._lines, self.on_event, ())
+        assert kind == "result"
+        return fields
+
+
+class Client:
+    """Requests to one node, each over a connection of its own."""
+
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+
+    async def call(self, request: Request, on_event: OnEvent = ignore_events) -> Json:
+        """Send `request`, hand on its events, return its result. Raises the node's error, or `NodeGone`."""
+        async with await self._dial() as stream:
+            await _send(stream, request)
+            _, fields = await _next_final(LineReader(stream), on_event, ())
+            return fields
+
+    async def hold(self, request: Request, on_event: OnEvent = ignore_events) -> Held:
+        """Send a held request and wait until it is ready; the caller leaves it (`async with`)."""
+        stream = await self._dial()
+        try:
+            await _send(stream, request)
+            lines = LineReader(stream)
+            _, fields = await _next_final(lines, on_event, ("ready",))
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return Held(fields, stream, lines)
+
+
+def dial_socket(config: Config) -> Dial:
+    """Dial the node that serves `config.home`."""
+
+    async def dial() -> trio.abc.Stream:
+        with short_path(config.socket) as address:
+            return await trio.open_unix_socket(address)
+
+    return dial
+
+
+async def _send(stream: trio.abc.Stream, request: Request) -> None:
+    try:
+        await stream.send_all(encode_request(request))
+    except trio.BrokenResourceError:
+        raise NodeGone("the node ended", "look at its log, and try again") from None
+
+
+async def _next_final(lines: LineReader, on_event: OnEvent, stop_at: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    while True:
+        try:
+            line = await lines.next_line()
+        except trio.BrokenResourceError:
+            line = None
+        if line is None:
+            raise NodeGone("the node ended before it answered", "look at its log, and try again")
+        fields = decode_object(line)
+        match fields:
+            case {"error": dict(error)}:
+                raise decode_failure(error)
+            case {"result": dict(result)}:
+                return "result", result
+            case {"event": str(kind)}:
+                if kind in stop_at:
+                    return kind, fields
+                on_event(kind, fields)
+            case _:
+                raise HyperError("the node answered something this version does not know")

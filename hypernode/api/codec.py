@@ -1,0 +1,113 @@
+"""Requests and replies as JSON lines.
+
+    →  {"v": 1, "op": "boot", "link": "hyper://…", …}          one request a connection
+    ←  {"event": "stage", …}                                    any number
+    ←  {"result": {…}}  or  {"error": {"code", "message", "hint"}}
+    →  {"release": true}                                        ends a held request
+
+Unknown operations and fields are refused by name, so that an older node says what it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+
+from hyperlog.errors import Conflict, Corrupt, HyperError, NotFound, Refused, Unavailable
+from hypernode.api.requests import REQUESTS, Request
+from hypernode.errors import BadRequest
+
+API_VERSION: Final = 1
+RELEASE: Final = b'{"release":true}\n'
+
+Json = dict[str, Any]
+
+_KINDS: Final[dict[str, type[HyperError]]] = {
+    kind.code: kind for kind in (NotFound, Refused, Conflict, Unavailable, Corrupt, HyperError)
+}
+
+
+def encode_request(request: Request) -> bytes:
+    """One line."""
+    return _line({"v": API_VERSION, "op": request.op, **dataclasses.asdict(request)})
+
+
+def decode_request(line: bytes) -> Request:
+    """The request that `line` spells. Raises `BadRequest`."""
+    fields = decode_object(line)
+    version, op = fields.pop("v", None), fields.pop("op", None)
+    if version != API_VERSION:
+        raise BadRequest(f"API version {version!r}; this node speaks {API_VERSION}", "use the same version on both sides")
+    kind = REQUESTS.get(op) if isinstance(op, str) else None
+    if kind is None:
+        raise BadRequest(f"unknown operation {op!r}")
+    hints = get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    for name, value in fields.items():
+        if name not in known:
+            raise BadRequest(f"{op} has no field {name!r}")
+        if not _fits(value, known[name]):
+            raise BadRequest(f"field {name!r} of {op} has the wrong type")
+        if isinstance(value, list):
+            fields[name] = tuple(value)
+    try:
+        return kind(**fields)
+    except TypeError:
+        raise BadRequest(f"{op} lacks a field") from None
+
+
+def decode_object(line: bytes) -> Json:
+    """The JSON object in `line`. Raises `BadRequest`."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        raise BadRequest("not a JSON line") from None
+    if not isinstance(value, dict):
+        raise BadRequest("not a JSON object")
+    return value
+
+
+def encode_event(kind: str, fields: Mapping[str, Any]) -> bytes:
+    return _line({"event": kind, **fields})
+
+
+def encode_result(fields: Mapping[str, Any]) -> bytes:
+    return _line({"result": dict(fields)})
+
+
+def encode_failure(error: HyperError) -> bytes:
+    return _line({"error": error_fields(error)})
+
+
+def error_fields(error: HyperError) -> Json:
+    """An error as programs see it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def decode_failure(fields: Mapping[str, Any]) -> HyperError:
+    """The error, as the kind that was raised on the other side."""
+    kind = _KINDS.get(str(fields.get("code")), HyperError)
+    hint = fields.get("hint")
+    return kind(str(fields.get("message")), None if hint is None else str(hint))
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is tuple:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -1,0 +1,98 @@
+"""The closed set of requests: all that anybody can ask of a node.
+
+A request is one frozen value. Its fields are strings, numbers, booleans and lists of strings, so that its JSON form is
+the value itself. Replies to one request are any number of events, then one result or one failure (codec.py).
+Requests marked *held* stay open after the event `ready` until the client says `release` or goes away: what they made
+(a mount, a place among the seeders) exists exactly that long, however the client ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Import the directory `path` as a new version. Events: `progress`, `note`. Held if `stay` and the node is no daemon."""
+
+    op: ClassVar[str] = "share"
+    path: str
+    name: str | None = None
+    message: str | None = None
+    command: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    user: str | None = None
+    workdir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """Held: keep this node serving everything it has."""
+
+    op: ClassVar[str] = "seed"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Held: a root file system of `link` to run a container on, lazily filled, with a writable upper layer.
+
+    Events: `stage`, `ready` (root, config, version), `read_failed`. Result after release: the transfer figures.
+    """
+
+    op: ClassVar[str] = "boot"
+    link: str
+    peers: tuple[str, ...] = ()
+    read_deadline: float = 30.0
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A read-only view of `link` at `directory`. Held unless the node is a daemon, which keeps it until `Unmount`."""
+
+    op: ClassVar[str] = "mount"
+    link: str
+    directory: str
+    peers: tuple[str, ...] = ()
+    read_deadline: float = 30.0
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unmount:
+    """End the mount at `directory`."""
+
+    op: ClassVar[str] = "unmount"
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Every image here."""
+
+    op: ClassVar[str] = "images"
+
+
+@dataclass(frozen=True, slots=True)
+class ShowLog:
+    """The versions of one image; asks peers when the log is not here."""
+
+    op: ClassVar[str] = "log"
+    link: str
+    peers: tuple[str, ...] = ()
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the node is and does."""
+
+    op: ClassVar[str] = "status"
+
+
+Request = Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status
+
+REQUESTS: Final[dict[str, type[Request]]] = {
+    request.op: request for request in (Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status)
+}

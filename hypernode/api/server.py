@@ -1,0 +1,148 @@
+"""The API's server: one connection, one request.
+
+The only place where an unexpected exception of an operation is caught: it is logged with its traceback, told to the
+client as a bug, and the node goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hyperlog.errors import HyperError
+from hypernode.api.codec import decode_object, decode_request, encode_event, encode_failure, encode_result
+from hypernode.api.lines import LineReader
+from hypernode.api.requests import Request
+from hypernode.api.socket_path import short_path
+from hypernode.errors import BadRequest, NodeBusy, expected
+from hypernode.limits import API_CONNECTIONS_MAX, API_REQUEST_SECONDS, CLOSE_SECONDS
+
+_log: Final = logging.getLogger("hypernode.api")
+_BACKLOG: Final = 64
+
+
+class Call:
+    """One request being served: how an operation speaks to its client."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._released = trio.Event()
+
+    async def event(self, kind: str, **fields: Any) -> None:
+        """Tell the client something. A client that does not read slows the operation down, and then it is dropped."""
+        await self.send(encode_event(kind, fields))
+
+    async def hold(self, **ready: Any) -> None:
+        """Say `ready` and wait until the client releases. Its going away cancels the operation instead."""
+        await self.event("ready", **ready)
+        await self._released.wait()
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def send(self, line: bytes) -> None:
+        async with self._sending:
+            with trio.fail_after(CLOSE_SECONDS):
+                await self._stream.send_all(line)
+
+
+Operation = Callable[[Request, Call], Awaitable[Mapping[str, Any]]]
+
+
+async def serve_stream(stream: trio.abc.Stream, operate: Operation) -> None:
+    """Serve the one request that comes over `stream`, then close it."""
+    call = Call(stream)
+    lines = LineReader(stream)
+    async with stream:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            try:
+                with trio.fail_after(API_REQUEST_SECONDS):
+                    line = await lines.next_line()
+                if line is None:
+                    return
+                answer = encode_result(await _run(line, lines, call, operate))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                raise
+            except Exception as error:  # noqa: BLE001  # see the module's head
+                answer = encode_failure(_told(error))
+            await call.send(answer)
+
+
+def _told(error: Exception) -> HyperError:
+    known = expected(error)
+    if known is not None:
+        return known
+    _log.error("a request ended with a bug", exc_info=error)
+    return HyperError(f"bug in hypernode: {type(error).__name__}: {error}", "please report it, with the node's log")
+
+
+async def _run(line: bytes, lines: LineReader, call: Call, operate: Operation) -> Mapping[str, Any]:
+    """Run the operation, cancelled when the client goes away."""
+    request = decode_request(line)
+    result: Mapping[str, Any] | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            while True:
+                try:
+                    heard = await lines.next_line()
+                    released = heard is not None and decode_object(heard).get("release") is True
+                except (trio.BrokenResourceError, BadRequest):
+                    released = False
+                if not released:
+                    nursery.cancel_scope.cancel()
+                    return
+                call.release()
+
+        nursery.start_soon(watch)
+        result = await operate(request, call)
+        nursery.cancel_scope.cancel()
+    if result is None:
+        raise trio.BrokenResourceError
+    return result
+
+
+async def serve_socket(
+    path: Path, operate: Operation, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve the API at the unix socket `path` (0600) until cancelled. Raises `NodeBusy` when somebody answers there."""
+    listener = trio.SocketListener(_bind(path))
+    slots = trio.CapacityLimiter(API_CONNECTIONS_MAX)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with slots:
+            await serve_stream(stream, operate)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            await trio.serve_listeners(handle, [listener], handler_nursery=nursery)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _bind(path: Path) -> trio.socket.SocketType:
+    """Bind and listen. The caller owns the home's lock, so a socket file that is there is a dead node's."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise NodeBusy(f"{path} is no socket", "move it away")
+        path.unlink()
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with short_path(path) as address:
+            plain.bind(address)
+    finally:
+        os.umask(before)
+    plain.listen(_BACKLOG)
+    return trio.socket.from_stdlib_socket(plain)

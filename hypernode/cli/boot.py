@@ -1,0 +1,120 @@
+"""`hypernode boot`: a held root file system from the node, and systemd-nspawn on it as our own child.
+
+The container belongs to this process, not to the node, so terminal, signals and exit status are passed on directly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hypernode.api.client import Held
+from hypernode.api.codec import Json
+from hypernode.api.requests import Boot
+from hypernode.cli.progress import EventPrinter, note
+from hypernode.config import Config
+from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
+from hypernode.hosting import reach_node
+from vmhost.console import run_container
+from vmhost.errors import ProgramNotExecutable, ProgramNotFound
+from vmhost.nspawn import NspawnSpec
+from vmhost.terminal import is_terminal
+
+_FAILURES_SHOWN: Final = 3
+
+
+async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Run the container; the exit status of its command."""
+    request = Boot(
+        link=arguments["link"],
+        peers=tuple(arguments["peers"]),
+        read_deadline=config.read_deadline,
+        refresh=arguments["refresh"],
+    )
+    async with reach_node(config, note) as node:
+        with EventPrinter() as printer:
+            held = await node.client.hold(request, printer)
+        async with held:
+            status, figures = await _run(held, _make_spec(held.ready, tuple(arguments["command"])))
+    if arguments["stats"] is not None:
+        _write_figures(arguments["stats"], figures | {"exit_code": status})
+    return status
+
+
+def _make_spec(ready: Mapping[str, Any], command: tuple[str, ...]) -> NspawnSpec:
+    settings = ready["config"]
+    name = f"hypernode-{uuid.uuid4().hex[:12]}"
+    environment = dict(variable.partition("=")[::2] for variable in settings["env"])
+    return NspawnSpec(
+        root=ready["root"],
+        argv=command or (*settings["entrypoint"], *settings["cmd"]),
+        machine=name,
+        hostname=name,
+        env=environment,
+        workdir=settings["workdir"] or "/",
+        user=settings["user"] or "root",
+    )
+
+
+async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
+    """The exit status and the transfer figures. The node's going away ends the container with `NodeGone`."""
+    figures: Json = {key: held.ready[key] for key in ("link", "version", "image_bytes")}
+    figures["first_output_seconds"] = None
+    failures = 0
+
+    def saw_output() -> None:
+        figures["first_output_seconds"] = round(_process_age_seconds(), 3)
+
+    def heard(kind: str, fields: Json) -> None:
+        nonlocal failures
+        if kind == "read_failed":
+            failures += 1
+            if failures <= _FAILURES_SHOWN:
+                note(f"the container got an I/O error: {fields['message']}")
+
+    async def watch() -> None:
+        figures.update(await held.wait_result())
+
+    held.on_event = heard
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            status = await run_container(
+                spec,
+                stdin=0,
+                stdout=1,
+                stderr=2,
+                tty=is_terminal(0) and is_terminal(1),
+                on_first_output=saw_output,
+            )
+        except (ProgramNotFound, ProgramNotExecutable) as error:
+            note(error.message)
+            status = EXIT_NOT_FOUND_INSIDE if isinstance(error, ProgramNotFound) else EXIT_NOT_EXECUTABLE
+        await held.release()
+    if failures > _FAILURES_SHOWN:
+        note(f"the container got {failures} I/O errors in all, because no peer delivered what it read")
+    return status, figures
+
+
+def _process_age_seconds() -> float:
+    """Since this process was started, interpreter included (resolution 10 ms)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def _write_figures(path: Path, figures: Json) -> None:
+    try:
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        print(f"hypernode: the figures could not be written to {path}: {error.strerror}", file=sys.stderr)

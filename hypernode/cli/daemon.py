@@ -1,0 +1,30 @@
+"""`hypernode daemon`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import trio
+
+from hyperlog.repository import open_repository
+from hypernode.api.server import serve_socket
+from hypernode.config import Config
+from hypernode.exit_codes import EXIT_OK
+from hypernode.node import open_node
+from hypernode.operations import operate
+
+
+async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with open_node(config, open_repository(config.home), is_daemon=True) as node, trio.open_nursery() as work:
+            await work.start(partial(serve_socket, config.socket, partial(operate, node)))
+            print("ready", *await node.wait_addresses(), flush=True)
+            number = await anext(aiter(signals))
+            print(f"hypernode: stopping on {signal.Signals(number).name}", file=sys.stderr, flush=True)
+            work.cancel_scope.cancel()
+    return EXIT_OK

@@ -1,0 +1,187 @@
+"""The commands, their options and their help. What they do is in the modules next to this one, imported when one runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+_EPILOG: Final = """
+[bold]Exit status[/bold]: 0 done, 2 wrong usage, 3 not found, 4 refused, 5 conflict, 6 unavailable (no peer, disk full),
+7 corrupt data, 130 interrupted. [bold]boot[/bold] passes on the status of the command it ran, and ends with 125 when
+hypernode itself failed.
+
+[bold]Environment[/bold]: HYPERNODE_HOME (where images are kept), HYPERNODE_LISTEN (multiaddrs, comma-separated),
+HYPERNODE_MDNS=off (do not look for peers on the local network), HYPERNODE_READ_DEADLINE (seconds).
+"""
+
+app: Final = typer.Typer(
+    name="hypernode",
+    help="Share container images peer to peer, and boot them at once: blocks are fetched, verified, as they are read.",
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LinkArgument = Annotated[str, typer.Argument(metavar="LINK", help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like.")]
+PeerOption = Annotated[list[str] | None, typer.Option("--peer", metavar="MULTIADDR", help="Ask this peer first; may be given several times.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, also for errors.")]
+ListenOption = Annotated[list[str] | None, typer.Option("--listen", metavar="MULTIADDR", help="Accept peers here, e.g. /ip4/0.0.0.0/tcp/4001; may be given several times.")]
+DeadlineOption = Annotated[float | None, typer.Option("--read-deadline", metavar="SECONDS", help="How long a read may wait for peers before it fails with EIO (default 30).")]
+RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
+
+
+class _Globals:
+    home: Path | None = None
+    mdns: bool | None = None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hypernode {version('hypernode')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    home: Annotated[Path | None, typer.Option("--home", metavar="DIR", envvar="HYPERNODE_HOME", help="Where images and keys are kept (default: under the XDG data directory).")] = None,
+    mdns: Annotated[bool | None, typer.Option("--mdns/--no-mdns", help="Look for peers on the local network (default: yes).")] = None,
+    _show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    _Globals.home = home
+    _Globals.mdns = mdns
+
+
+def _run(verb: str, **arguments: object) -> None:
+    from hypernode.cli.run_command import run_command
+
+    status = run_command(verb, home=_Globals.home, mdns=_Globals.mdns, arguments=arguments)
+    sys.exit(status)
+
+
+@app.command()
+def share(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The directory that holds a root file system.")],
+    name: Annotated[str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="What is new in this version.")] = None,
+    command: Annotated[str | None, typer.Option("--cmd", metavar="COMMAND", help="What boot runs when it is given no command (default /bin/sh).")] = None,
+    environment: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="Environment of the container; may be given several times.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="The user that boot runs commands as.")] = None,
+    workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="DIR", help="The directory that boot runs commands in.")] = None,
+    listen: ListenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a directory, print its link, and seed it.
+
+    With a daemon running in the same home this returns at once and the daemon seeds; without one it stays and seeds
+    until Ctrl-C. Sharing the same directory or name again adds a version under the same link.
+
+    [bold]Examples[/bold]
+
+        hypernode share ./rootfs
+        hypernode share ./rootfs --name web --message "nginx 1.27" --cmd "nginx -g 'daemon off;'"
+        link=$(hypernode share ./rootfs)      # with a daemon
+    """
+    _run("share", path=path, name=name, message=message, command=command, environment=environment or [], user=user, workdir=workdir, listen=listen or [], as_json=as_json)
+
+
+@app.command()
+def boot(
+    link: LinkArgument,
+    command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD ARG…]", help="Run this instead of the image's command.")] = None,
+    peer: PeerOption = None,
+    stats: Annotated[Path | None, typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end.")] = None,
+    read_deadline: DeadlineOption = None,
+    refresh: RefreshOption = False,
+    listen: ListenOption = None,
+) -> None:
+    """Run a container from an image that is still elsewhere.
+
+    Starts at once; what it reads is fetched from peers, verified and kept, so the next boot needs no network. What
+    the container writes is gone when it ends. While it runs, this node serves what it has to others. Standard input,
+    output, terminal, signals and the exit status are the command's own.
+
+    [bold]Examples[/bold]
+
+        hypernode boot hyper://KEY
+        hypernode boot hyper://KEY@3 -- python3 -c "print('hello')"
+        hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
+    """
+    _run("boot", link=link, command=command or [], peers=peer or [], stats=stats, read_deadline=read_deadline, refresh=refresh, listen=listen or [])
+
+
+@app.command()
+def daemon(listen: ListenOption = None) -> None:
+    """Run the node for long: seed everything it has, serve the other commands.
+
+    Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
+    home, it seeds again what it seeded. One home has one node.
+
+    [bold]Examples[/bold]
+
+        hypernode daemon
+        hypernode --home /srv/hypernode daemon --listen /ip4/0.0.0.0/tcp/4001
+    """
+    _run("daemon", listen=listen or [])
+
+
+@app.command()
+def images(as_json: JsonOption = False) -> None:
+    """List the images here: name, versions, size, how much of it is local, link."""
+    _run("images", as_json=as_json)
+
+
+@app.command()
+def log(link: LinkArgument, peer: PeerOption = None, refresh: RefreshOption = False, as_json: JsonOption = False) -> None:
+    """Show an image's versions, newest first.
+
+    [bold]Examples[/bold]
+
+        hypernode log hyper://KEY
+        hypernode log hyper://KEY --refresh --json
+    """
+    _run("log", link=link, peers=peer or [], refresh=refresh, as_json=as_json)
+
+
+@app.command()
+def status(as_json: JsonOption = False) -> None:
+    """Show what the node of this home is doing: addresses, logs, peers, mounts."""
+    _run("status", as_json=as_json)
+
+
+@app.command()
+def mount(
+    link: LinkArgument,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory.")],
+    peer: PeerOption = None,
+    read_deadline: DeadlineOption = None,
+    refresh: RefreshOption = False,
+    listen: ListenOption = None,
+) -> None:
+    """Mount an image read-only, lazily filled, without running anything.
+
+    With a daemon this returns and the daemon keeps the mount; without one it stays until Ctrl-C or `unmount`.
+
+    [bold]Examples[/bold]
+
+        hypernode mount hyper://KEY /mnt
+        hypernode unmount /mnt
+    """
+    _run("mount", link=link, directory=directory, peers=peer or [], read_deadline=read_deadline, refresh=refresh, listen=listen or [])
+
+
+@app.command()
+def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")]) -> None:
+    """End a mount made by `mount`."""
+    _run("unmount", directory=directory)
+
+
+def main() -> None:
+    """Entry point of the `hypernode` command."""
+    app()

@@ -1,0 +1,46 @@
+"""`hypernode mount` and `hypernode unmount`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypernode.api.client import Client, dial_socket
+from hypernode.api.requests import Mount, Unmount
+from hypernode.cli.progress import EventPrinter, note
+from hypernode.cli.stop_signals import until_stop_signal
+from hypernode.config import Config
+from hypernode.errors import NotMounted
+from hypernode.exit_codes import EXIT_OK
+from hypernode.hosting import answers, reach_node
+
+
+async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Mount; stay with it unless a daemon keeps it."""
+    request = Mount(
+        link=arguments["link"],
+        directory=str(arguments["directory"].absolute()),
+        peers=tuple(arguments["peers"]),
+        read_deadline=config.read_deadline,
+        refresh=arguments["refresh"],
+    )
+    async with reach_node(config, note) as node:
+        with EventPrinter() as printer:
+            held = await node.client.hold(request, printer)
+        async with held:
+            note(f"{request.directory} shows version {held.ready['version']} of {held.ready['link']}")
+            if held.ready["daemon"]:
+                await held.wait_result()
+                return EXIT_OK
+            note(f"until Ctrl-C, or: hypernode unmount {request.directory}")
+            await until_stop_signal(held.wait_result)
+    return EXIT_OK
+
+
+async def unmount(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Ask the node that mounted it."""
+    directory = str(arguments["directory"].absolute())
+    if not await answers(config):
+        raise NotMounted(f"no node runs in {config.home}, so nothing of it is mounted", "is it another --home?")
+    await Client(dial_socket(config)).call(Unmount(directory))
+    return EXIT_OK

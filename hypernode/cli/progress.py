@@ -1,0 +1,71 @@
+"""Long work on standard error: bars for a person, silence for a pipe. Notes are lines either way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def note(text: str) -> None:
+    """One line for the person."""
+    print(f"hypernode: {text}", file=sys.stderr, flush=True)
+
+
+class EventPrinter:
+    """Turns an operation's events into bars and lines. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._bars = _make_bars()
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
+        if kind == "progress":
+            self._progress(str(fields["stage"]), int(fields["done"]), fields.get("total"))
+        elif kind == "note":
+            self._note(str(fields["text"]))
+
+    def _note(self, text: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(f"hypernode: {text}", markup=False, highlight=False)
+        else:
+            note(text)
+
+    def _progress(self, stage: str, done: int, total: int | None) -> None:
+        if self._bars is None:
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+
+def _make_bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,115 @@
+"""Run one command: configuration, signals, and the one table from failures to exit statuses.
+
+Ctrl-C, SIGTERM and SIGHUP cancel the command, whose clean-up then runs; nobody sees a traceback for them. A command
+that stays (a daemon, a seeder) ends its own waiting on these signals instead, and with status 0.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hyperlog.errors import HyperError
+from hypernode.api.codec import error_fields
+from hypernode.config import Config, make_config
+from hypernode.errors import expected
+from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
+
+_MODULES: Final = {
+    "share": "hypernode.cli.share",
+    "boot": "hypernode.cli.boot",
+    "daemon": "hypernode.cli.daemon",
+    "images": "hypernode.cli.listing",
+    "log": "hypernode.cli.listing",
+    "status": "hypernode.cli.listing",
+    "mount": "hypernode.cli.mount",
+    "unmount": "hypernode.cli.mount",
+}
+_STAYING: Final = frozenset({"daemon"})
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
+
+
+def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: Mapping[str, Any]) -> int:
+    """Run `verb`; its exit status. Failures are told on standard error, and with --json as an object too."""
+    logging.basicConfig(level=os.environ.get("HYPERNODE_LOG", "ERROR").upper(), format="%(name)s: %(message)s")
+    command: Command = getattr(import_module(_MODULES[verb]), verb)
+    try:
+        config = make_config(
+            os.environ,
+            home=home,
+            listen=tuple(arguments.get("listen") or ()),
+            mdns=mdns,
+            read_deadline=arguments.get("read_deadline"),
+        )
+        status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
+    except BaseException as error:  # noqa: BLE001  # sorted below; what is not expected is raised again
+        status = _told(error, verb, as_json=bool(arguments.get("as_json")))
+    _close_output()
+    return status
+
+
+async def _interruptible(command: Command, config: Config, arguments: Mapping[str, Any], stays: bool) -> int:
+    """Run `command`, cancelled by a stop signal unless it handles them itself."""
+    if stays:
+        return await command(config, arguments)
+    status = EXIT_INTERRUPTED
+    async with trio.open_nursery() as nursery:
+
+        async def watch(task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+                task_status.started()
+                async for number in signals:
+                    nonlocal status
+                    status = 128 + number
+                    nursery.cancel_scope.cancel()
+
+        await nursery.start(watch)
+        status = await command(config, arguments)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+def _told(error: BaseException, verb: str, *, as_json: bool) -> int:
+    known = expected(error)
+    if known is None:
+        if _only(error, (BrokenPipeError,)):
+            return EXIT_BUG
+        if _only(error, (KeyboardInterrupt,)):
+            return EXIT_INTERRUPTED
+        raise error
+    print_error(known)
+    if as_json:
+        print(json.dumps({"error": error_fields(known)}))
+    return EXIT_BOOT_FAILED if verb == "boot" else exit_status(known.code)
+
+
+def print_error(error: HyperError) -> None:
+    """One line, and one with what to do."""
+    print(f"hypernode: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+
+
+def _only(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only(leaf, kinds) for leaf in error.exceptions)
+    return isinstance(error, kinds)
+
+
+def _close_output() -> None:
+    """Flush here, so that a closed pipe (`| head`) is no traceback at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,93 @@
+"""Where a node lives and how it behaves: flags over environment over defaults, frozen once read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hyperlog.errors import Refused
+from hypernode.limits import READ_DEADLINE_SECONDS
+
+DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
+_OFF: Final = frozenset({"0", "no", "off", "false"})
+_ON: Final = frozenset({"1", "yes", "on", "true"})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`listen` are multiaddrs to accept peers on (empty: none); `read_deadline` is in seconds."""
+
+    home: Path
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    mdns: bool = True
+    read_deadline: float = READ_DEADLINE_SECONDS
+
+    @property
+    def socket(self) -> Path:
+        return self.home / "api.sock"
+
+    @property
+    def run(self) -> Path:
+        """What exists only while a node runs: mount points and container upper directories."""
+        return self.home / "run"
+
+    @property
+    def erofs(self) -> Path:
+        return self.home / "erofs"
+
+    @property
+    def identity(self) -> Path:
+        return self.home / "keys" / "peer"
+
+
+def default_home(environment: Mapping[str, str]) -> Path:
+    """`HYPERNODE_HOME`, else `hypernode` under the XDG data directory."""
+    if home := environment.get("HYPERNODE_HOME"):
+        return Path(home).absolute()
+    if data := environment.get("XDG_DATA_HOME"):
+        return Path(data).absolute() / "hypernode"
+    return Path(os.path.expanduser("~")) / ".local" / "share" / "hypernode"
+
+
+def make_config(
+    environment: Mapping[str, str],
+    *,
+    home: Path | None = None,
+    listen: tuple[str, ...] = (),
+    mdns: bool | None = None,
+    read_deadline: float | None = None,
+) -> Config:
+    """The configuration from flags (the arguments), `environment` and defaults. Raises `Refused` on odd values."""
+    from_environment = tuple(filter(None, environment.get("HYPERNODE_LISTEN", "").split(",")))
+    if mdns is None:
+        mdns = _switch(environment, "HYPERNODE_MDNS", default=True)
+    if read_deadline is None:
+        read_deadline = _seconds(environment, "HYPERNODE_READ_DEADLINE", READ_DEADLINE_SECONDS)
+    if not 0.1 <= read_deadline <= 86400:
+        raise Refused(f"a read deadline of {read_deadline:g} s makes no sense", "choose 0.1 to 86400 seconds")
+    return Config(
+        home=home.absolute() if home else default_home(environment),
+        listen=listen or from_environment or DEFAULT_LISTEN,
+        mdns=mdns,
+        read_deadline=read_deadline,
+    )
+
+
+def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = environment.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text not in _ON | _OFF:
+        raise Refused(f"{name}={text!r} is neither on nor off")
+    return text in _ON
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "").strip()
+    try:
+        return float(text) if text else default
+    except ValueError:
+        raise Refused(f"{name}={text!r} is not a number of seconds") from None

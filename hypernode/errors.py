@@ -1,0 +1,32 @@
+"""What only the node can get wrong, and how grouped errors come apart."""
+
+from __future__ import annotations
+
+from hyperlog.errors import Conflict, HyperError, NotFound, Refused, Unavailable
+
+
+class NodeBusy(Conflict):
+    """Another process owns the home but does not answer."""
+
+
+class NodeGone(Unavailable):
+    """The node ended while a request was running."""
+
+
+class NotMounted(NotFound):
+    """No mount of this node is at the directory."""
+
+
+class BadRequest(Refused):
+    """A request that this version of the API does not know."""
+
+
+def expected(error: BaseException) -> HyperError | None:
+    """The one expected failure inside `error`, which nurseries may have wrapped; None when a bug is among its leaves."""
+    if isinstance(error, HyperError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        leaves = [expected(leaf) for leaf in error.exceptions]
+        if all(leaves):
+            return leaves[0]
+    return None

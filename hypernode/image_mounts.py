@@ -1,0 +1,219 @@
+"""One EROFS mount for each image in use, however many containers run on it.
+
+The first user of an image mounts it and the last one unmounts it; between them they share the kernel's page cache, so
+a second container of the same image reads nothing again. A container gets a private writable layer on top; a view for
+people is a mount of its own, because it has other flags (nosuid) and lies where they want it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from hypernode.config import Config
+from hypernode.limits import CLOSE_SECONDS
+from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
+from vmhost.errors import MountFailed, ReadDeadline
+from vmhost.host_probe import Purpose, require
+from vmhost.image_mount import CONTAINER_LOWER, READ_ONLY_VIEW, mount_image, mount_overlay, mount_tmpfs
+from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
+
+_log: Final = logging.getLogger("hypernode.mounts")
+_SERVER_DEADLINE_SECONDS: Final = 86400.0
+"""Each image keeps its own deadline, which may differ from user to user; the server's is only a last guard."""
+
+OnReadFailure = Callable[[ReadFailure], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MountableImage:
+    """All that a mount needs: a name (its manifest's), its data, and the file with its EROFS metadata."""
+
+    name: str
+    blob: BlobFile
+    metadata: Path
+
+
+class DeadlineBlob:
+    """A blob whose reads end within `seconds`, which may be changed while it is served."""
+
+    def __init__(self, blob: BlobFile, seconds: float) -> None:
+        self._blob = blob
+        self.seconds = seconds
+        self.size = blob.size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        return self._blob.read_nowait(offset, size)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        with trio.move_on_after(self.seconds):
+            return await self._blob.read(offset, size)
+        raise ReadDeadline(f"no peer delivered it within {self.seconds:g} s")
+
+
+@dataclass(eq=False)
+class _Shared:
+    """One mounted image and its users. `ended` is set when it is unmounted."""
+
+    blob: DeadlineBlob
+    target: str
+    users: int = 0
+    leave: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class ImageMounts:
+    """The mounts of a node. `nursery` is the node's for mounts; the FUSE server starts with the first image."""
+
+    def __init__(self, config: Config, nursery: trio.Nursery) -> None:
+        self._config = config
+        self._nursery = nursery
+        self._server: BlobServer | None = None
+        self._shared: dict[str, _Shared] = {}
+        self._listeners: dict[str, list[OnReadFailure]] = {}
+        self._changing = trio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def container_root(
+        self, image: MountableImage, deadline: float, on_failure: OnReadFailure
+    ) -> AsyncIterator[str]:
+        """A writable root over `image`; what is written is gone at the end. Raises `HostUnfit`, `MountFailed`."""
+        require(Purpose.CONTAINER)
+        place = self._config.run / "boot" / uuid.uuid4().hex[:12]
+        place.mkdir(parents=True, mode=0o700)
+        try:
+            with self._listening(image.name, on_failure):
+                async with self._lower(image, deadline) as lower, _writable(lower, place) as root:
+                    yield root
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, place, ignore_errors=True))
+
+    @contextlib.asynccontextmanager
+    async def view_at(
+        self, image: MountableImage, target: str, deadline: float, on_failure: OnReadFailure
+    ) -> AsyncIterator[None]:
+        """`image`, read-only, at the directory `target`. Raises `HostUnfit`, `MountFailed`."""
+        require(Purpose.MOUNT)
+        async with self._changing:
+            server = await self._serving()
+        name = f"{image.name}-{uuid.uuid4().hex[:12]}"
+        blob = DeadlineBlob(image.blob, deadline)
+        with self._listening(name, on_failure):
+            async with mount_image(
+                server, [(name, blob)], metadata_path=str(image.metadata), target=target, flags=READ_ONLY_VIEW
+            ):
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _lower(self, image: MountableImage, deadline: float) -> AsyncIterator[str]:
+        """The shared mount of `image`."""
+        async with self._changing:
+            shared = self._shared.get(image.name)
+            if shared is None:
+                shared = _Shared(DeadlineBlob(image.blob, deadline), str(self._config.run / "images" / image.name))
+                await self._nursery.start(self._mount_shared, image, shared)
+            shared.users += 1
+        shared.blob.seconds = deadline
+        try:
+            yield shared.target
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                async with self._changing:
+                    shared.users -= 1
+                    if not shared.users:
+                        shared.leave.cancel()
+                        await shared.ended.wait()
+
+    async def _mount_shared(
+        self, image: MountableImage, shared: _Shared, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        server = await self._serving()
+        try:
+            with shared.leave:
+                async with mount_image(
+                    server,
+                    [(image.name, shared.blob)],
+                    metadata_path=str(image.metadata),
+                    target=shared.target,
+                    flags=CONTAINER_LOWER,
+                ):
+                    self._shared[image.name] = shared
+                    task_status.started()
+                    await trio.sleep_forever()
+        finally:
+            self._shared.pop(image.name, None)
+            shared.ended.set()
+
+    async def _serving(self) -> BlobServer:
+        """The FUSE server, started when first needed; the caller holds `_changing`."""
+        if self._server is None:
+            server = BlobServer(
+                str(self._config.run / "fuse"),
+                on_read_failure=self._tell,
+                read_deadline_seconds=_SERVER_DEADLINE_SECONDS,
+            )
+            await self._nursery.start(server.run)
+            self._server = server
+        return self._server
+
+    @contextlib.contextmanager
+    def _listening(self, name: str, on_failure: OnReadFailure) -> Iterator[None]:
+        self._listeners.setdefault(name, []).append(on_failure)
+        try:
+            yield
+        finally:
+            self._listeners[name].remove(on_failure)
+            if not self._listeners[name]:
+                del self._listeners[name]
+
+    def _tell(self, failure: ReadFailure) -> None:
+        for listener in list(self._listeners.get(failure.name, ())):
+            listener(failure)
+
+
+@contextlib.asynccontextmanager
+async def _writable(lower: str, place: Path) -> AsyncIterator[str]:
+    """An overlay over `lower` whose changes lie under `place`; in memory where that file system cannot hold an upper."""
+    merged = str(place / "root")
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            overlay = mount_overlay(lower, upper=str(place / "upper"), work=str(place / "work"), target=merged)
+            root = await stack.enter_async_context(overlay)
+        except MountFailed as error:
+            _log.info("%s: the writable layer is kept in memory", error.message)
+            memory = await stack.enter_async_context(mount_tmpfs(str(place / "memory"), size_bytes=_memory_bytes() // 2))
+            overlay = mount_overlay(lower, upper=f"{memory}/upper", work=f"{memory}/work", target=merged)
+            root = await stack.enter_async_context(overlay)
+        yield root
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def clear_leftovers(config: Config) -> None:
+    """Unmount and remove what a crashed node left under its run directory. Blocks briefly; the home's lock is held."""
+    if not config.run.exists():
+        return
+    clear_stale(str(config.run))
+    if mounts_under(read_mounts(), str(config.run)):
+        raise MountFailed(f"something is still mounted under {config.run}", "unmount it, and try again")
+    shutil.rmtree(config.run, ignore_errors=True)
+
+
+def clear_view(config: Config, directory: str) -> None:
+    """Unmount a view that a crashed node left at `directory`; what others mounted there meanwhile stays. Blocks."""
+    point = mounted_at(directory)
+    if point is not None and point.filesystem == "erofs" and point.source.startswith((str(config.erofs), "/dev/loop")):
+        clear_stale(directory)

@@ -1,0 +1,35 @@
+"""Bounds and deadlines of the node, each with its unit and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+API_LINE_BYTES_MAX: Final = 1 << 20
+"""One request or reply; the largest is a status with many peers."""
+
+API_CONNECTIONS_MAX: Final = 128
+API_REQUEST_SECONDS: Final = 10.0
+"""From connecting to the whole request line: who connects and says nothing is let go."""
+
+EVENTS_QUEUED_MAX: Final = 64
+"""Progress events waiting for a slow client; more are merged away, results never."""
+
+NETWORK_START_SECONDS: Final = 30.0
+"""libp2p is imported and listening within this, also on a machine that swaps."""
+
+SYNC_SECONDS: Final = 30.0
+"""Looking for anybody who has a log, before the user is told that nobody does."""
+
+MANIFEST_SECONDS: Final = 120.0
+"""Fetching all blocks of a manifest (1 to 20 MB) on a slow link."""
+
+READ_DEADLINE_SECONDS: Final = 30.0
+"""How long a read of a container may wait for peers before it fails with EIO."""
+
+CLOSE_SECONDS: Final = 10.0
+"""Unmounting and closing at the end, shielded from cancellation."""
+
+DRAIN_NOTICE_SECONDS: Final = 1.0
+
+EROFS_CACHE_FILES_MAX: Final = 64
+"""Derived file system headers kept, newest first; each is under 1 % of its image."""

@@ -1,0 +1,103 @@
+"""The node: store, swarm and mounts joined, and the one owner of their tasks.
+
+Tasks live in nested nurseries, so that leaving them is the order of shutdown:
+
+    ground    the swarm                                                   leaves last
+    └ mounts  FUSE server, image mounts, views that a daemon keeps
+      └ work  requests of the API (hosting.py, cli/daemon.py)             leaves first
+
+A daemon starts the network at once; any other node when somebody first waits for it: libp2p takes a second or more to
+import, and a container whose blocks are all here needs none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import trio
+
+from hyperlog.errors import NotFound, Unavailable
+from hyperlog.ids import LogKey
+from hyperlog.keys import read_secret, write_secret
+from hyperlog.repository import Repository
+from hypernode.config import Config
+from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
+from hypernode.limits import NETWORK_START_SECONDS
+from hypernode.records import Records
+from swarm.swarm import Swarm, SwarmConfig
+
+_POLL_SECONDS: Final = 0.02
+_SEED_BYTES: Final = 32
+
+
+class Node:
+    """One home at work. Made by `open_node`."""
+
+    def __init__(
+        self, config: Config, repository: Repository, swarm: Swarm, *, is_daemon: bool, mounts: trio.Nursery
+    ) -> None:
+        self.config = config
+        self.repository = repository
+        self.swarm = swarm
+        self.is_daemon = is_daemon
+        self.records = Records(repository.records)
+        self.mounts = ImageMounts(config, mounts)
+        self.mounts_nursery = mounts
+        self.views: dict[str, trio.CancelScope] = {}
+        """Views that people mounted, by directory; cancelling one unmounts it."""
+
+    def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
+        """Serve the log and look for its peers, `peers` first; they are remembered. Raises `BadAddress`."""
+        self.swarm.join(key, [*peers, *self.records.peers_of(key)])
+        if peers:
+            self.records.remember_peers(key, peers)
+
+    async def wait_addresses(self) -> tuple[str, ...]:
+        """Where this node can be dialled, the network being started if need be. Raises `Unavailable`."""
+        self.swarm.need_network()
+        with trio.move_on_after(NETWORK_START_SECONDS):
+            while not (addresses := self.swarm.statistics().addresses):
+                await trio.sleep(_POLL_SECONDS)
+            return addresses
+        raise Unavailable(f"the network did not start within {NETWORK_START_SECONDS:g} s")
+
+
+@contextlib.asynccontextmanager
+async def open_node(config: Config, repository: Repository, *, is_daemon: bool) -> AsyncIterator[Node]:
+    """Run a node on `repository`, which is closed at the end. What a crashed one left mounted is cleared first."""
+    with repository:
+        await trio.to_thread.run_sync(_clear_crash, config, Records(repository.records))
+        settings = SwarmConfig(
+            identity_seed=_identity_seed(config), listen=config.listen, mdns=config.mdns, on_demand=not is_daemon
+        )
+        swarm = Swarm(repository.logs, repository.blocks, settings)
+        async with trio.open_nursery() as ground:
+            await ground.start(swarm.run)
+            async with trio.open_nursery() as mounts:
+                node = Node(config, repository, swarm, is_daemon=is_daemon, mounts=mounts)
+                for log in repository.logs.list():
+                    node.join(log.key)
+                yield node
+                mounts.cancel_scope.cancel()
+            ground.cancel_scope.cancel()
+
+
+def _clear_crash(config: Config, records: Records) -> None:
+    clear_leftovers(config)
+    for directory in records.mounts():
+        clear_view(config, directory)
+        records.forget_mount(directory)
+
+
+def _identity_seed(config: Config) -> bytes:
+    """The secret behind this node's peer id, made at first use."""
+    try:
+        return read_secret(config.identity)
+    except NotFound:
+        config.identity.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seed = os.urandom(_SEED_BYTES)
+        write_secret(config.identity, seed)
+        return seed

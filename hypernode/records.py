@@ -1,0 +1,61 @@
+"""What a node remembers beside logs and blocks: small facts in the store's own namespace, losable without harm.
+
+    path  absolute source path → log key      sharing the same directory again adds a version to the same log
+    peers log key → multiaddrs                who to ask first after a restart
+    mount directory →                         what to clear away after a crash
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from hyperlog.encoding import decode, encode
+from hyperlog.errors import Corrupt
+from hyperlog.ids import LogKey
+from hyperlog.limits import KEY_BYTES
+from hyperlog.store import Namespace
+
+_PEERS_MAX: Final = 32
+_RECORD_BYTES_MAX: Final = 65536
+
+
+class Records:
+    """Typed access to the node's namespace. Calls block for microseconds."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def log_of_path(self, path: str) -> LogKey | None:
+        """The log that `path` was shared as."""
+        raw = self._namespace.get(b"path\0" + os.fsencode(path))
+        return LogKey(raw) if raw is not None and len(raw) == KEY_BYTES else None
+
+    def remember_path(self, path: str, log: LogKey) -> None:
+        self._namespace.put_many([(b"path\0" + os.fsencode(path), log)])
+
+    def peers_of(self, log: LogKey) -> list[str]:
+        """Multiaddrs that were named for `log`, latest first."""
+        raw = self._namespace.get(b"peers\0" + log)
+        try:
+            peers = decode(raw, bytes_max=_RECORD_BYTES_MAX) if raw else []
+        except Corrupt:
+            return []
+        return [peer for peer in peers if isinstance(peer, str)] if isinstance(peers, list) else []
+
+    def remember_peers(self, log: LogKey, peers: Sequence[str]) -> None:
+        before = self.peers_of(log)
+        merged = list(dict.fromkeys([*peers, *before]))[:_PEERS_MAX]
+        if merged != before:
+            self._namespace.put_many([(b"peers\0" + log, encode(merged))])
+
+    def mounts(self) -> list[str]:
+        """Directories where a mount was made and not yet ended."""
+        return [os.fsdecode(key[6:]) for key, _ in self._namespace.items() if key.startswith(b"mount\0")]
+
+    def remember_mount(self, directory: str) -> None:
+        self._namespace.put_many([(b"mount\0" + os.fsencode(directory), b"")], durable=True)
+
+    def forget_mount(self, directory: str) -> None:
+        self._namespace.delete(b"mount\0" + os.fsencode(directory))
