@@ -1,0 +1,105 @@
+"""The image versions of a log, numbered and named.
+
+Versions are ordered by causality (an entry after all that it links, ties by entry id), so every replica that holds the
+same entries gives them the same numbers, in whatever order they arrived. Entries that are not image versions are passed
+over; an entry that claims to be one and is not valid keeps its number, so that it hurts nobody who does not ask for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hyperlog.entry import Entry
+from hyperlog.errors import HyperError
+from hyperlog.ids import EntryId, LogKey, to_text
+from hyperlog.link import printable
+from hyperlog.log import Log
+from images.errors import AmbiguousVersion, ImageTooNew, NoSuchVersion, VersionCorrupt
+from images.limits import VERSION_PREFIX_CHARACTERS_MIN
+from images.version import ImageVersion, decode_version, is_version
+
+_NUMBER: Final = re.compile(r"[vV]?([0-9]{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version as it stands in its log; `number` counts from 1. `version` is None when `error` says why."""
+
+    number: int
+    entry: EntryId
+    version: ImageVersion | None
+    error: HyperError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a version text means."""
+
+    number: int
+    entry: EntryId
+    version: ImageVersion
+
+
+class Catalog:
+    """A snapshot of the versions in a log."""
+
+    def __init__(self, key: LogKey, versions: Sequence[Published]) -> None:
+        self.key = key
+        self.versions = tuple(versions)
+
+    @classmethod
+    def of(cls, log: Log) -> Catalog:
+        """The versions that `log` holds at this moment."""
+        entries = _causal([entry for _, entry in log.changes()])
+        claimed = (entry for entry in entries if is_version(entry.value))
+        return cls(log.key, [_published(number, entry) for number, entry in enumerate(claimed, 1)])
+
+    def resolve(self, version: str | None = None) -> Resolved:
+        """The version that `version` means: a number (`3`, `v3`), a tag, the beginning of an entry id, or the latest.
+
+        Of several versions with one tag the latest is meant. Raises `NoSuchVersion`, `AmbiguousVersion`, and what is
+        wrong with a version that is there but cannot be used.
+        """
+        found = self._find(version)
+        if found.version is None:
+            assert found.error is not None
+            raise type(found.error)(found.error.message, found.error.hint)
+        return Resolved(found.number, found.entry, found.version)
+
+    def _find(self, text: str | None) -> Published:
+        if not self.versions:
+            raise NoSuchVersion("the log has no image version", "ask its author, or try again when a peer is there")
+        if text is None:
+            return self.versions[-1]
+        number = _NUMBER.fullmatch(text)
+        if number is not None and 1 <= int(number[1]) <= len(self.versions):
+            return self.versions[int(number[1]) - 1]
+        if number is None:
+            tagged = [each for each in self.versions if each.version is not None and each.version.tag == text]
+            if tagged:
+                return tagged[-1]
+        named = [each for each in self.versions if to_text(each.entry).startswith(text)]
+        if len(text) < VERSION_PREFIX_CHARACTERS_MIN or not named:
+            raise NoSuchVersion(f"the log has no version {printable(text)}", f"it has v1 to v{len(self.versions)}")
+        if len(named) > 1:
+            raise AmbiguousVersion(f"{printable(text)} begins the ids of {len(named)} versions", "give more of the id")
+        return named[0]
+
+
+def _published(number: int, entry: Entry) -> Published:
+    try:
+        return Published(number, entry.id, decode_version(entry.value), None)
+    except (VersionCorrupt, ImageTooNew) as error:
+        return Published(number, entry.id, None, error)
+
+
+def _causal(entries: Sequence[Entry]) -> list[Entry]:
+    """`entries`, in any order that has links first, in the order that is the same everywhere."""
+    generations: dict[EntryId, int] = {}
+    for entry in entries:
+        before = [generations.get(link, 0) for link in entry.links]
+        generations[entry.id] = 1 + max(before, default=0)
+    return sorted(entries, key=lambda entry: (generations[entry.id], entry.id))

@@ -1,0 +1,72 @@
+"""zstd frames that cannot expand beyond what was promised: the one door to python-zstandard.
+
+A block is one plain frame: content size declared, no checksum (the block's id is one), no dictionary. Before anything
+is decompressed the header is parsed *here* and compared with the length that the manifest promises, because the library
+allocates what a frame claims: it ignores `max_output_size` when the frame declares its size (a 2 KiB frame gave 64 MiB
+under a 1 MiB cap; reference/faults.md, finding 2), and accepts trailing bytes and second frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import zstandard
+
+from hyperlog.hashing import Readable
+from images.errors import BlockFrameBad
+from images.limits import COMPRESSION_LEVEL, PIECE_BYTES
+
+_MAGIC: Final = 0xFD2FB528
+_WINDOW_BYTES_MAX: Final = 1 << 17
+"""Frames of at most 64 KiB need no larger window than their content; 128 KiB leaves room for the header's rounding."""
+
+
+class _PerThread(threading.local):
+    """Contexts are not thread-safe: shared ones gave corrupted data (reference/filesystem.md §2)."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+
+
+_contexts = _PerThread()
+
+
+def compress(raw: Readable, level: int = COMPRESSION_LEVEL) -> bytes:
+    """The frame that holds `raw` (1 byte to 64 KiB). The same bytes for the same zstd version. Releases the GIL."""
+    assert 0 < len(raw) <= PIECE_BYTES
+    compressor = _contexts.compressors.get(level)
+    if compressor is None:
+        compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+        _contexts.compressors[level] = compressor
+    return compressor.compress(raw)
+
+
+def decompress(payload: Readable, raw_bytes: int) -> bytes:
+    """The `raw_bytes` (at most 64 KiB) bytes in `payload`. Raises `BlockFrameBad`; allocates no more than `raw_bytes`."""
+    assert 0 < raw_bytes <= PIECE_BYTES
+    frame = memoryview(payload)
+    _check_frame(frame, raw_bytes)
+    try:
+        raw = _contexts.decompressor.decompress(frame, max_output_size=raw_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise BlockFrameBad(f"a block that is no zstd frame: {error}") from None
+    if len(raw) != raw_bytes:
+        raise BlockFrameBad(f"a block of {len(raw)} bytes where the manifest says {raw_bytes}")
+    return raw
+
+
+def _check_frame(frame: memoryview, raw_bytes: int) -> None:
+    """Refuse by the header alone: bombs, unknown sizes, dictionaries, checksums, wide windows, skippable frames."""
+    if len(frame) < 4 or int.from_bytes(frame[:4], "little") != _MAGIC:
+        raise BlockFrameBad("a block that does not begin with a zstd frame")
+    try:
+        parameters = zstandard.get_frame_parameters(frame)
+    except zstandard.ZstdError as error:
+        raise BlockFrameBad(f"a block with a malformed zstd header: {error}") from None
+    if parameters.content_size != raw_bytes:
+        # Also when the size is not declared: the library reports 2**64 - 1 then.
+        raise BlockFrameBad(f"a block that declares another size than the {raw_bytes} bytes of the manifest")
+    if parameters.window_size > _WINDOW_BYTES_MAX or parameters.dict_id or parameters.has_checksum:
+        raise BlockFrameBad("a block with a window, dictionary or checksum that blocks do not have")
