@@ -35,7 +35,7 @@ class Stream(Protocol):
         ...
 
     async def send_all(self, data: bytes) -> None:
-        """Hand over `data`, waiting while the peer takes none. Raises `ConnectionLost`; cancelled, it breaks the stream."""
+        """Hand over `data`, waiting while the peer takes none. Raises `ConnectionLost`. Cancelled: it is broken."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,346 @@
+"""Fences around defects of py-libp2p 0.8.1 that touch us. Each has a test (tests/real/test_libp2p.py).
+
+D1  An inbound slot and a task are kept until the host ends: after 250 peers, nobody gets in. `FencedSwarm` waits for
+    the connection's close instead.
+D2  Every connect waits 250 ms, and dials a peer's second address as well. `FencedSwarm.dial`: one address, directly.
+D3  A stream handler, or any task of a connection, that raises ends the host. `contained_handler`, `_ContainedTasks`.
+D4  A writer gives up after 5 s of closed window. `write_patiently` waits as long as its caller.
+D5  The muxer class that is configured is ignored. `FencedMuxers`.
+D6  The 257th outbound stream of a connection waits for ever. We open few, under a deadline.
+D7  An error inside a frame is swallowed and parsing goes on at a wrong place. `FencedYamux._read_data_body`.
+D8  A silent peer holds a dial for over 70 s and is then blocked for 60 s. No retries, the caller's deadline.
+D10 Unread data is buffered without bound. `FencedYamux` has a byte meter.
+D11 A message that arrives in more than 100 pieces breaks its connection. `read_exactly`.
+D15 Connection limits stand in three places with three defaults. One `ConnectionConfig`, no resource manager, and
+    `Admission` by address.
+D16 Loopback addresses are skipped at times. `FencedSwarm.dial`.
+D17 Known peers are dialled behind our back. `FencedSwarm._schedule_auto_connect`, watermarks of 0.
+D18 Sockets and system tasks outlive a host that is cancelled. `FencedSwarm.close_all`, shielded.
+D20 Cancelling a task inside a write leaves half a message on the wire. `FencedYamux` has one task that writes.
+D21 Identify runs by itself, in system tasks, where an error ends the process. `without_identify_tasks`.
+D22 Calls on the root logger configure the application's logging. `quiet_logging`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import libp2p.io.msgio
+import libp2p.network.connection.swarm_connection
+import trio
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import Reader, ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
+from multiaddr import Multiaddr
+
+from swarm.limits import (
+    CLOSE_SECONDS,
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_PEER_MAX,
+    STREAM_SECONDS,
+    STREAMS_PER_PEER_MAX,
+    UPGRADE_SECONDS,
+)
+from swarm.net.admission import Admission
+
+_log: Final = logging.getLogger(__name__)
+
+UNREAD_BYTES_MAX: Final = 8 << 20
+"""Unread bytes of one connection, over all its streams. Our sessions always read, and ask for 4 MiB at most."""
+
+NOISE_PAYLOAD_MAX: Final = 65535 - 16
+FRAME_PAYLOAD_MAX: Final = NOISE_PAYLOAD_MAX - HEADER_SIZE
+"""Stock frames are 12 bytes longer than one noise message holds, so that each became two."""
+
+_WINDOW_POLL_SECONDS: Final = 0.005
+_UNKNOWN_ADDRESS: Final = "?"
+
+CONNECTION_CONFIG: Final = ConnectionConfig(
+    max_connections=CONNECTIONS_MAX,
+    high_watermark=CONNECTIONS_MAX,
+    low_watermark=0,
+    min_connections=0,
+    max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
+    inbound_upgrade_timeout=UPGRADE_SECONDS,
+    outbound_upgrade_timeout=UPGRADE_SECONDS,
+    inbound_stream_protocol_negotiation_timeout=STREAM_SECONDS,
+    outbound_stream_protocol_negotiation_timeout=STREAM_SECONDS,
+)
+RETRY_CONFIG: Final = RetryConfig(max_retries=0)
+
+
+class BrokenConnection(trio.TooSlowError):
+    """Ends a connection at once: the one kind of error that stock yamux does not swallow inside a frame."""
+
+
+# ------------------------------------------------------------------------------------------------------ the process
+
+
+def quiet_logging() -> None:
+    """Keep libp2p's log to itself (unless LIBP2P_DEBUG is set), and its hands off the root logger."""
+    module = vars(libp2p.network.connection.swarm_connection)
+    module["logging"] = logging.getLogger("libp2p.network.connection")
+    logger = logging.getLogger("libp2p")
+    if not logger.handlers and not os.environ.get("LIBP2P_DEBUG"):
+        logger.addHandler(logging.NullHandler())
+
+
+async def read_exactly(reader: Reader, n: int, retry_count: int = 0) -> bytes:
+    """Exactly `n` bytes in however many pieces; `IncompleteReadError` at the end of the stream."""
+    pieces = bytearray()
+    while len(pieces) < n:
+        piece = await reader.read(n - len(pieces))
+        if not piece:
+            raise IncompleteReadError("the connection ended", expected_bytes=n, received_bytes=len(pieces))
+        pieces += piece
+    return bytes(pieces)
+
+
+def install() -> None:
+    """Fences that replace a function of the library. Safe to call again."""
+    quiet_logging()
+    vars(libp2p.io.msgio)["read_exactly"] = read_exactly
+
+
+# ------------------------------------------------------------------------------------------------------- the muxer
+
+
+def tcp_socket(secured: ISecureConn) -> trio.socket.SocketType:
+    """The socket under a noise connection."""
+    layers: Any = secured
+    socket: trio.socket.SocketType = layers.conn.read_writer.read_write_closer.stream.stream.socket
+    return socket
+
+
+class FencedYamux(Yamux):
+    """Stock yamux with one task that writes, a bound on what is unread, and no second chances inside a frame."""
+
+    def __init__(self, secured: ISecureConn, peer: ID, *, is_initiator: bool) -> None:
+        super().__init__(secured, peer, is_initiator=is_initiator)
+        self._socket = tcp_socket(secured)
+        self._unsent: list[bytes] = []
+        self._unsent_wake = trio.Event()
+        self._sent = trio.Event()
+        self._is_torn = False
+
+    async def start(self) -> None:
+        """As stock, with the writer beside it. An error ends this connection and nothing else."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._flush)
+                await super().start()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._tear()
+
+    async def _write_frame(self, data: bytes) -> None:
+        """Hand a frame to the writer and wait until it is on its way. Cancelled: it is sent whole all the same."""
+        if self._is_torn:
+            raise ConnectionClosedError("connection closed")
+        self._unsent.append(data)
+        self._unsent_wake.set()
+        await self._sent.wait()
+        if self._is_torn:
+            raise ConnectionClosedError("connection closed")
+
+    async def _flush(self) -> None:
+        try:
+            while True:
+                await self._unsent_wake.wait()
+                self._unsent_wake = trio.Event()
+                frames, self._unsent = self._unsent, []
+                sent, self._sent = self._sent, trio.Event()
+                for message in _pack(frames):
+                    await self.secured_conn.write(message)
+                sent.set()
+        except Exception as error:  # noqa: BLE001
+            # Whatever it was, nothing more can be written here; who waits learns it from `_write_frame`.
+            _log.debug("connection with %s broke while writing: %r", self.peer_id, error)
+        finally:
+            self._tear()
+
+    def _tear(self) -> None:
+        """Nothing can be sent any more: close the socket, so that the reader notices, and wake the writers."""
+        self._is_torn = True
+        self._socket.close()
+        self._sent.set()
+
+    async def _read_data_body(self, length: int) -> bytes:
+        unread = length + sum(map(len, self.stream_buffers.values()))
+        if unread > UNREAD_BYTES_MAX:
+            raise BrokenConnection(f"{unread} bytes unread")
+        try:
+            return await read_exactly(self.secured_conn, length)
+        except Exception as error:
+            raise BrokenConnection("connection broke inside a frame") from error
+
+    async def close(self, error_code: int = 0) -> None:
+        """As stock, but over in `CLOSE_SECONDS` whatever the peer does."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await super().close(error_code)
+        self._tear()
+        self.event_shutting_down.set()
+        self.event_closed.set()
+
+
+def _pack(frames: list[bytes]) -> list[bytes]:
+    """Join frames into as few noise messages as they fit in."""
+    if len(frames) == 1:
+        return frames
+    messages: list[bytes] = []
+    group: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if group and size + len(frame) > NOISE_PAYLOAD_MAX:
+            messages.append(b"".join(group))
+            group, size = [], 0
+        group.append(frame)
+        size += len(frame)
+    messages.append(b"".join(group))
+    return messages
+
+
+class FencedMuxers(MuxerMultistream):
+    """Stock negotiation, our yamux."""
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        return self._annotate_connection(FencedYamux(conn, peer_id, is_initiator=conn.is_initiator), conn, protocol)
+
+
+async def write_patiently(stream: YamuxStream, data: bytes) -> None:
+    """Write all of `data`, waiting for window as long as the caller does. Pieces fit one noise message each."""
+    view = memoryview(data)
+    while view:
+        while stream.send_window <= 0 and not (stream.closed or stream.send_closed):  # noqa: ASYNC110
+            # The library has no event for this; it polls, too.
+            await trio.sleep(_WINDOW_POLL_SECONDS)
+        piece = view[: min(len(view), FRAME_PAYLOAD_MAX, max(stream.send_window, 1))]
+        await stream.write(bytes(piece))
+        view = view[len(piece) :]
+
+
+# ------------------------------------------------------------------------------------------------------- the swarm
+
+
+class _ContainedTasks:
+    """Stands in for the swarm's task manager: connections run in our nursery and cannot end the host."""
+
+    def __init__(self, inner: Any, nursery: trio.Nursery) -> None:
+        self._inner = inner
+        self._nursery = nursery
+
+    def run_task(self, task: Callable[..., Awaitable[None]], *arguments: object, **_: object) -> None:
+        self._nursery.start_soon(self._contain, task, *arguments)
+
+    async def _contain(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        try:
+            await task(*arguments)
+        except Exception as error:  # noqa: BLE001
+            _log.debug("a task of a connection failed: %r", error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class FencedSwarm(Swarm):
+    """Stock swarm whose connections come and go without leaving anything behind."""
+
+    admission: Admission
+    _nursery: trio.Nursery | None = None
+
+    def contain_in(self, nursery: trio.Nursery) -> None:
+        """Run connections in `nursery` from here on."""
+        self._nursery = nursery
+
+    @property
+    def manager(self) -> Any:
+        inner = super().manager
+        return inner if self._nursery is None else _ContainedTasks(inner, self._nursery)
+
+    async def dial(self, address: Multiaddr, peer: ID) -> INetConn:
+        """One attempt at one address; the caller sets the deadline."""
+        return await self.dial_addr(address, peer)
+
+    async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
+        remote = read_write_closer.get_remote_address()
+        address = remote[0] if remote else _UNKNOWN_ADDRESS
+        if not self.admission.begin(address):
+            await read_write_closer.close()
+            return
+        muxed: Any = None
+        try:
+            muxed = await self._upgrade(RawConnection(read_write_closer, False), maddr)
+        finally:
+            self.admission.end_upgrade(address, established=muxed is not None)
+        if muxed is None:
+            return
+        try:
+            await muxed.event_closed.wait()
+        finally:
+            self.admission.end(address)
+
+    async def _upgrade(self, raw: IRawConnection, maddr: Multiaddr) -> IMuxedConn | None:
+        try:
+            return await self.upgrade_inbound_raw_conn(raw, maddr)
+        except Exception as error:  # noqa: BLE001
+            # Anything a stranger can send may come out here; stock code knows no narrower kind.
+            _log.debug("inbound connection refused: %r", error)
+            await raw.close()
+            return None
+
+    def _schedule_auto_connect(self) -> None:
+        """Nobody is dialled but by us."""
+
+    async def close_all(self) -> None:
+        """Close connections, all at once, then listeners."""
+        async with trio.open_nursery() as nursery:
+            for connection in self.get_connections():
+                nursery.start_soon(close_connection, connection)
+        await self.close()
+
+
+async def close_connection(connection: INetConn) -> None:
+    """Close one connection within `CLOSE_SECONDS` or so; raises nothing."""
+    with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+        try:
+            await connection.close()
+        except Exception as error:  # noqa: BLE001
+            _log.debug("closing a connection failed: %r", error)
+
+
+def contained_handler(handler: Callable[[INetStream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
+    """`handler` for any inbound stream: it cannot end the host, and one peer cannot hold too many."""
+
+    async def handle(stream: INetStream) -> None:
+        connection = getattr(stream, "swarm_conn", None)
+        try:
+            if isinstance(connection, SwarmConn) and len(connection.streams) > STREAMS_PER_PEER_MAX:
+                await stream.reset()
+                return
+            await handler(stream)
+        except Exception as error:  # noqa: BLE001
+            _log.debug("an inbound stream failed: %r", error)
+            await stream.reset()
+
+    return handle
+
+
+def without_identify_tasks(host: BasicHost, swarm: Swarm) -> None:
+    """Answer identify, but do not run it by ourselves in system tasks."""
+    for notifee in list(swarm.notifees):
+        if type(notifee).__module__ == BasicHost.__module__:
+            swarm.remove_notifee(notifee)
+    assert all(type(notifee).__module__ != BasicHost.__module__ for notifee in swarm.notifees)
+    assert host.get_network() is swarm

@@ -1,0 +1,345 @@
+"""A network in memory, and peers that misbehave. Only tests import this.
+
+`MemoryInternet` connects `MemoryNetwork`s that pass the same suite as the real one. Delays follow trio's clock, so a
+jumping clock makes hours instant. Faults are switched on it: cut a link, silence a peer, refuse dials.
+
+The evil peers speak the protocol through the same pure `Session`, over any `Network`, and then lie.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Final
+
+import trio
+
+from hyperlog.errors import BlockMissing, HyperError
+from hyperlog.hashing import blake3_256
+from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
+from swarm.addresses import PeerAddress, PeerId
+from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from swarm.network import Network, NetworkSetup, Serving, Stream
+from swarm.replication.messages import NONCE_BYTES, Wanted, Why
+from swarm.replication.session import BlocksAsked, Session, VectorCame
+
+_PIPE_BYTES: Final = 256 << 10
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+class _Pipe:
+    """One direction of a stream: bounded, delayed, breakable."""
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._pieces: deque[tuple[float, bytes]] = deque()
+        self._bytes = 0
+        self._changed = trio.Event()
+        self._is_broken = False
+        self._is_ended = False
+        self.is_silent = False
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def end(self) -> None:
+        self._is_ended = True
+        self._notify()
+
+    def break_(self) -> None:
+        self._is_broken = True
+        self._notify()
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        while self._bytes >= _PIPE_BYTES and not self._is_broken and not self.is_silent:
+            await self._changed.wait()
+        if self._is_broken or self._is_ended:
+            raise ConnectionLost("the stream broke")
+        if not self.is_silent:
+            self._pieces.append((trio.current_time() + self._delay, data))
+            self._bytes += len(data)
+            self._notify()
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._pieces and not self.is_silent:
+                due, data = self._pieces[0]
+                if due <= trio.current_time():
+                    self._pieces.popleft()
+                    self._bytes -= len(data)
+                    self._notify()
+                    return data
+                await trio.sleep_until(due)
+            elif self._is_broken:
+                raise ConnectionLost("the stream broke")
+            elif self._is_ended and not self.is_silent:
+                return b""
+            else:
+                await self._changed.wait()
+
+
+class MemoryStream:
+    """One end of a stream in memory."""
+
+    def __init__(self, remote: PeerId, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._remote = remote
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    @property
+    def remote(self) -> PeerId:
+        return self._remote
+
+    @property
+    def address(self) -> str:
+        return f"/ip4/192.0.2.1/tcp/1/p2p/{self._remote}"
+
+    async def receive_some(self) -> bytes:
+        return await self._incoming.receive()
+
+    async def send_all(self, data: bytes) -> None:
+        await self._outgoing.send(data)
+
+    async def close(self) -> None:
+        self._outgoing.end()
+        # Whoever still writes to a closed end learns that nobody reads.
+        self._incoming.break_()
+
+    def break_(self) -> None:
+        self._incoming.break_()
+        self._outgoing.break_()
+
+    def silence(self) -> None:
+        self._incoming.is_silent = True
+        self._outgoing.is_silent = True
+
+
+class MemoryInternet:
+    """All `MemoryNetwork`s of one test. `delay`: seconds one way."""
+
+    def __init__(self, delay: float = 0.001) -> None:
+        self.delay = delay
+        self._servers: dict[PeerId, MemoryNetwork] = {}
+        self._ports = count(1)
+
+    def network(self, setup: NetworkSetup) -> MemoryNetwork:
+        """A network of this internet; fits `swarm.network.OpenNetwork`."""
+        return MemoryNetwork(self, setup)
+
+    def kill(self, peer: PeerId) -> None:
+        """As `kill -9`: all its streams break."""
+        for stream in self._servers[peer].take_streams():
+            stream.break_()
+
+    def silence(self, peer: PeerId) -> None:
+        """As a pulled cable: nothing arrives, nobody is told."""
+        server = self._servers[peer]
+        server.is_silent = True
+        for stream in server.streams:
+            stream.silence()
+
+    def register(self, network: MemoryNetwork) -> int:
+        self._servers[network.peer_id] = network
+        return next(self._ports)
+
+    def unregister(self, network: MemoryNetwork) -> None:
+        self._servers.pop(network.peer_id, None)
+
+    def find(self, peer: PeerId) -> MemoryNetwork | None:
+        return self._servers.get(peer)
+
+
+class MemoryNetwork:
+    """`swarm.network.Network` in memory."""
+
+    def __init__(self, internet: MemoryInternet, setup: NetworkSetup) -> None:
+        self._internet = internet
+        self._peer_id = peer_id_for(setup.identity_seed)
+        self._serving: Serving | None = None
+        self._nursery: trio.Nursery | None = None
+        self.streams: list[MemoryStream] = []
+        self.is_silent = False
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._peer_id
+
+    async def serve(self, listen: Sequence[str], serving: Serving, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        if self._internet.find(self._peer_id) is not None:
+            raise ListenFailed("this identity is in use already")
+        async with trio.open_nursery() as nursery:
+            self._nursery, self._serving = nursery, serving
+            port = self._internet.register(self)
+            try:
+                task_status.started([f"/ip4/192.0.2.1/tcp/{port}/p2p/{self._peer_id}"] if listen else [])
+                await trio.sleep_forever()
+            finally:
+                self._internet.unregister(self)
+                for stream in self.take_streams():
+                    await stream.close()
+
+    async def open_stream(self, address: PeerAddress) -> MemoryStream:
+        await trio.sleep(2 * self._internet.delay)
+        if self.is_silent:
+            await trio.sleep_forever()
+        server = self._internet.find(address.peer)
+        if server is None:
+            raise PeerUnreachable(f"cannot reach {address.text}: connection refused")
+        if server.is_silent:
+            await trio.sleep_forever()
+        there, here = _Pipe(self._internet.delay), _Pipe(self._internet.delay)
+        server.accept(MemoryStream(self._peer_id, there, here))
+        stream = MemoryStream(server.peer_id, here, there)
+        self.streams.append(stream)
+        return stream
+
+    async def hang_up(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        for stream in [stream for stream in self.streams if stream.remote == peer]:
+            self.streams.remove(stream)
+            stream.break_()
+
+    def accept(self, stream: MemoryStream) -> None:
+        assert self._nursery is not None
+        assert self._serving is not None
+        self.streams.append(stream)
+        self._nursery.start_soon(self._serving.accept, stream)
+
+    def take_streams(self) -> list[MemoryStream]:
+        streams, self.streams = self.streams, []
+        return streams
+
+
+def peer_id_for(seed: bytes) -> PeerId:
+    """A text shaped like a peer id, determined by `seed`. The real network has its own."""
+    number = int.from_bytes(blake3_256(seed), "big")
+    digits = ""
+    for _ in range(44):
+        number, digit = divmod(number, 58)
+        digits += _BASE58[digit]
+    return PeerId("12D3KooW" + digits)
+
+
+class MemoryBlocks:
+    """A `BlockBook` in memory."""
+
+    def __init__(self, payloads: Sequence[bytes] = ()) -> None:
+        self._blocks = {block_id(payload): payload for payload in payloads}
+
+    def get(self, block: BlockId, /) -> bytes:
+        payload = self._blocks.get(block)
+        if payload is None:
+            raise BlockMissing("no such block")
+        return payload
+
+    def put(self, payload: bytes) -> BlockId:
+        block = block_id(payload)
+        self._blocks[block] = payload
+        return block
+
+
+# ------------------------------------------------------------------------------------------------------- evil peers
+
+Misdeed = Callable[["EvilPeer", Stream, Session, Wanted], Awaitable[None]]
+
+
+class EvilPeer:
+    """A seeder that goes through the handshake for `log` and treats each request as `misdeed` says."""
+
+    def __init__(self, log: LogKey, blocks: MemoryBlocks, misdeed: Misdeed) -> None:
+        self.log = log
+        self.blocks = blocks
+        self.asked = 0
+        self._misdeed = misdeed
+
+    async def serve(self, local: PeerId, stream: Stream) -> None:
+        """Run one session until either side ends it."""
+
+        def find(wanted: DiscoveryKey) -> LogKey | None:
+            return self.log if wanted == discovery_key(self.log) else None
+
+        session = Session.respond(
+            find, local=local, remote=stream.remote, nonce=os.urandom(NONCE_BYTES), decoy=os.urandom(NONCE_BYTES)
+        )
+        with suppress(HyperError):
+            while data := await stream.receive_some():
+                for event in session.receive(data):
+                    if isinstance(event, VectorCame):
+                        session.send_vector({}, answer=event.question)
+                    elif isinstance(event, BlocksAsked):
+                        await self._mistreat(stream, session)
+                await stream.send_all(session.take_output())
+        await stream.close()
+
+    async def _mistreat(self, stream: Stream, session: Session) -> None:
+        while (wanted := session.next_asked()) is not None:
+            self.asked += 1
+            await self._misdeed(self, stream, session, wanted)
+
+
+async def run_evil_peer(
+    evil: EvilPeer, network: Network, listen: Sequence[str], *, task_status: trio.TaskStatus[list[str]]
+) -> None:
+    """Serve `evil` on `network` until cancelled; starts with its addresses."""
+
+    async def accept(stream: Stream) -> None:
+        await evil.serve(network.peer_id, stream)
+
+    await network.serve(listen, Serving(accept=accept, found=lambda _: None), task_status=task_status)
+
+
+async def corrupt_block(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Answer with the right block but for one bit."""
+    payload = bytearray(evil.blocks.get(wanted.block))
+    payload[len(payload) // 2] ^= 1
+    session.serve(wanted, bytes(payload))
+    await stream.send_all(session.take_output())
+
+
+async def other_block(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Answer with a block that is fine, but not this one."""
+    session.serve(wanted, b"another block")
+    await stream.send_all(session.take_output())
+
+
+async def stall(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Never answer, but go on reading."""
+    await trio.lowlevel.checkpoint()
+
+
+async def close_early(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Send half of the answer, then end the stream."""
+    session.serve(wanted, evil.blocks.get(wanted.block))
+    data = session.take_output()
+    await stream.send_all(data[: len(data) // 2])
+    await stream.close()
+
+
+async def deny(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Say that the block is not held."""
+    session.refuse(wanted, Why.NOT_HELD)
+    await stream.send_all(session.take_output())
+
+
+async def trickle(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """Answer rightly at a byte a second: never silent, never done."""
+    session.serve(wanted, evil.blocks.get(wanted.block))
+    for byte in session.take_output():
+        await stream.send_all(bytes((byte,)))
+        await trio.sleep(1)
+
+
+MISDEEDS: Final[dict[str, Misdeed]] = {
+    "corrupt": corrupt_block,
+    "other": other_block,
+    "stall": stall,
+    "close": close_early,
+    "deny": deny,
+    "trickle": trickle,
+}
