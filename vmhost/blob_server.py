@@ -44,6 +44,7 @@ from vmhost.mount_syscalls import (
     in_mount_thread,
     mount,
     mounted_at,
+    real_location,
     unmount,
     unmount_patiently,
 )
@@ -113,7 +114,7 @@ class BlobServer:
         read_deadline_seconds: float = limits.READ_DEADLINE_SECONDS,
         read_ahead_kib: int = limits.READ_AHEAD_KIB,
     ) -> None:
-        self.mountpoint = os.path.abspath(mountpoint)
+        self.mountpoint = real_location(mountpoint)
         self._files = _BlobFiles(on_read_failure, read_deadline_seconds)
         self._read_ahead_kib = read_ahead_kib
 

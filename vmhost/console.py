@@ -8,8 +8,8 @@ When our own stdout breaks (`| head`), the program sees a broken pipe, as it wou
 Signals INT TERM HUP QUIT USR1 USR2 go to the program itself, not to nspawn. Before the program runs they stop
 nspawn. The third INT or TERM kills the container.
 
-What comes out of stderr (and of stdout if they are one file) before the program runs is nspawn's own: it is held back, and is the error's message if
-nspawn fails.
+What comes out of stderr before the program runs is nspawn's own: it is held back, and is the error's message if
+nspawn fails. Where stdout and stderr are one file, one pipe serves both, so that their order is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vmhost.nspawn import (
     nspawn_environment,
     with_identity,
 )
-from vmhost.payload import LeaderSocket, Program, wait_program
+from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, wait_program
 from vmhost.process import ChildProcess, open_child
 from vmhost.rootfs import find_program, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
@@ -168,7 +168,8 @@ class _Session:
         self._on_first_output = on_first_output
         self._output_seen = False
         self._ran = False  # the program was started; perhaps it has ended since
-        self._program: Program | None = None
+        self._leader: ContainerProcess | None = None
+        self._program: ContainerProcess | None = None
         self._decided = trio.Event()  # the program runs, or never will
         self._stopped_by: int | None = None  # a signal that came before the program ran
         self._stop_requests = 0
@@ -186,29 +187,39 @@ class _Session:
                     stdout=self._streams.child_stdout,
                     stderr=self._streams.child_stderr,
                     env=nspawn_environment(os.environ.get("TERM") if interactive else None, leader_socket.name),
+                    death_signal=signal.SIGTERM,  # killed, nspawn would leave its container running
                 ) as child:
                     self._streams.close_child_ends()
                     status = await self._attend(child, leader_socket, signals)
             return self._result(status)
         finally:
             leader_socket.close()
+            if self._leader is not None:
+                # nspawn ends its container with itself, except when it is killed.
+                self._leader.send_signal(signal.SIGKILL)
+                self._leader.close()
             if self._program is not None:
                 self._program.close()
 
     async def _attend(self, child: ChildProcess, leader_socket: LeaderSocket, signals: AsyncIterator[int]) -> int:
         async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as outputs:
-                nursery.start_soon(self._forward_signals, child, signals, outputs.cancel_scope)
-                nursery.start_soon(self._watch_start, child, leader_socket)
-                nursery.start_soon(self._relay_input)
-                outputs.start_soon(self._relay_output)
-                outputs.start_soon(self._relay_errors)
-                status = await child.wait()
-                # A short program: nspawn's message may not have been read yet.
-                self._ran = self._ran or leader_socket.leader_nowait(child.pid) is not None
-                self._decided.set()
+            outputs = trio.CancelScope()
+            nursery.start_soon(self._forward_signals, child, signals, outputs)
+            nursery.start_soon(self._watch_start, child, leader_socket)
+            nursery.start_soon(self._relay_input)
+            with outputs:
+                await self._relay_outputs(child, leader_socket)
             nursery.cancel_scope.cancel()
-        return status
+        return await child.wait()
+
+    async def _relay_outputs(self, child: ChildProcess, leader_socket: LeaderSocket) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._relay_output)
+            nursery.start_soon(self._relay_errors)
+            await child.wait()
+            # A short program: nspawn's message may not have been read yet.
+            self._ran = self._ran or leader_socket.leader_nowait(child.pid) is not None
+            self._decided.set()
 
     def _result(self, status: int) -> int:
         if self._failure is not None:
@@ -216,7 +227,7 @@ class _Session:
         code = self._program.exit_code() if self._program is not None else None
         if code is not None:
             return code
-        if not self._ran and self._stopped_by is not None:
+        if self._stopped_by is not None:
             return 128 + self._stopped_by
         if not self._ran:
             words = self._held.decode("utf-8", "replace").strip() or f"it ended with status {status}"
@@ -224,13 +235,15 @@ class _Session:
         return status if status >= 0 else 128 - status
 
     async def _watch_start(self, child: ChildProcess, leader_socket: LeaderSocket) -> None:
-        leader = await leader_socket.wait_leader(child.pid)
+        leader_pid = await leader_socket.wait_leader(child.pid)
         self._ran = True
-        self._program = await wait_program(leader)
+        self._leader = open_leader(leader_pid, child.pid)
+        if self._leader is not None:
+            self._program = await wait_program(self._leader)
         self._decided.set()
 
     async def _forward_signals(
-        self, child: ChildProcess, signals: AsyncIterator[int], outputs: trio.CancelScope
+        self, child: ChildProcess, signals: AsyncIterator[int], draining: trio.CancelScope
     ) -> None:
         async for number in signals:
             if number == signal.SIGWINCH:
@@ -238,10 +251,12 @@ class _Session:
                 child.send_signal(number)
                 continue
             self._stop_requests += number in _STOPPING
-            if self._stop_requests >= limits.STOP_SIGNALS_TO_KILL:
+            if self._stop_requests == limits.STOP_SIGNALS_TO_KILL and self._leader is not None:
+                self._leader.send_signal(signal.SIGKILL)  # and with it all of the container; nspawn then tidies up
+            elif self._stop_requests >= limits.STOP_SIGNALS_TO_KILL:
                 child.send_signal(signal.SIGKILL)
             elif child.exit_status is not None:
-                outputs.cancel()  # it has ended; what is left is output that nobody takes
+                draining.cancel()  # it has ended; what is left is output that nobody takes
             elif self._program is not None:
                 self._program.send_signal(number)
             else:
@@ -269,7 +284,7 @@ class _Session:
     async def _relay_errors(self) -> None:
         source, sink = self._streams.errors
         await self._hold_errors(source)
-        if not self._ran:
+        if not self._ran or self._stopped_by is not None:
             return
         try:
             with source, sink:

@@ -125,8 +125,9 @@ def mounts_under(mounts: Sequence[MountPoint], directory: str) -> list[MountPoin
 
 
 def mounted_at(path: str) -> MountPoint | None:
-    """The topmost mount at exactly this path."""
-    return next((point for point in reversed(read_mounts()) if point.path == path), None)
+    """The topmost mount at exactly this place."""
+    location = real_location(path)
+    return next((point for point in reversed(read_mounts()) if point.path == location), None)
 
 
 async def unmount_patiently(target: str, *, seconds: float = limits.UNMOUNT_SECONDS) -> bool:

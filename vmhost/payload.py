@@ -25,7 +25,6 @@ _EXIT_CODE_OFFSET: Final = 60
 _MESSAGE_BYTES: Final = 4096
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
 _LEADER: Final = b"X_NSPAWN_LEADER_PID="
-_PROGRAM_PID_INSIDE: Final = "2"
 _POLL_SECONDS: Final = 0.001
 
 
@@ -62,8 +61,8 @@ class LeaderSocket:
         self._socket.close()
 
 
-class Program:
-    """The running (or ended) program of a container."""
+class ContainerProcess:
+    """A process of a container, leader or program, which may have ended."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -99,14 +98,19 @@ def shell_code(wait_status: int) -> int:
     return os.WEXITSTATUS(wait_status)
 
 
-async def wait_program(leader: int) -> Program | None:
+def open_leader(pid: int, nspawn_pid: int) -> ContainerProcess | None:
+    """The leader, of which this is said to be the process id; None if it has ended."""
+    return _open(pid, parent=nspawn_pid, pid_inside="1")
+
+
+async def wait_program(leader: ContainerProcess) -> ContainerProcess | None:
     """The leader's program, once it is there; None if the leader has ended before."""
     while True:
-        pids = _children(leader)
+        pids = _children(leader.pid)
         if pids is None:
             return None
         for pid in pids:
-            program = _open_program(pid, leader)
+            program = _open(pid, parent=leader.pid, pid_inside="2")
             if program is not None:
                 return program
         await trio.sleep(_POLL_SECONDS)
@@ -120,15 +124,15 @@ def _children(pid: int) -> list[int] | None:
         return None
 
 
-def _open_program(pid: int, leader: int) -> Program | None:
+def _open(pid: int, *, parent: int, pid_inside: str) -> ContainerProcess | None:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
     # Read after the pidfd is held: what it says is then about that very process.
     fields = _status(pid)
-    if fields.get("PPid") == str(leader) and fields.get("NSpid", "").split()[-1:] == [_PROGRAM_PID_INSIDE]:
-        return Program(pid, pidfd)
+    if fields.get("PPid") == str(parent) and fields.get("NSpid", "").split()[-1:] == [pid_inside]:
+        return ContainerProcess(pid, pidfd)
     os.close(pidfd)
     return None
 

@@ -1,6 +1,6 @@
 """One supervised child process, in a session of its own, that cannot outlive us.
 
-The parent-death signal is SIGKILL, set by setpriv(1) between fork and exec: Python code in a forked child of a
+The parent-death signal is set by setpriv(1) between fork and exec: Python code in a forked child of a
 threaded process could deadlock, and setpriv keeps the process id. The kernel sends it when the *thread* that forked
 ends, so the child is started on the thread of the event loop (trio's own `open_process` uses a worker thread, which
 ends after ten idle seconds, and the child with it).
@@ -21,7 +21,7 @@ import trio
 from vmhost import limits
 from vmhost.errors import HostUnfit
 
-DIES_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+_SETPRIV: Final = "setpriv"
 
 
 class ChildProcess:
@@ -67,15 +67,29 @@ class ChildProcess:
 
 @asynccontextmanager
 async def open_child(
-    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Mapping[str, str]
+    argv: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    env: Mapping[str, str],
+    death_signal: signal.Signals,
 ) -> AsyncIterator[ChildProcess]:
-    """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's."""
-    missing = next((name for name in (DIES_WITH_PARENT[0], argv[0]) if shutil.which(name) is None), None)
+    """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's.
+
+    `death_signal` is what it gets when this process dies: SIGKILL, or SIGTERM for one that has children to end.
+    """
+    missing = next((name for name in (_SETPRIV, argv[0]) if shutil.which(name) is None), None)
     if missing is not None:
         raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
     child = ChildProcess(
         subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
-            [*DIES_WITH_PARENT, *argv], stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+            [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *argv],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            start_new_session=True,
         )
     )
     try:

@@ -1,8 +1,9 @@
 """What a run that was killed left behind: containers that still run, and mounts.
 
-A container dies with the process that started it (process.py), except in the moment between its fork and setpriv's
-call; so what still runs is looked for as well. Ours is a systemd-nspawn whose root or bundle lies under the
-directory that we clear; nothing else is ever killed.
+nspawn dies with the process that started it and takes its container along (process.py), unless it was killed too, or
+the death fell into the moment before setpriv's call. So what still runs is looked for as well: nspawn whose root or
+bundle lies under the directory that we clear, and any process whose root file system is an overlay mounted there.
+Nothing else is ever killed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from vmhost import limits
-from vmhost.mount_syscalls import clear_stale, real_location
+from vmhost.mount_syscalls import clear_stale, mounts_under, parse_mountinfo, read_mounts, real_location
 
 _ROOT_OPTIONS: Final = (b"--directory=", b"--oci-bundle=")
 
@@ -23,7 +25,7 @@ _ROOT_OPTIONS: Final = (b"--directory=", b"--oci-bundle=")
 class Cleared:
     """What was found and is gone."""
 
-    containers: tuple[int, ...]  # process ids of their nspawn
+    processes: tuple[int, ...]
     mounts: tuple[str, ...]
 
 
@@ -33,22 +35,26 @@ def clear_crashed_run(under: str) -> Cleared:
     Call it before this run starts anything there, and only while holding whatever says that the directory is ours
     alone. Raises MountFailed if something stays.
     """
-    directory = os.fsencode(real_location(under))
-    killed = tuple(pid for pid in _process_ids() if _runs_under(pid, directory) and _kill(pid, directory))
-    return Cleared(killed, tuple(clear_stale(under)))
+    directory = real_location(under)
+    killed = kill_containers_under(directory)
+    return Cleared(tuple(killed), tuple(clear_stale(directory)))
 
 
-def _process_ids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+def kill_containers_under(directory: str) -> list[int]:
+    """Kill, and wait for the end of, what runs in a container whose root lies under `directory`; the process ids."""
+    overlays = {point.device for point in mounts_under(read_mounts(), directory) if point.filesystem == "overlay"}
 
+    def ours(pid: int) -> bool:
+        try:
+            if is_nspawn_under(_read(pid, "cmdline").split(b"\0"), os.fsencode(directory)):
+                return True
+            return bool(overlays) and root_device(_read(pid, "mountinfo")) in overlays
+        except OSError:  # it has ended, or is a kernel thread
+            return False
 
-def _runs_under(pid: int, directory: bytes) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as line:
-            words = line.read().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return is_nspawn_under(words, directory)
+    # nspawn first: it would report the death of its container otherwise.
+    found = [pid for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))) if ours(pid)]
+    return [pid for pid in found if _kill(pid, ours)]
 
 
 def is_nspawn_under(words: list[bytes], directory: bytes) -> bool:
@@ -60,16 +66,28 @@ def is_nspawn_under(words: list[bytes], directory: bytes) -> bool:
     return any(root.startswith(directory.rstrip(b"/") + b"/") for root in roots)
 
 
-def _kill(pid: int, directory: bytes) -> bool:
+def root_device(mountinfo: bytes) -> str | None:
+    """The device (MAJOR:MINOR) of the root file system in a process's mountinfo. Pure."""
+    return next((point.device for point in reversed(parse_mountinfo(mountinfo)) if point.path == "/"), None)
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb") as entry:
+        return entry.read()
+
+
+def _kill(pid: int, ours: Callable[[int], bool]) -> bool:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
     try:
-        if not _runs_under(pid, directory):  # the number had passed to another process
+        if not ours(pid):  # the number had passed to another process
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], limits.STOP_SECONDS)
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        ended.poll(limits.STOP_SECONDS * 1000)
     except ProcessLookupError:
         return False
     finally:
