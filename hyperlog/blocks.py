@@ -46,8 +46,9 @@ class Place(NamedTuple):
 class BlockStore:
     """Blocks under one directory, indexed in `store`. All calls block briefly; safe for use from several threads."""
 
-    def __init__(self, directory: Path, store: Store) -> None:
+    def __init__(self, directory: Path, store: Store, *, pack_bytes_max: int = PACK_BYTES_MAX) -> None:
         self._directory = directory
+        self._pack_bytes_max = pack_bytes_max
         self._store = store
         self._lock = threading.Lock()
         self._descriptors: dict[int, int] = {}
@@ -155,7 +156,7 @@ class BlockStore:
         """Write a record behind the last one; a failed write leaves the end where it was."""
         record_bytes = len(header) + len(payload)
         try:
-            if self._end + record_bytes > PACK_BYTES_MAX:
+            if self._end + record_bytes > self._pack_bytes_max:
                 self._open(self._pack + 1, os.O_CREAT)
                 self._pack += 1
                 self._end = 0

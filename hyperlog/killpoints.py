@@ -39,20 +39,25 @@ POINTS: Final = (
 )
 
 
-def _armed() -> tuple[str, int] | None:
-    name, _, count = os.environ.get("HYPERNODE_KILL", "").rpartition(":")
-    return (name, int(count)) if name and count.isdecimal() else None
+_target = ""
+_left = 0
 
 
-_TARGET: Final = _armed()
-_left = _TARGET[1] if _TARGET else 0
+def arm(target: str) -> None:
+    """Die at `name:n`; anything else disarms. Called once with the environment, and by harnesses that fork."""
+    global _target, _left  # one countdown for the process that is to die
+    name, _, count = target.rpartition(":")
+    _target, _left = (name, int(count)) if count.isdecimal() else ("", 0)
 
 
 def reached(name: str) -> None:
     """A write step called `name` begins or has ended here."""
-    if _TARGET is None or _TARGET[0] != name:
+    if _target != name:
         return
-    global _left  # one countdown for the process that is to die
+    global _left
     _left -= 1
     if _left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("HYPERNODE_KILL", ""))

@@ -48,20 +48,19 @@ class FeedMark(NamedTuple):
 
 
 class Lineage:
-    """Whether this home may continue its own feeds. Calls block briefly; `confirm` and `begin` for an fsync."""
+    """Whether this home may continue its own feeds. Calls block briefly; `confirm` for an fsync."""
 
     def __init__(self, home: Path, outside: Path | None, store: Store) -> None:
         self._store = store
         self._outside = None if outside is None else outside / "feeds"
+        self._made = False
         self._stamp = _stamp(home / "origin")
         self._confirmed: set[LogKey] = set()
 
-    def begin(self, log: LogKey) -> None:
-        """`log`'s key pair was made here just now: no other copy of its feed can exist."""
-        self.confirm(log)
-
     def confirm(self, log: LogKey) -> None:
-        """The own feed of `log` is current: a peer's vector showed nothing newer, or a person says so."""
+        """The own feed of `log` is current: its key was made just now, or a peer's vector showed nothing newer, or a
+        person says so.
+        """
         self._store.write([(_PREFIX + log, self._stamp)], durable=True)
         reached("origin.recorded")
         self._confirmed.add(log)
@@ -98,7 +97,9 @@ class Lineage:
         body = writer + length.to_bytes(8, "little") + last
         path = self._outside / to_text(discovery_key(log))
         try:
-            self._outside.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._made:
+                self._outside.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._made = True
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 # Two slots by turns, so that a torn write leaves the mark before it.

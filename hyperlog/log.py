@@ -31,6 +31,7 @@ from hyperlog.hashing import blake3_256
 from hyperlog.ids import EntryId, LogKey, WriterKey, from_text, to_text
 from hyperlog.keys import KeyPair, read_secret, write_secret
 from hyperlog.limits import ENTRY_LINKS_MAX, ENTRY_VALUE_BYTES_MAX, NAME_CHARACTERS_MAX
+from hyperlog.lineage import Lineage
 from hyperlog.store import Store
 from hyperlog.watermarks import Mark, Watermarks
 
@@ -42,10 +43,20 @@ _SEQ_BYTES: Final = 8
 class Log:
     """One log of a store. Made by `Logs`."""
 
-    def __init__(self, key: LogKey, name: str | None, pair: KeyPair | None, store: Store, marks: Watermarks) -> None:
+    def __init__(
+        self,
+        key: LogKey,
+        name: str | None,
+        pair: KeyPair | None,
+        store: Store,
+        marks: Watermarks,
+        lineage: Lineage | None = None,
+    ) -> None:
         self.key = key
         self.name = name
         self._pair = pair
+        self._lineage = lineage
+        self._continued = False  # whether the lineage has let the own feed go on; it stays so while we hold the lock
         self._store = store
         self._marks = marks
         self._state = read_state(store, key)
@@ -108,10 +119,20 @@ class Log:
             raise RolledBack("this log is behind what it once acknowledged", "fetch it from a peer before you append")
         seq = self._lengths.get(self._pair.public, 0)
         prev = self._feed_end(self._pair.public, seq)
+        if self._lineage is not None and not self._continued:
+            self._lineage.check_append(self.key, self._pair.public, seq, prev)
+            self._continued = True
         links = tuple(sorted(self._heads)[:ENTRY_LINKS_MAX])
         entry = sign_entry(self._pair, self.key, seq, prev, links, value)
         self._commit([entry])
+        if self._lineage is not None:
+            self._lineage.advanced(self.key, entry.writer, entry.seq + 1, entry.id)
         return entry
+
+    def confirm(self) -> None:
+        """The own feed is current: a peer's vector showed nothing newer, or a person says so. See `Lineage`."""
+        if self._lineage is not None:
+            self._lineage.confirm(self.key)
 
     def add(self, encoded: bytes) -> Entry | None:
         """Verify and keep an entry from elsewhere; None when it is held already. Raises as `add_all`."""
@@ -208,7 +229,8 @@ class Log:
 class Logs:
     """All logs of a store, and the secret keys of those that this node may write."""
 
-    def __init__(self, store: Store, marks: Watermarks, keys: Path) -> None:
+    def __init__(self, store: Store, marks: Watermarks, keys: Path, lineage: Lineage | None = None) -> None:
+        self._lineage = lineage
         self._store = store
         self._marks = marks
         self._keys = keys
@@ -219,6 +241,8 @@ class Logs:
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         pair = KeyPair.generate()
         write_secret(self._keys / to_text(pair.public), pair.seed)
+        if self._lineage is not None:
+            self._lineage.confirm(LogKey(pair.public))  # made just now: no other copy of its feed can exist
         return self._register(LogKey(pair.public), name)
 
     def add_remote(self, key: LogKey) -> Log:
@@ -232,7 +256,7 @@ class Logs:
             record = self._store.get(b"l" + key)
             if record is None:
                 raise NotFound(f"no log {to_text(key)} here")
-            log = Log(key, _log_name(record), self._pair(key), self._store, self._marks)
+            log = Log(key, _log_name(record), self._pair(key), self._store, self._marks, self._lineage)
             self._open[key] = log
         return log
 

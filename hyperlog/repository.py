@@ -47,7 +47,7 @@ class Repository:
         self.store = store
         self.blocks = BlockStore(path / "blocks", store)
         self.lineage = lineage
-        self.logs = Logs(store, marks, path / "keys")
+        self.logs = Logs(store, marks, path / "keys", lineage)
         self.ingest_index = Namespace(store, b"x")
         self.records = Namespace(store, b"m")
         self.marks = marks
