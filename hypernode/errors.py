@@ -22,7 +22,7 @@ class BadRequest(Refused):
 
 
 def expected(error: BaseException) -> HyperError | None:
-    """The one expected failure inside `error`, which nurseries may have wrapped; None when a bug is among its leaves."""
+    """The expected failure inside `error`, which nurseries may have wrapped; None when a bug is among the leaves."""
     if isinstance(error, HyperError):
         return error
     if isinstance(error, BaseExceptionGroup):
@@ -30,3 +30,10 @@ def expected(error: BaseException) -> HyperError | None:
         if all(leaves):
             return leaves[0]
     return None
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """The first error that is no group, for a one-line account of a bug."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

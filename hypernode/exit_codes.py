@@ -8,7 +8,7 @@ EXIT_OK: Final = 0
 EXIT_BUG: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_BOOT_FAILED: Final = 125
-"""`boot` passes the container's own status through, so its own failures get one that programs do not use (as Docker)."""
+"""`boot` passes the container's status through, so its own failures get one that programs do not use (as Docker)."""
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND_INSIDE: Final = 127
 EXIT_INTERRUPTED: Final = 130

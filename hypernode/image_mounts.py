@@ -139,6 +139,7 @@ class ImageMounts:
         self, image: MountableImage, shared: _Shared, *, task_status: trio.TaskStatus[None]
     ) -> None:
         server = await self._serving()
+        is_up = False
         try:
             with shared.leave:
                 async with mount_image(
@@ -149,8 +150,13 @@ class ImageMounts:
                     flags=CONTAINER_LOWER,
                 ):
                     self._shared[image.name] = shared
+                    is_up = True
                     task_status.started()
                     await trio.sleep_forever()
+        except MountFailed as error:
+            if not is_up:
+                raise
+            _log.error("%s", error.message)  # it did not go away; the next start of the node clears it
         finally:
             self._shared.pop(image.name, None)
             shared.ended.set()
@@ -184,7 +190,7 @@ class ImageMounts:
 
 @contextlib.asynccontextmanager
 async def _writable(lower: str, place: Path) -> AsyncIterator[str]:
-    """An overlay over `lower` whose changes lie under `place`; in memory where that file system cannot hold an upper."""
+    """An overlay over `lower` whose changes lie under `place`; in memory where `place` cannot hold an upper."""
     merged = str(place / "root")
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -192,7 +198,9 @@ async def _writable(lower: str, place: Path) -> AsyncIterator[str]:
             root = await stack.enter_async_context(overlay)
         except MountFailed as error:
             _log.info("%s: the writable layer is kept in memory", error.message)
-            memory = await stack.enter_async_context(mount_tmpfs(str(place / "memory"), size_bytes=_memory_bytes() // 2))
+            memory = await stack.enter_async_context(
+                mount_tmpfs(str(place / "memory"), size_bytes=_memory_bytes() // 2)
+            )
             overlay = mount_overlay(lower, upper=f"{memory}/upper", work=f"{memory}/work", target=merged)
             root = await stack.enter_async_context(overlay)
         yield root

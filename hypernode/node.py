@@ -27,6 +27,7 @@ from hypernode.config import Config
 from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
 from hypernode.limits import NETWORK_START_SECONDS
 from hypernode.records import Records
+from hypernode.views import View
 from swarm.swarm import Swarm, SwarmConfig
 
 _POLL_SECONDS: Final = 0.02
@@ -46,8 +47,8 @@ class Node:
         self.records = Records(repository.records)
         self.mounts = ImageMounts(config, mounts)
         self.mounts_nursery = mounts
-        self.views: dict[str, trio.CancelScope] = {}
-        """Views that people mounted, by directory; cancelling one unmounts it."""
+        self.views: dict[str, View] = {}
+        """What people mounted, by directory."""
 
     def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
         """Serve the log and look for its peers, `peers` first; they are remembered. Raises `BadAddress`."""

@@ -1,8 +1,8 @@
 """What a node remembers beside logs and blocks: small facts in the store's own namespace, losable without harm.
 
-    path  absolute source path → log key      sharing the same directory again adds a version to the same log
-    peers log key → multiaddrs                who to ask first after a restart
-    mount directory →                         what to clear away after a crash
+path  absolute source path → log key      sharing the same directory again adds a version to the same log
+peers log key → multiaddrs                who to ask first after a restart
+mount directory →                         what to clear away after a crash
 """
 
 from __future__ import annotations

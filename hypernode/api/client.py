@@ -51,7 +51,7 @@ class Held:
             await self._stream.send_all(RELEASE)
 
     async def wait_result(self) -> Json:
-        """The result, once the node has ended it; events until then go to `on_event`. Raises its error, or `NodeGone`."""
+        """The result, once the node has ended it; events go to `on_event`. Raises its error, or `NodeGone`."""
         kind, fields = await _next_final(self._lines, self.on_event, ())
         assert kind == "result"
         return fields

@@ -40,7 +40,9 @@ def decode_request(line: bytes) -> Request:
     fields = decode_object(line)
     version, op = fields.pop("v", None), fields.pop("op", None)
     if version != API_VERSION:
-        raise BadRequest(f"API version {version!r}; this node speaks {API_VERSION}", "use the same version on both sides")
+        raise BadRequest(
+            f"API version {version!r}; this node speaks {API_VERSION}", "use the same version on both sides"
+        )
     kind = REQUESTS.get(op) if isinstance(op, str) else None
     if kind is None:
         raise BadRequest(f"unknown operation {op!r}")

@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Import the directory `path` as a new version. Events: `progress`, `note`. Held if `stay` and the node is no daemon."""
+    """Import the directory `path` as a version. Events: `progress`, `note`."""
 
     op: ClassVar[str] = "share"
     path: str

@@ -22,7 +22,7 @@ from hypernode.api.codec import decode_object, decode_request, encode_event, enc
 from hypernode.api.lines import LineReader
 from hypernode.api.requests import Request
 from hypernode.api.socket_path import short_path
-from hypernode.errors import BadRequest, NodeBusy, expected
+from hypernode.errors import BadRequest, NodeBusy, expected, first_leaf
 from hypernode.limits import API_CONNECTIONS_MAX, API_REQUEST_SECONDS, CLOSE_SECONDS
 
 _log: Final = logging.getLogger("hypernode.api")
@@ -82,7 +82,8 @@ def _told(error: Exception) -> HyperError:
     if known is not None:
         return known
     _log.error("a request ended with a bug", exc_info=error)
-    return HyperError(f"bug in hypernode: {type(error).__name__}: {error}", "please report it, with the node's log")
+    leaf = first_leaf(error)
+    return HyperError(f"bug in hypernode: {type(leaf).__name__}: {leaf}", "please report it, with the node's log")
 
 
 async def _run(line: bytes, lines: LineReader, call: Call, operate: Operation) -> Mapping[str, Any]:
@@ -127,8 +128,12 @@ async def serve_socket(
             task_status.started()
             await trio.serve_listeners(handle, [listener], handler_nursery=nursery)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
 
 
 def _bind(path: Path) -> trio.socket.SocketType:

@@ -92,7 +92,7 @@ async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
                 stdin=0,
                 stdout=1,
                 stderr=2,
-                tty=is_terminal(0) and is_terminal(1),
+                tty=is_terminal(0, 1),
                 on_first_output=saw_output,
             )
         except (ProgramNotFound, ProgramNotExecutable) as error:

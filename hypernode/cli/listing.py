@@ -62,13 +62,16 @@ async def status(config: Config, arguments: Mapping[str, Any]) -> int:
         print(json.dumps(result))
         return EXIT_OK
     print(f"home       {config.home}")
-    print(f"node       {'daemon' if result['daemon'] else 'command'} {result['pid']}" if result["running"] else "node       not running")
+    kind = "daemon" if result["is_daemon"] else "command"
+    print(f"node       {kind} {result['pid']}" if result["running"] else "node       not running")
     for address in result["addresses"]:
         print(f"address    {address}")
     for entry in result["logs"]:
-        print(f"log        {entry['link']}  {_plain(entry['name'] or '-')}  {entry['entries']} entries, {entry['peers']} peers")
+        name = _plain(entry["name"] or "-")
+        print(f"log        {entry['link']}  {name}  {entry['entries']} entries, {entry['peers']} peers")
     for peer in result["peers"]:
-        print(f"peer       {peer['peer']}  {peer['address']}  in {_size(peer['bytes_in'])}, out {_size(peer['bytes_out'])}")
+        moved = f"in {_size(peer['bytes_in'])}, out {_size(peer['bytes_out'])}"
+        print(f"peer       {peer['peer']}  {peer['address']}  {moved}")
     for directory in result["mounts"]:
         print(f"mount      {directory}")
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""The commands, their options and their help. What they do is in the modules next to this one, imported when one runs."""
+"""The commands, their options and their help. What they do is next door, imported when one runs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,30 @@ app: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-LinkArgument = Annotated[str, typer.Argument(metavar="LINK", help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like.")]
-PeerOption = Annotated[list[str] | None, typer.Option("--peer", metavar="MULTIADDR", help="Ask this peer first; may be given several times.")]
+LinkArgument = Annotated[
+    str, typer.Argument(metavar="LINK", help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like.")
+]
+PeerOption = Annotated[
+    list[str] | None,
+    typer.Option("--peer", metavar="MULTIADDR", help="Ask this peer first; may be given several times."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, also for errors.")]
-ListenOption = Annotated[list[str] | None, typer.Option("--listen", metavar="MULTIADDR", help="Accept peers here, e.g. /ip4/0.0.0.0/tcp/4001; may be given several times.")]
-DeadlineOption = Annotated[float | None, typer.Option("--read-deadline", metavar="SECONDS", help="How long a read may wait for peers before it fails with EIO (default 30).")]
+ListenOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--listen",
+        metavar="MULTIADDR",
+        help="Accept peers here, e.g. /ip4/0.0.0.0/tcp/4001; may be given several times.",
+    ),
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--read-deadline",
+        metavar="SECONDS",
+        help="How long a read may wait for peers before it fails with EIO (default 30).",
+    ),
+]
 RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
 
 
@@ -50,9 +69,21 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _globals(
-    home: Annotated[Path | None, typer.Option("--home", metavar="DIR", envvar="HYPERNODE_HOME", help="Where images and keys are kept (default: under the XDG data directory).")] = None,
-    mdns: Annotated[bool | None, typer.Option("--mdns/--no-mdns", help="Look for peers on the local network (default: yes).")] = None,
-    _show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home",
+            metavar="DIR",
+            envvar="HYPERNODE_HOME",
+            help="Where images and keys are kept (default: under the XDG data directory).",
+        ),
+    ] = None,
+    mdns: Annotated[
+        bool | None, typer.Option("--mdns/--no-mdns", help="Look for peers on the local network (default: yes).")
+    ] = None,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     _Globals.home = home
     _Globals.mdns = mdns
@@ -68,12 +99,24 @@ def _run(verb: str, **arguments: object) -> None:
 @app.command()
 def share(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The directory that holds a root file system.")],
-    name: Annotated[str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")
+    ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="What is new in this version.")] = None,
-    command: Annotated[str | None, typer.Option("--cmd", metavar="COMMAND", help="What boot runs when it is given no command (default /bin/sh).")] = None,
-    environment: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="Environment of the container; may be given several times.")] = None,
+    command: Annotated[
+        str | None,
+        typer.Option("--cmd", metavar="COMMAND", help="What boot runs when it is given no command (default /bin/sh)."),
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", metavar="NAME=VALUE", help="Environment of the container; may be given several times."
+        ),
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="The user that boot runs commands as.")] = None,
-    workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="DIR", help="The directory that boot runs commands in.")] = None,
+    workdir: Annotated[
+        str | None, typer.Option("--workdir", "-w", metavar="DIR", help="The directory that boot runs commands in.")
+    ] = None,
     listen: ListenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,15 +131,31 @@ def share(
         hypernode share ./rootfs --name web --message "nginx 1.27" --cmd "nginx -g 'daemon off;'"
         link=$(hypernode share ./rootfs)      # with a daemon
     """
-    _run("share", path=path, name=name, message=message, command=command, environment=environment or [], user=user, workdir=workdir, listen=listen or [], as_json=as_json)
+    _run(
+        "share",
+        path=path,
+        name=name,
+        message=message,
+        command=command,
+        environment=environment or [],
+        user=user,
+        workdir=workdir,
+        listen=listen or [],
+        as_json=as_json,
+    )
 
 
 @app.command()
 def boot(
     link: LinkArgument,
-    command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD ARG…]", help="Run this instead of the image's command.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- CMD ARG…]", help="Run this instead of the image's command.")
+    ] = None,
     peer: PeerOption = None,
-    stats: Annotated[Path | None, typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end.")] = None,
+    stats: Annotated[
+        Path | None,
+        typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
+    ] = None,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
@@ -113,7 +172,16 @@ def boot(
         hypernode boot hyper://KEY@3 -- python3 -c "print('hello')"
         hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
     """
-    _run("boot", link=link, command=command or [], peers=peer or [], stats=stats, read_deadline=read_deadline, refresh=refresh, listen=listen or [])
+    _run(
+        "boot",
+        link=link,
+        command=command or [],
+        peers=peer or [],
+        stats=stats,
+        read_deadline=read_deadline,
+        refresh=refresh,
+        listen=listen or [],
+    )
 
 
 @app.command()
@@ -138,7 +206,9 @@ def images(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def log(link: LinkArgument, peer: PeerOption = None, refresh: RefreshOption = False, as_json: JsonOption = False) -> None:
+def log(
+    link: LinkArgument, peer: PeerOption = None, refresh: RefreshOption = False, as_json: JsonOption = False
+) -> None:
     """Show an image's versions, newest first.
 
     [bold]Examples[/bold]
@@ -173,7 +243,15 @@ def mount(
         hypernode mount hyper://KEY /mnt
         hypernode unmount /mnt
     """
-    _run("mount", link=link, directory=directory, peers=peer or [], read_deadline=read_deadline, refresh=refresh, listen=listen or [])
+    _run(
+        "mount",
+        link=link,
+        directory=directory,
+        peers=peer or [],
+        read_deadline=read_deadline,
+        refresh=refresh,
+        listen=listen or [],
+    )
 
 
 @app.command()

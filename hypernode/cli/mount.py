@@ -29,7 +29,7 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
             held = await node.client.hold(request, printer)
         async with held:
             note(f"{request.directory} shows version {held.ready['version']} of {held.ready['link']}")
-            if held.ready["daemon"]:
+            if held.ready["is_daemon"]:
                 await held.wait_result()
                 return EXIT_OK
             note(f"until Ctrl-C, or: hypernode unmount {request.directory}")

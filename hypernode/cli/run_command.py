@@ -53,7 +53,7 @@ def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: M
             read_deadline=arguments.get("read_deadline"),
         )
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
-    except BaseException as error:  # noqa: BLE001  # sorted below; what is not expected is raised again
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, verb, as_json=bool(arguments.get("as_json")))
     _close_output()
     return status

@@ -33,7 +33,7 @@ async def share(config: Config, arguments: Mapping[str, Any]) -> int:
         print(json.dumps(result) if arguments["as_json"] else result["link"], flush=True)
         for address in result["addresses"]:
             note(f"reachable as {result['link']}?peer={address}")
-        if result["daemon"]:
+        if result["is_daemon"]:
             note("the daemon of this home seeds it")
             return EXIT_OK
         async with await node.client.hold(Seed()) as held:

@@ -14,7 +14,15 @@ from hypernode.api.requests import Boot, Images, Mount, Request, Seed, Share, Sh
 from hypernode.errors import BadRequest
 
 EXAMPLES: list[Request] = [
-    Share("/srv/root", name="web", message="first", command=("nginx", "-g"), environment=("A=b",), user="1000", workdir="/x"),
+    Share(
+        "/srv/root",
+        name="web",
+        message="first",
+        command=("nginx", "-g"),
+        environment=("A=b",),
+        user="1000",
+        workdir="/x",
+    ),
     Share("/srv/root"),
     Seed(),
     Boot("hyper://k", ("/ip4/127.0.0.1/tcp/1",), 2.5, refresh=True),

@@ -40,7 +40,12 @@ def test_without_either_there_are_defaults() -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{"HYPERNODE_MDNS": "perhaps"}, {"HYPERNODE_READ_DEADLINE": "soon"}, {"HYPERNODE_READ_DEADLINE": "0"}, {"HYPERNODE_READ_DEADLINE": "nan"}],
+    [
+        {"HYPERNODE_MDNS": "perhaps"},
+        {"HYPERNODE_READ_DEADLINE": "soon"},
+        {"HYPERNODE_READ_DEADLINE": "0"},
+        {"HYPERNODE_READ_DEADLINE": "nan"},
+    ],
 )
 def test_odd_values_are_refused(environment: dict[str, str]) -> None:
     with pytest.raises(Refused):

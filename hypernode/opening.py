@@ -1,0 +1,141 @@
+"""From a link to something that can be mounted: the log, the version, its manifest, its EROFS header.
+
+What is here already is used without asking anybody. Headers are derived from manifests, cached by manifest id, and
+rebuilt when lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from hyperlog.errors import NoProvider, NotFound
+from hyperlog.ids import LogKey, to_text
+from hyperlog.link import Link, parse_link
+from hyperlog.log import Log
+from hypernode.config import Config
+from hypernode.image_mounts import MountableImage
+from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_SECONDS, SYNC_SECONDS
+from hypernode.node import Node
+from images.catalog import Catalog, Resolved
+from images.erofs import build_erofs
+from images.manifest import Manifest
+from images.manifest_store import join_manifest
+from images.reader import BlobReader
+from images.source import StoredSource
+
+_MANIFEST_FETCHES: Final = 64
+
+Tell = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """A version ready to be mounted. `source` counts what its reads fetch."""
+
+    link: Link
+    log: Log
+    resolved: Resolved
+    manifest: Manifest
+    source: StoredSource
+    mountable: MountableImage
+
+
+async def find_version(
+    node: Node, link: Link, peers: Sequence[str], *, refresh: bool, tell: Tell
+) -> tuple[Log, Resolved]:
+    """The log and the version that `link` means. Peers are asked when it is not here, or with `refresh`.
+
+    Raises `NotFound` kinds (nobody has such a version), `NoProvider` (nobody was reached), `BadAddress`.
+    """
+    known = _held_version(node, link)
+    log = node.repository.logs.add_remote(link.key)
+    node.join(link.key, [*peers, *link.peers])
+    if known is not None and not refresh:
+        return log, known
+    await tell("looking for peers")
+    await _sync(node, link)
+    return log, Catalog.of(log).resolve(link.version)
+
+
+def _held_version(node: Node, link: Link) -> Resolved | None:
+    try:
+        return Catalog.of(node.repository.logs.open(link.key)).resolve(link.version)
+    except NotFound:
+        return None
+
+
+async def _sync(node: Node, link: Link) -> None:
+    with trio.move_on_after(SYNC_SECONDS):
+        await node.swarm.sync_log(link.key)
+        return
+    raise NoProvider(
+        f"nobody who has {to_text(link.key)} was found within {SYNC_SECONDS:g} s: {node.swarm.why_none(link.key)}",
+        "is its author online? name a peer with --peer, and check the link",
+    )
+
+
+async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bool, tell: Tell) -> OpenImage:
+    """Everything up to mounting. Raises as `find_version`, and `Corrupt` kinds for a version that is not sound."""
+    link = parse_link(text)
+    log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
+    source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
+    await tell("fetching the manifest")
+    manifest = await _load_manifest(resolved, source)
+    await tell("mounting")
+    metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
+    mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata)
+    return OpenImage(link, log, resolved, manifest, source, mountable)
+
+
+async def _load_manifest(resolved: Resolved, source: StoredSource) -> Manifest:
+    reference = resolved.version.manifest
+    payloads: list[bytes] = [b""] * len(reference.blocks)
+    slots = trio.CapacityLimiter(_MANIFEST_FETCHES)
+
+    async def fetch(place: int) -> None:
+        async with slots:
+            block = reference.blocks[place]
+            payloads[place] = await source.get(block.id, block.stored_bytes)
+
+    with trio.move_on_after(MANIFEST_SECONDS) as scope:
+        async with trio.open_nursery() as nursery:
+            for place in range(len(payloads)):
+                nursery.start_soon(fetch, place)
+    if scope.cancelled_caught:
+        raise NoProvider(
+            f"the manifest did not arrive within {MANIFEST_SECONDS:g} s", "is a peer that has all of the image online?"
+        )
+    return await trio.to_thread.run_sync(join_manifest, reference, payloads)
+
+
+def _metadata(config: Config, manifest: Manifest) -> Path:
+    """The file with the EROFS header of `manifest`. Blocks for the building, once for each manifest."""
+    config.erofs.mkdir(mode=0o700, exist_ok=True)
+    path = config.erofs / f"{manifest.id.hex()}.erofs"
+    if path.exists():
+        os.utime(path)
+        return path
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(build_erofs(manifest))
+    temporary.replace(path)
+    _trim(config.erofs)
+    return path
+
+
+def _trim(directory: Path) -> None:
+    """Forget the headers that were longest unused; one that is mounted stays alive through its mount."""
+    files = sorted(directory.glob("*.erofs"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files[EROFS_CACHE_FILES_MAX:]:
+        path.unlink()
+
+
+def log_link(key: LogKey) -> str:
+    """The link of a whole log."""
+    return Link(key).text

@@ -1,0 +1,144 @@
+"""Images as file systems: a writable root for a container, a read-only view for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import trio
+
+from hyperlog.errors import Conflict, NotFound, Refused
+from hyperlog.link import Link
+from hypernode.api.requests import Boot, Mount, Unmount
+from hypernode.api.server import Call
+from hypernode.errors import NotMounted
+from hypernode.image_mounts import OnReadFailure
+from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
+from hypernode.node import Node
+from hypernode.opening import OpenImage, open_image
+from hypernode.views import View, open_view
+from vmhost.blob_server import ReadFailure
+from vmhost.host_probe import Purpose, require
+from vmhost.mount_syscalls import in_mount_thread, mounted_at
+
+
+async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
+    """Hold a writable root over the image; afterwards tell what it moved."""
+    require(Purpose.CONTAINER)
+    bytes_before = node.swarm.statistics().bytes_in
+    image = await _open(node, request, call)
+    async with _failures(call) as on_failure:
+        async with node.mounts.container_root(image.mountable, request.read_deadline, on_failure) as root:
+            await call.hold(root=root, **_describe(image))
+    counted = image.source.statistics()
+    return {
+        "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
+        "blocks_fetched": counted.fetched,
+        "blocks_local": counted.local,
+    }
+
+
+async def mount(node: Node, request: Mount, call: Call) -> Mapping[str, Any]:
+    """Show the image at a directory: while the request is held, or under a daemon until `unmount`."""
+    require(Purpose.MOUNT)
+    directory = await in_mount_thread(partial(_check_directory, node, request.directory))
+    image = await _open(node, request, call)
+    async with _failures(call) as on_failure:
+        view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure)
+        ready = {"directory": directory, "is_daemon": node.is_daemon, **_describe(image)}
+        if node.is_daemon:
+            view.listener = _ignore  # who asked for it goes away, the view stays
+            await call.event("ready", **ready)
+        else:
+            await _hold_view(view, call, ready)
+    return {}
+
+
+async def unmount(node: Node, request: Unmount) -> Mapping[str, Any]:
+    """End the view at a directory; returns when it is gone."""
+    directory = await in_mount_thread(partial(os.path.realpath, request.directory))
+    view = node.views.get(directory)
+    if view is None:
+        raise NotMounted(f"this node has nothing mounted at {directory}", "`hypernode status` lists its mounts")
+    await view.close()
+    return {}
+
+
+async def _open(node: Node, request: Boot | Mount, call: Call) -> OpenImage:
+    async def tell(stage: str) -> None:
+        await call.event("stage", stage=stage)
+
+    return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell)
+
+
+async def _hold_view(view: View, call: Call, ready: Mapping[str, Any]) -> None:
+    """Until the client releases, or somebody unmounts it."""
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await view.ended.wait()
+                call.release()
+
+            nursery.start_soon(watch)
+            await call.hold(**ready)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await view.close()
+
+
+def _describe(image: OpenImage) -> Mapping[str, Any]:
+    version = image.resolved.version
+    return {
+        "link": Link(image.log.key).text,
+        "version": image.resolved.number,
+        "image_bytes": version.image_bytes,
+        "config": {
+            "entrypoint": version.config.entrypoint,
+            "cmd": version.config.cmd,
+            "env": version.config.env,
+            "user": version.config.user,
+            "workdir": version.config.workdir,
+        },
+    }
+
+
+def _check_directory(node: Node, text: str) -> str:
+    directory = os.path.realpath(text)
+    if not os.path.isdir(directory):
+        exists = os.path.lexists(directory)
+        raise (Refused if exists else NotFound)(f"{text} is not a directory", "make an empty one to mount at")
+    if directory in node.views or mounted_at(directory) is not None:
+        raise Conflict(f"something is mounted at {directory} already", f"hypernode unmount {directory}")
+    if os.listdir(directory):
+        raise Refused(f"{directory} is not empty", "mount at an empty directory")
+    return directory
+
+
+def _ignore(_failure: ReadFailure) -> None:
+    """The listener of a view nobody waits with: the server's log tells of failures."""
+
+
+@asynccontextmanager
+async def _failures(call: Call) -> AsyncIterator[OnReadFailure]:
+    """A listener that tells the client of reads that failed; with many at once, of as many as fit the queue."""
+    sender, receiver = trio.open_memory_channel[ReadFailure](EVENTS_QUEUED_MAX)
+
+    def listen(failure: ReadFailure) -> None:
+        try:
+            sender.send_nowait(failure)
+        except trio.WouldBlock:
+            return
+
+    async def forward() -> None:
+        async for failure in receiver:
+            await call.event("read_failed", offset=failure.offset, message=str(failure.error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(forward)
+        yield listen
+        nursery.cancel_scope.cancel()

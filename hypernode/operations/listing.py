@@ -1,0 +1,122 @@
+"""What is here: images, versions, the node itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from hyperlog.errors import HyperError
+from hyperlog.ids import to_text
+from hyperlog.link import Link, parse_link
+from hyperlog.log import Log
+from hypernode.api.requests import ShowLog
+from hypernode.api.server import Call
+from hypernode.node import Node
+from hypernode.opening import find_version
+from images.catalog import Catalog, Published
+from images.manifest_store import load_manifest
+
+
+def list_images(node: Node) -> Mapping[str, Any]:
+    """Every image, by its latest version."""
+    return {"images": [_image(node, log) for log in node.repository.logs.list() if log.length]}
+
+
+async def show_log(node: Node, request: ShowLog, call: Call) -> Mapping[str, Any]:
+    """The versions of one log, oldest first."""
+
+    async def tell(stage: str) -> None:
+        await call.event("stage", stage=stage)
+
+    link = parse_link(request.link)
+    log, _ = await find_version(node, link, request.peers, refresh=request.refresh, tell=tell)
+    return {
+        "link": Link(log.key).text,
+        "name": log.name,
+        "writable": log.writable,
+        "versions": [_version(published) for published in Catalog.of(log).versions],
+    }
+
+
+def show_status(node: Node) -> Mapping[str, Any]:
+    """Addresses, logs, peers, mounts."""
+    seen = node.swarm.statistics()
+    peers_of = {entry.key: len(entry.peers) for entry in seen.logs}
+    return {
+        "pid": os.getpid(),
+        "home": str(node.config.home),
+        "is_daemon": node.is_daemon,
+        "peer_id": seen.peer_id,
+        "addresses": list(seen.addresses),
+        "logs": [
+            {"link": Link(log.key).text, "name": log.name, "entries": log.length, "peers": peers_of.get(log.key, 0)}
+            for log in node.repository.logs.list()
+        ],
+        "peers": [
+            {
+                "peer": peer.peer,
+                "address": peer.address,
+                "sessions": peer.sessions,
+                "bytes_in": peer.bytes_in,
+                "bytes_out": peer.bytes_out,
+                "blocks_in": peer.blocks_in,
+                "blocks_out": peer.blocks_out,
+                "banned": peer.banned,
+                "fault": peer.fault,
+            }
+            for peer in seen.peers
+        ],
+        "mounts": sorted(node.views),
+        "bytes_in": seen.bytes_in,
+        "bytes_out": seen.bytes_out,
+    }
+
+
+def _image(node: Node, log: Log) -> Mapping[str, Any]:
+    versions = Catalog.of(log).versions
+    usable = [published for published in versions if published.version is not None]
+    latest = usable[-1].version if usable else None
+    return {
+        "link": Link(log.key).text,
+        "name": log.name or (latest.name if latest else None),
+        "writable": log.writable,
+        "versions": len(versions),
+        "image_bytes": latest.image_bytes if latest else 0,
+        "stored_bytes": latest.stored_bytes if latest else 0,
+        "local_bytes": _local_bytes(node, log),
+    }
+
+
+def _local_bytes(node: Node, log: Log) -> int:
+    """Stored bytes of the latest version that are here, its manifest's among them."""
+    blocks = node.repository.blocks
+    try:
+        reference = Catalog.of(log).resolve().version.manifest
+    except HyperError:
+        return 0
+    held = sum(block.stored_bytes for block in reference.blocks if blocks.has(block.id))
+    if held < reference.stored_bytes:
+        return held
+    try:
+        manifest = load_manifest(blocks, reference)
+    except HyperError:
+        return held
+    distinct = {block.id: block.stored_bytes for block in manifest.blocks()}
+    return held + sum(size for identifier, size in distinct.items() if blocks.has(identifier))
+
+
+def _version(published: Published) -> Mapping[str, Any]:
+    version = published.version
+    return {
+        "number": published.number,
+        "entry": to_text(published.entry),
+        "error": published.error.message if published.error else None,
+        "created": version.created if version else 0,
+        "name": version.name if version else None,
+        "tag": version.tag if version else None,
+        "message": version.message if version else None,
+        "image_bytes": version.image_bytes if version else 0,
+        "stored_bytes": version.stored_bytes if version else 0,
+        "inodes": version.inodes if version else 0,
+    }
