@@ -93,8 +93,8 @@ ensure() {
     python=$(find_python) || exit 1
     # Where the checkout lies counts: an editable install points at it.
     wanted=$({ cat requirements-build.lock requirements.lock requirements-dev.lock pyproject.toml; pwd; } | sha256sum)
-    for done in test "$kind"; do
-        if [ "$(cat ".venv/stamp-$done" 2>/dev/null)" = "$wanted" ] && [ -x .venv/bin/python ]; then return 0; fi
+    for made in test "$kind"; do
+        if [ "$(cat ".venv/stamp-$made" 2>/dev/null)" = "$wanted" ] && [ -x .venv/bin/python ]; then return 0; fi
     done
     make_environment "$kind"
     printf '%s\n' "$wanted" >".venv/stamp-$kind"
