@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
 
 from vmhost.blob_server import BlobServer, ReadFailure
 
+_T = TypeVar("_T")
 TOP = Path(__file__).parents[2]
 APPLETS = [
     "cat",
@@ -64,6 +66,10 @@ class FileBlob:
     @property
     def size(self) -> int:
         return os.path.getsize(self.path)
+
+    def content(self) -> bytes:
+        """All of it, past every obstacle."""
+        return Path(self.path).read_bytes()
 
     def deliver(self) -> None:
         self.held = False
@@ -162,7 +168,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     pytest.fail(f"did not happen in time: {what}")
 
 
-async def in_thread(call: Callable[[], object]) -> object:
+async def in_thread(call: Callable[[], _T]) -> _T:
     """For whatever touches a mount that this process serves."""
     return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
 
