@@ -75,6 +75,12 @@ class BlockStore:
             raise BlockMissing("the block has rotted on disk", "it is fetched again from a peer that has it")
         return payload
 
+    def check(self, identifier: BlockId) -> bool:
+        """Whether the block is here and its bytes are good. Changes nothing. Raises `Unavailable`, `StoreDamaged`."""
+        raw = self._store.get(_PREFIX + identifier)
+        payload = None if raw is None else self._read(_place(raw))
+        return payload is not None and block_id(payload) == identifier
+
     def put(self, identifier: BlockId, payload: bytes) -> None:
         """Keep `payload` as `identifier`. Raises `Corrupt` when it is not what the id names, `StoreFull`."""
         if len(payload) > BLOCK_BYTES_MAX or block_id(payload) != identifier:

@@ -29,7 +29,7 @@ from rocksdict import (
 
 from hyperlog.errors import StoreDamaged, StoreFull, StoreLocked
 from hyperlog.keys import sync_directory
-from hyperlog.store import Store
+from hyperlog.store import MemoryStore, Store
 
 _WRITE_BUFFER_BYTES: Final = 8 << 20
 _WAL_BYTES_MAX: Final = 32 << 20
@@ -86,7 +86,7 @@ class RocksStore:
 
 
 def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
-    """Open or make the store at `path`. `check` sees an existing store read-only first and may raise.
+    """Open or make the store at `path`. `check` sees what is there read-only first (nothing, perhaps) and may raise.
 
     Raises `StoreDamaged`, `StoreLocked`, `StoreFull`, or whatever `check` raises; then nothing was changed.
     """
@@ -98,6 +98,7 @@ def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
         finally:
             probe.close()
     else:
+        check(MemoryStore())
         # Made aside and renamed, so that a crash half way leaves no directory that looks like a damaged store.
         unfinished = path.with_name(path.name + ".new")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -108,6 +109,68 @@ def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
         sync_directory(path.parent)
     with _translated():
         return RocksStore(Rdict(str(path), _options()))
+
+
+class Salvage:
+    """A damaged database opened for reading whatever can be read. Made by `open_salvage`."""
+
+    def __init__(self, database: Rdict) -> None:
+        self._database = database
+
+    def readable(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The items under `prefix` that pass RocksDB's checksums; the walk goes on behind a stretch that does not."""
+        start = prefix
+        while True:
+            cursor = self._database.iter(ReadOptions())
+            try:
+                cursor.seek(start)
+                while cursor.valid():
+                    key: bytes = cursor.key()
+                    if not key.startswith(prefix):
+                        return
+                    yield key, cursor.value()
+                    start = key + b"\0"
+                    cursor.next()
+                cursor.status()
+                return
+            except Exception:  # noqa: BLE001  # the library raises no narrower class
+                following = _skip(start, prefix)
+                if following is None:
+                    return
+                start = following
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def open_salvage(path: Path, work: Path) -> Iterator[Salvage]:
+    """The damaged database at `path`, opened in each way that works; each is to be closed before the next is taken.
+
+    First as it is, with records skipped that fail their checks; then a copy in `work` that RocksDB has repaired,
+    which finds data that a damaged MANIFEST no longer names. `path` itself is not changed.
+    """
+    with contextlib.suppress(Exception):  # the library raises no narrower class; the next way may work
+        yield Salvage(Rdict(str(path), _salvage_options(), access_type=AccessType.read_only()))
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(path, work)
+    with contextlib.suppress(Exception):
+        Rdict.repair(str(work), _salvage_options())
+        yield Salvage(Rdict(str(work), _salvage_options(), access_type=AccessType.read_only()))
+
+
+def _salvage_options() -> Options:
+    options = _options()
+    options.set_paranoid_checks(False)
+    options.set_wal_recovery_mode(DBRecoveryMode.skip_any_corrupted_record())
+    return options
+
+
+def _skip(start: bytes, prefix: bytes) -> bytes | None:
+    """A key a little behind `start` (the next value of its first two bytes after the prefix), None at the end."""
+    depth = len(prefix) + 2
+    number = int.from_bytes(start[:depth].ljust(depth, b"\0"), "big") + 1
+    following = number.to_bytes(depth + 1, "big")[1:]
+    return following if following.startswith(prefix) else None
 
 
 def _options() -> Options:

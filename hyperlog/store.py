@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -48,22 +49,25 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
-        self._keys: list[bytes] = []
+        self._order: list[bytes] | None = []  # the keys in order; None while that is out of date
+        self._lock = threading.Lock()
 
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, durable: bool) -> None:
-        for key, value in list(puts):
-            if key not in self._values:
-                bisect.insort(self._keys, key)
-            self._values[key] = value
-        for key in deletes:
-            if self._values.pop(key, None) is not None:
-                del self._keys[bisect.bisect_left(self._keys, key)]
+        batch, gone = dict(puts), list(deletes)
+        with self._lock:
+            self._values.update(batch)
+            for key in gone:
+                self._values.pop(key, None)
+            self._order = None
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        for key in self._keys[bisect.bisect_left(self._keys, prefix + start) :]:
+        with self._lock:
+            order = self._order = sorted(self._values) if self._order is None else self._order
+        for place in range(bisect.bisect_left(order, prefix + start), len(order)):
+            key = order[place]
             if not key.startswith(prefix):
                 return
             value = self._values.get(key)
@@ -75,7 +79,7 @@ class MemoryStore:
 
     def close(self) -> None:
         self._values.clear()
-        self._keys.clear()
+        self._order = []
 
 
 class Namespace:
