@@ -20,7 +20,7 @@ import signal
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -28,16 +28,19 @@ import trio
 
 from vmhost import limits
 from vmhost.errors import ContainerFailed
+from vmhost.exit_watch import ExitWatch
+from vmhost.image_mount import mount_tmpfs
 from vmhost.mount_syscalls import in_mount_thread, read_mounts
 from vmhost.nspawn import (
     NspawnSpec,
     bundle_config,
-    in_tidy_namespace,
+    needs_tmpfs,
     nspawn_argv,
     nspawn_environment,
+    propagation_directory,
     with_identity,
 )
-from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, wait_program
+from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
 from vmhost.process import ChildProcess, open_child
 from vmhost.rootfs import find_program, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
@@ -80,13 +83,27 @@ async def run_container(
             bundle = stack.enter_context(_bundle(spec, user))
         streams = _Streams(stack, stdin, stdout, stderr, tty, user)
         session = _Session(streams, on_first_output)
-        return await session.run(spec, bundle)
+        async with _propagation_tmpfs(spec):
+            return await session.run(spec, bundle)
 
 
 def _check_root(spec: NspawnSpec) -> User:
     prepare_root(spec.root)
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
     return read_user(spec.root, spec.user)
+
+
+@asynccontextmanager
+async def _propagation_tmpfs(spec: NspawnSpec) -> AsyncIterator[None]:
+    directory = propagation_directory(spec.machine)
+    if not needs_tmpfs(directory, read_mounts()):
+        yield
+        return
+    # Its source names the run, by which a later one finds it if this one is killed.
+    async with mount_tmpfs(directory, size_bytes=limits.PROPAGATION_BYTES, source=spec.root):
+        yield
+    with suppress(OSError):
+        os.rmdir(directory)
 
 
 @contextmanager
@@ -167,22 +184,24 @@ class _Session:
         self._streams = streams
         self._on_first_output = on_first_output
         self._output_seen = False
-        self._ran = False  # the program was started; perhaps it has ended since
+        self._leader_pid: int | None = None  # set: the program was started; perhaps it has ended since
         self._leader: ContainerProcess | None = None
         self._program: ContainerProcess | None = None
         self._decided = trio.Event()  # the program runs, or never will
         self._stopped_by: int | None = None  # a signal that came before the program ran
         self._stop_requests = 0
+        self._exits: ExitWatch | None = None
         self._held = bytearray()  # what nspawn said before
         self._failure: OSError | None = None  # of our own stdout or stderr
 
     async def run(self, spec: NspawnSpec, bundle: str | None) -> int:
         leader_socket = LeaderSocket()
+        self._exits = ExitWatch.open()
         try:
             with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals:
                 interactive = self._streams.pty is not None
                 async with open_child(
-                    in_tidy_namespace(nspawn_argv(spec, interactive=interactive, bundle=bundle), read_mounts()),
+                    nspawn_argv(spec, interactive=interactive, bundle=bundle),
                     stdin=self._streams.child_stdin,
                     stdout=self._streams.child_stdout,
                     stderr=self._streams.child_stderr,
@@ -194,6 +213,8 @@ class _Session:
             return self._result(status)
         finally:
             leader_socket.close()
+            if self._exits is not None:
+                self._exits.close()
             if self._leader is not None:
                 # nspawn ends its container with itself, except when it is killed.
                 self._leader.send_signal(signal.SIGKILL)
@@ -207,6 +228,8 @@ class _Session:
             nursery.start_soon(self._forward_signals, child, signals, outputs)
             nursery.start_soon(self._watch_start, child, leader_socket)
             nursery.start_soon(self._relay_input)
+            if self._exits is not None:
+                nursery.start_soon(self._exits.run)
             with outputs:
                 await self._relay_outputs(child, leader_socket)
             nursery.cancel_scope.cancel()
@@ -218,25 +241,36 @@ class _Session:
             nursery.start_soon(self._relay_errors)
             await child.wait()
             # A short program: nspawn's message may not have been read yet.
-            self._ran = self._ran or leader_socket.leader_nowait(child.pid) is not None
+            self._leader_pid = self._leader_pid or leader_socket.leader_nowait(child.pid)
             self._decided.set()
 
     def _result(self, status: int) -> int:
         if self._failure is not None:
             raise self._failure
-        code = self._program.exit_code() if self._program is not None else None
-        if code is not None:
-            return code
         if self._stopped_by is not None:
             return 128 + self._stopped_by
-        if not self._ran:
+        code = self._program_code()
+        if code is not None:
+            return code
+        if self._leader_pid is None:
             words = self._held.decode("utf-8", "replace").strip() or f"it ended with status {status}"
             raise ContainerFailed(f"systemd-nspawn could not start the container: {words}")
         return status if status >= 0 else 128 - status
 
+    def _program_code(self) -> int | None:
+        if self._program is not None and (code := self._program.exit_code()) is not None:
+            return code
+        if self._exits is None or self._leader_pid is None:
+            return None
+        if self._program is not None:
+            status = self._exits.status_of(self._program.pid)
+        else:
+            status = self._exits.status_of_first_child(self._leader_pid)
+        return None if status is None else shell_code(status)
+
     async def _watch_start(self, child: ChildProcess, leader_socket: LeaderSocket) -> None:
         leader_pid = await leader_socket.wait_leader(child.pid)
-        self._ran = True
+        self._leader_pid = leader_pid
         self._leader = open_leader(leader_pid, child.pid)
         if self._leader is not None:
             self._program = await wait_program(self._leader)
@@ -284,7 +318,7 @@ class _Session:
     async def _relay_errors(self) -> None:
         source, sink = self._streams.errors
         await self._hold_errors(source)
-        if not self._ran or self._stopped_by is not None:
+        if self._leader_pid is None or self._stopped_by is not None:
             return
         try:
             with source, sink:

@@ -149,10 +149,13 @@ def _mount_overlay(lower: str, upper: str, work: str, target: str) -> None:
 
 
 @asynccontextmanager
-async def mount_tmpfs(target: str, *, size_bytes: int) -> AsyncIterator[str]:
-    """An empty file system in memory (and swap), for a writable upper that ends with the container."""
+async def mount_tmpfs(target: str, *, size_bytes: int, source: str = "hypernode") -> AsyncIterator[str]:
+    """An empty file system in memory (and swap), for a writable upper that ends with the container.
+
+    `source` is only a name, for whoever reads the table of mounts.
+    """
     options = f"size={size_bytes},mode=0755"
-    await in_mount_thread(partial(_mount_tmpfs, target, options))
+    await in_mount_thread(partial(_mount_tmpfs, source, target, options))
     try:
         yield target
     finally:
@@ -160,9 +163,9 @@ async def mount_tmpfs(target: str, *, size_bytes: int) -> AsyncIterator[str]:
             await unmount_patiently(target)
 
 
-def _mount_tmpfs(target: str, options: str) -> None:
+def _mount_tmpfs(source: str, target: str, options: str) -> None:
     os.makedirs(target, exist_ok=True)
     try:
-        mount("hypernode", target, "tmpfs", MS_NODEV | MS_NOSUID, options)
+        mount(source, target, "tmpfs", MS_NODEV | MS_NOSUID, options)
     except OSError as error:
         raise MountFailed(f"cannot mount tmpfs at {target}: {error.strerror}") from error

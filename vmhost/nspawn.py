@@ -114,18 +114,15 @@ def nspawn_environment(terminal_type: str | None, notify_socket: str) -> dict[st
     return environment
 
 
-def in_tidy_namespace(argv: Sequence[str], mounts: Sequence[MountPoint]) -> list[str]:
-    """`argv`, run so that nspawn has no reason to complain about the host.
+def propagation_directory(machine: str) -> str:
+    """Where nspawn makes a directory for the machine, which it removes at its end."""
+    return f"{_STATE_DIRECTORY}/propagate/{machine}"
 
-    At its end nspawn removes a directory of its own under /run, and prints an error where that is not a tmpfs (a
-    host whose PID 1 is not systemd). There it gets a tmpfs in a mount namespace of its own.
+
+def needs_tmpfs(directory: str, mounts: Sequence[MountPoint]) -> bool:
+    """Whether `directory` lies on a real disk, where nspawn refuses to remove its own directory and says so on stderr.
+
+    So it does on hosts whose PID 1 is not systemd, and whose /run therefore is no tmpfs.
     """
-    if _file_system_of(_STATE_DIRECTORY, mounts) in ("tmpfs", "ramfs"):
-        return list(argv)
-    script = f'mkdir -p {_STATE_DIRECTORY} && mount -t tmpfs -o mode=0755 tmpfs {_STATE_DIRECTORY} && exec "$@"'
-    return ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", script, "sh", *argv]
-
-
-def _file_system_of(path: str, mounts: Sequence[MountPoint]) -> str:
-    covering = [point for point in mounts if (path + "/").startswith(point.path.rstrip("/") + "/")]
-    return max(covering, key=lambda point: len(point.path)).filesystem if covering else ""
+    covering = [point for point in mounts if (directory + "/").startswith(point.path.rstrip("/") + "/")]
+    return not covering or max(covering, key=lambda point: len(point.path)).filesystem not in ("tmpfs", "ramfs")

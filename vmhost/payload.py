@@ -4,7 +4,8 @@ nspawn tells its leader's process id over NOTIFY_SOCKET (an abstract socket here
 With --as-pid2 the leader is a stub init, and the program its child, with process id 2 inside.
 
 How it ended: nspawn's exit code is the program's, but for every death by a signal it is 255. Since Linux 6.15 a pidfd
-tells the exit status of a process that was reaped by somebody else. Where it does not, 255 remains.
+tells the exit status of a process that was reaped by somebody else; before, and for a program that ended before it
+was found, the process connector does (exit_watch.py). Where neither can, 255 remains.
 """
 
 from __future__ import annotations

@@ -21,24 +21,46 @@ from vmhost.users import ROOT, User, names_root, resolve_user
 
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 2
+_RESOLVE_NO_SYMLINKS: Final = 4
 _RESOLVE_IN_ROOT: Final = 16
+_LOOK: Final = "look at it with `hypernode mount`"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prepare_root(root: str) -> None:
-    """Make the directories that systemd-nspawn insists on, in the writable layer. Raises RootUnusable.
+    """Make the directories that a container needs, in the writable layer. Raises RootUnusable.
 
-    It refuses a root without /usr (and makes /proc, /dev and the like itself). It follows a symbolic link there on
-    the *host*, so an image whose /usr is one is not run.
+    nspawn refuses a root without /usr (and makes /proc, /dev and the like itself). It follows symbolic links there,
+    and reads /etc/machine-id, as the *host* sees them: an image where these are anything unusual is not run.
     """
-    path = os.path.join(root, "usr")
+    if not _make_directory(root, "usr", 0o755):
+        raise RootUnusable("the image's /usr is not a directory", hint=_LOOK)
+    _make_directory(root, "tmp", 0o1777)
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise RootUnusable("the image's /usr is not a directory", hint="look: hypernode mount") from None
+        descriptor = _open_inside(handle, "etc/machine-id", os.O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)
     except OSError as error:
-        raise RootUnusable(f"cannot make /usr in the container's root: {error.strerror}") from error
+        raise RootUnusable("a symbolic link leads to the image's /etc/machine-id", hint=_LOOK) from error
+    finally:
+        os.close(handle)
+    if descriptor is not None:
+        mode = os.fstat(descriptor).st_mode
+        os.close(descriptor)
+        if not stat.S_ISREG(mode):
+            raise RootUnusable("the image's /etc/machine-id is not a file", hint=_LOOK)
+
+
+def _make_directory(root: str, name: str, mode: int) -> bool:
+    """Whether it is a directory now: made by us, or there before."""
+    path = os.path.join(root, name)
+    try:
+        os.mkdir(path)
+        os.chmod(path, mode)
+    except FileExistsError:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError as error:
+        raise RootUnusable(f"cannot make /{name} in the container's root: {error.strerror}") from error
+    return True
 
 
 def find_program(root: str, program: str, *, search: Sequence[str], workdir: str) -> str:
@@ -102,12 +124,12 @@ def _mode_inside(root: int, path: str) -> int | None:
         os.close(descriptor)
 
 
-def _open_inside(root: int, path: str, flags: int) -> int | None:
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def _open_inside(root: int, path: str, flags: int, resolve: int = 0) -> int | None:
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve | _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     descriptor: int = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
     if descriptor >= 0:
         return descriptor
     number = ctypes.get_errno()
-    if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) or (number == errno.ELOOP and not resolve):
         return None
     raise OSError(number, os.strerror(number), path)

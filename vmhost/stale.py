@@ -12,11 +12,13 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from vmhost import limits
 from vmhost.mount_syscalls import clear_stale, mounts_under, parse_mountinfo, read_mounts, real_location
+from vmhost.nspawn import propagation_directory
 
 _ROOT_OPTIONS: Final = (b"--directory=", b"--oci-bundle=")
 
@@ -37,7 +39,15 @@ def clear_crashed_run(under: str) -> Cleared:
     """
     directory = real_location(under)
     killed = kill_containers_under(directory)
-    return Cleared(tuple(killed), tuple(clear_stale(directory)))
+    inside = directory.rstrip("/") + "/"
+    elsewhere = propagation_directory("")
+    cleared = []
+    for point in read_mounts():
+        if point.filesystem == "tmpfs" and point.path.startswith(elsewhere) and point.source.startswith(inside):
+            cleared += clear_stale(point.path)
+            with suppress(OSError):
+                os.rmdir(point.path)
+    return Cleared(tuple(killed), (*cleared, *clear_stale(directory)))
 
 
 def kill_containers_under(directory: str) -> list[int]:
