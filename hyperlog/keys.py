@@ -2,7 +2,10 @@
 
 One verifier everywhere: Ed25519 libraries disagree about odd signatures (of the 12 vectors of Chalkias et al. 2020,
 "Taming the many EdDSAs", libsodium accepts one, OpenSSL five), and nodes that disagree about validity split the
-swarm. libsodium's strict check (canonical S and R, no small-order keys) is ours by definition.
+swarm. libsodium's strict check (canonical S and R, no small-order keys, the equation without cofactor) is ours by
+definition. libsodium itself has moved to the equation with cofactor since 1.0.20, so the library is asked about the
+vector that tells them apart before it is used. Keys with a small-order part, for which the two differ most easily, are
+not admitted as writers at all (`is_public_key`).
 """
 
 from __future__ import annotations
@@ -58,6 +61,21 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
     except nacl.exceptions.BadSignatureError:
         return False
     return True
+
+
+def _check_library() -> None:
+    """Vector 4 of the paper holds only with the cofactor. Raises `RuntimeError` for a library that accepts it."""
+    public = bytes.fromhex("cdb267ce40c5cd45306fa5d2f29731459387dbf9eb933b7bd5aed9a765b88d4d")
+    message = bytes.fromhex("e47d62c63f830dc7a6851a0b1f33ae4bb2f507fb6cffec4011eaccd55b53f56c")
+    signature = bytes.fromhex(
+        "160a1cb0dc9c0258cd0a7d23e94d8fa878bcb1925f2c64246b2dee1796bed512"
+        "5ec6bc982a269b723e0668e540911a9a6a58921d6925e434ab10aa7940551a09"
+    )
+    if verify(public, signature, message):
+        raise RuntimeError("this libsodium judges signatures by another rule than the rest of the swarm (>= 1.0.21?)")
+
+
+_check_library()
 
 
 def is_public_key(key: bytes) -> bool:
