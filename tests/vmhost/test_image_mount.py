@@ -167,18 +167,19 @@ async def test_an_upper_in_memory_has_its_limit(tmp_path: Path) -> None:
 
 
 async def test_a_busy_view_is_detached(tmp_path: Path, image: SmallImage) -> None:
+    view = str(tmp_path / "view")
     async with serving(tmp_path) as server, trio.open_nursery() as nursery:
         async with mount_image(
             server,
             [("blob", FileBlob(image.blob))],
             metadata_path=image.metadata,
-            target=str(tmp_path / "view"),
+            target=view,
             flags=READ_ONLY_VIEW,
-        ) as view:
+        ):
             visitor: trio.Process = await nursery.start(
                 partial(trio.run_process, ["sleep", "60"], cwd=view, check=False)
             )
-        assert mounted_at(str(tmp_path / "view")) is None
+        assert mounted_at(view) is None
         assert visitor.poll() is None  # it is not ours to end
         visitor.kill()
 
@@ -186,14 +187,15 @@ async def test_a_busy_view_is_detached(tmp_path: Path, image: SmallImage) -> Non
 async def test_leaving_while_a_reader_waits(tmp_path: Path, image: SmallImage) -> None:
     blob = FileBlob(image.blob, held=True)
     failures = Failures()
+    view = str(tmp_path / "view")
     async with serving(tmp_path, failures) as server, trio.open_nursery() as nursery:
         async with mount_image(
             server,
             [("blob", blob)],
             metadata_path=image.metadata,
-            target=str(tmp_path / "view"),
+            target=view,
             flags=READ_ONLY_VIEW,
-        ) as view:
+        ):
             reader: trio.Process = await nursery.start(
                 partial(trio.run_process, ["cat", f"{view}/data/file1"], check=False, capture_stderr=True)
             )
