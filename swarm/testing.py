@@ -60,7 +60,7 @@ class _Pipe:
             await self._changed.wait()
         if self._is_broken or self._is_ended:
             raise ConnectionLost("the stream broke")
-        if not self.is_silent:
+        if data and not self.is_silent:
             self._pieces.append((trio.current_time() + self._delay, data))
             self._bytes += len(data)
             self._notify()
@@ -123,7 +123,7 @@ class MemoryStream:
 class MemoryInternet:
     """All `MemoryNetwork`s of one test. `delay`: seconds one way."""
 
-    def __init__(self, delay: float = 0.001) -> None:
+    def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
         self._servers: dict[PeerId, MemoryNetwork] = {}
         self._ports = count(1)

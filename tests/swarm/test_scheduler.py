@@ -1,0 +1,234 @@
+"""Which peer is asked for which block, decided on paper."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperlog.ids import BlockId, LogKey
+from swarm.limits import (
+    ABSENT_RETRY_SECONDS,
+    ASKED_PEERS_MAX,
+    DEAD_SECONDS,
+    LATE_SECONDS,
+    REQUEST_BYTES_IN_FLIGHT_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    STALL_SECONDS,
+    WINDOW_FIRST,
+)
+from swarm.replication.scheduler import Ask, Scheduler
+
+LOG, OTHER_LOG = LogKey(b"l" * 32), LogKey(b"o" * 32)
+SIZE = 1 << 16
+
+
+def block(number: int) -> BlockId:
+    return BlockId(number.to_bytes(32, "big"))
+
+
+def make(*peers: str, wants: int = 1) -> Scheduler[str]:
+    scheduler: Scheduler[str] = Scheduler()
+    for peer in peers:
+        scheduler.add_peer(peer, LOG, 0.0)
+    for number in range(wants):
+        scheduler.want(block(number), SIZE, LOG)
+    return scheduler
+
+
+def asked(asks: list[Ask[str]]) -> list[tuple[str, int]]:
+    return [(ask.peer, int.from_bytes(ask.block, "big")) for ask in asks]
+
+
+def test_a_want_goes_to_a_peer_once() -> None:
+    scheduler = make("a")
+    assert asked(scheduler.plan(0)) == [("a", 0)]
+    assert scheduler.plan(0) == []
+
+
+def test_a_want_waits_for_a_peer_of_its_log() -> None:
+    scheduler = make()
+    scheduler.add_peer("stranger", OTHER_LOG, 0)
+    assert scheduler.plan(0) == []
+    scheduler.add_peer("a", LOG, 1)
+    assert asked(scheduler.plan(1)) == [("a", 0)]
+
+
+def test_work_spreads_over_peers() -> None:
+    asks = asked(make("a", "b", wants=10).plan(0))
+    assert sorted(peer for peer, _ in asks) == ["a"] * 5 + ["b"] * 5
+
+
+def test_the_window_bounds_what_is_in_flight_and_grows() -> None:
+    scheduler = make("a", wants=500)
+    in_flight = [ask.block for ask in scheduler.plan(0)]
+    assert len(in_flight) == WINDOW_FIRST
+    now = 0.0
+    for _ in range(100):
+        now += 0.01
+        delivered = in_flight.pop(0)
+        scheduler.delivered("a", delivered, now)
+        scheduler.drop(delivered)
+        in_flight += [ask.block for ask in scheduler.plan(now)]
+    assert len(in_flight) == scheduler.in_flight == REQUESTS_IN_FLIGHT_MAX
+
+
+def test_the_window_counts_bytes_too() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    scheduler.add_peer("a", LOG, 0)
+    for number in range(WINDOW_FIRST):
+        scheduler.want(block(number), REQUEST_BYTES_IN_FLIGHT_MAX // 4, LOG)
+    assert len(scheduler.plan(0)) == 4
+
+
+def test_a_faster_peer_gets_more() -> None:
+    scheduler = make("slow", "fast", wants=400)
+    done = {"slow": 0, "fast": 0}
+    due = [(0.1 if ask.peer == "slow" else 0.005, ask) for ask in scheduler.plan(0)]
+    while due:
+        due.sort(key=lambda one: one[0])
+        now, ask = due.pop(0)
+        scheduler.heard(ask.peer, now)
+        scheduler.delivered(ask.peer, ask.block, now)
+        scheduler.drop(ask.block)
+        done[ask.peer] += 1
+        due += [(now + (0.1 if one.peer == "slow" else 0.005), one) for one in scheduler.plan(now)]
+    assert sum(done.values()) == 400
+    assert done["fast"] > 3 * done["slow"]
+
+
+def test_a_peer_that_leaves_leaves_its_work() -> None:
+    scheduler = make("a", wants=3)
+    assert len(scheduler.plan(0)) == 3
+    scheduler.add_peer("b", LOG, 0)
+    scheduler.remove_peer("a")
+    assert asked(scheduler.plan(0)) == [("b", 0), ("b", 1), ("b", 2)]
+
+
+def test_a_silent_peer_is_passed_over_then_disconnected() -> None:
+    scheduler = make("a")
+    scheduler.plan(0)
+    scheduler.add_peer("b", LOG, 0)
+    assert scheduler.tick(STALL_SECONDS - 0.1) == []
+    assert scheduler.plan(STALL_SECONDS - 0.1) == []
+    assert scheduler.tick(STALL_SECONDS) == []
+    assert asked(scheduler.plan(STALL_SECONDS)) == [("b", 0)]
+    scheduler.want(block(1), SIZE, LOG)
+    assert asked(scheduler.plan(STALL_SECONDS)) == [("b", 1)]
+    scheduler.heard("b", DEAD_SECONDS)
+    assert scheduler.tick(DEAD_SECONDS) == ["a"]
+
+
+def test_a_stalled_peer_that_is_heard_again_is_asked_again() -> None:
+    scheduler = make("a")
+    scheduler.plan(0)
+    scheduler.tick(STALL_SECONDS)
+    scheduler.want(block(1), SIZE, LOG)
+    assert scheduler.plan(STALL_SECONDS) == []
+    scheduler.heard("a", STALL_SECONDS + 1)
+    assert asked(scheduler.plan(STALL_SECONDS + 1)) == [("a", 1)]
+
+
+def test_a_late_request_is_asked_elsewhere_though_its_peer_is_not_silent() -> None:
+    scheduler = make("a")
+    scheduler.plan(0)
+    scheduler.add_peer("b", LOG, 0)
+    for tenth in range(int(LATE_SECONDS * 10)):
+        scheduler.heard("a", tenth / 10)
+        scheduler.tick(tenth / 10)
+        assert scheduler.plan(tenth / 10) == []
+    scheduler.heard("a", LATE_SECONDS)
+    scheduler.tick(LATE_SECONDS)
+    assert asked(scheduler.plan(LATE_SECONDS)) == [("b", 0)]
+
+
+def test_one_block_is_asked_from_so_many_at_most() -> None:
+    scheduler = make(*(f"peer{number}" for number in range(10)))
+    now, count = 0.0, 0
+    for _ in range(20):
+        count += len(scheduler.plan(now))
+        now += STALL_SECONDS
+        scheduler.tick(now)
+    assert count == ASKED_PEERS_MAX
+
+
+def test_who_does_not_hold_a_block_is_asked_again_later() -> None:
+    scheduler = make("a")
+    scheduler.plan(0)
+    scheduler.refused("a", block(0), 1.0, cancelled=False)
+    assert scheduler.plan(1.0) == []
+    assert asked(scheduler.plan(1.0 + ABSENT_RETRY_SECONDS)) == [("a", 0)]
+    scheduler.refused("a", block(0), 3.0, cancelled=False)
+    assert scheduler.plan(3.0 + ABSENT_RETRY_SECONDS) == []
+    assert asked(scheduler.plan(3.0 + 2 * ABSENT_RETRY_SECONDS)) == [("a", 0)]
+
+
+def test_a_dropped_want_keeps_its_slot_until_answered() -> None:
+    scheduler = make("a")
+    scheduler.plan(0)
+    assert scheduler.drop(block(0)) == {"a"}
+    assert scheduler.in_flight == 1
+    scheduler.refused("a", block(0), 0.1, cancelled=True)
+    assert scheduler.in_flight == 0
+    scheduler.want(block(0), SIZE, LOG)
+    assert asked(scheduler.plan(0.1)) == [("a", 0)]
+
+
+actions = st.lists(
+    st.tuples(
+        st.sampled_from(["want", "drop", "deliver", "refuse", "join", "leave", "hear", "tick"]),
+        st.integers(0, 7),
+        st.integers(0, 3),
+        st.floats(0, 3),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=150)
+@given(actions=actions)
+def test_limits_hold_and_nothing_is_forgotten(actions: list[tuple[str, int, int, float]]) -> None:
+    scheduler: Scheduler[int] = Scheduler()
+    now = 0.0
+    peers: set[int] = set()
+    owed: set[tuple[int, BlockId]] = set()
+    wants: set[BlockId] = set()
+    for what, number, peer, pause in actions:
+        one = block(number)
+        match what:
+            case "want":
+                scheduler.want(one, SIZE, LOG)
+                wants.add(one)
+            case "drop":
+                scheduler.drop(one)
+                wants.discard(one)
+            case "deliver" if (peer, one) in owed:
+                owed.discard((peer, one))
+                scheduler.delivered(peer, one, now)
+                scheduler.drop(one)
+                wants.discard(one)
+            case "refuse" if (peer, one) in owed:
+                owed.discard((peer, one))
+                scheduler.refused(peer, one, now, cancelled=False)
+            case "join" if peer not in peers:
+                scheduler.add_peer(peer, LOG, now)
+                peers.add(peer)
+            case "leave" if peer in peers:
+                scheduler.remove_peer(peer)
+                peers.discard(peer)
+                owed = {pair for pair in owed if pair[0] != peer}
+            case "hear":
+                scheduler.heard(peer, now)
+            case "tick":
+                now += pause
+                scheduler.tick(now)
+        for ask in scheduler.plan(now):
+            assert ask.peer in peers
+            assert ask.block in wants
+            assert (ask.peer, ask.block) not in owed
+            owed.add((ask.peer, ask.block))
+        assert scheduler.in_flight == len(owed)
+    # A fresh peer gets whatever nobody is working on.
+    for name in list(peers):
+        scheduler.remove_peer(name)
+    scheduler.add_peer(99, LOG, now)
+    assert {ask.block for ask in scheduler.plan(now)} == wants
