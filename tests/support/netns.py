@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 _serial = count()
 # A burst must hold what the timer tick lets through at the highest rate used (1 Gbit/s, 250 Hz: 500 kB).
@@ -61,6 +63,7 @@ class NamespacePair:
 @contextlib.contextmanager
 def namespace_pair(megabit: int | None = None) -> Iterator[NamespacePair]:
     """Two namespaces joined by a veth of `megabit` Mbit/s each way (unlimited if None); removed at the end, always."""
+    _clear_dead()
     stem = f"hn{os.getpid()}x{next(_serial)}"
     left = Namespace(f"{stem}l", "10.77.0.1", "wire")
     right = Namespace(f"{stem}r", "10.77.0.2", "wire")
@@ -73,6 +76,15 @@ def namespace_pair(megabit: int | None = None) -> Iterator[NamespacePair]:
         for namespace in (left, right):
             _configure(namespace, megabit)
         yield NamespacePair(left, right)
+
+
+def _clear_dead() -> None:
+    """Remove what test runs left that were killed outright: their process id is in the name."""
+    folder = Path("/run/netns")
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        owner = re.fullmatch(r"hn(\d+)x\d+[lr]", name)
+        if owner and not Path("/proc", owner[1]).exists():
+            _run("ip", "netns", "delete", name)
 
 
 def _configure(namespace: Namespace, megabit: int | None) -> None:
