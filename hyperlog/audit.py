@@ -16,18 +16,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from hyperlog.entry import decode_entry
-from hyperlog.errors import Corrupt, HyperError, StoreDamaged
+from hyperlog.errors import HyperError, StoreDamaged
 from hyperlog.guard import read_guard
 from hyperlog.ids import BlockId, EntryId, LogKey, to_text
 from hyperlog.keys import KeyPair, read_secret
 from hyperlog.log import Log, Logs
+from hyperlog.replay import replay
 from hyperlog.repository import Repository
 from hyperlog.store import MemoryStore, Store
 from hyperlog.watermarks import STORE, Watermarks
 
-_CHUNK: Final = 500
-_LOG_PREFIXES: Final = (b"s", b"f", b"v", b"c", b"h")
+_LOG_PREFIXES: Final = (b"s", b"f", b"v", b"c", b"h", b"t", b"a", b"p", b"k", b"d")
 """Kinds of records whose keys go on with the log's key."""
 _FOREIGN_PREFIXES: Final = (b"x", b"m", b"o", b"q")
 
@@ -175,41 +174,30 @@ class _Auditor:
         return count
 
     def _replay(self, key: LogKey, log: Log) -> int:
-        count = 0
-        chunk: list[bytes] = []
-        for record, value in self._items(b"c" + key):
-            count += 1
-            if int.from_bytes(record[33:], "big") != count:
-                self._found(FindingKind.RECORD, f"change {count} of log {to_text(key)} is missing", key, key)
-                return count
-            encoded = self._store.get(b"e" + value[:32])
-            if encoded is None or not self._is_entry(encoded, EntryId(value[:32])):
-                self._found(FindingKind.ENTRY, f"entry {to_text(value[:32])} is missing or damaged", value[:32], key)
-                continue
-            chunk.append(encoded)
-            if len(chunk) == _CHUNK:
-                self._add(log, chunk)
-                chunk = []
-        self._add(log, chunk)
+        def on_bad(identifier: EntryId | None, text: str) -> None:
+            if identifier is None:
+                self._found(FindingKind.RECORD, f"log {to_text(key)}: {text}", key, key)
+            else:
+                self._found(FindingKind.ENTRY, f"entry {to_text(identifier)}: {text}", identifier, key)
+
+        count = replay(self._store, log, on_bad)
+        self._count(entries=count)
+        self._replay_extras(key, log)
         return count
 
-    def _is_entry(self, encoded: bytes, identifier: EntryId) -> bool:
-        try:
-            return decode_entry(encoded, trusted=True).id == identifier
-        except Corrupt:
-            return False
-
-    def _add(self, log: Log, chunk: list[bytes]) -> None:
-        try:
-            log.add_all(chunk)
-        except HyperError:
-            for encoded in chunk:
+    def _replay_extras(self, key: LogKey, log: Log) -> None:
+        """Fork proofs, claims and sparse entries: each proves itself."""
+        takers: tuple[tuple[bytes, Callable[[bytes], object]], ...] = (
+            (b"p", log.add_fork),
+            (b"k", log.add_excuse),
+            (b"d", log.add_sparse),
+        )
+        for prefix, take in takers:
+            for record, value in self._items(prefix + key):
                 try:
-                    log.add(encoded)
+                    take(value)
                 except HyperError as error:
-                    identifier = decode_entry(encoded, trusted=True).id
-                    self._found(FindingKind.ENTRY, f"entry {to_text(identifier)}: {error.message}", identifier, log.key)
-        self._count(entries=len(chunk))
+                    self._found(FindingKind.RECORD, f"record {record[33:].hex()}: {error.message}", key, key)
 
     def _compare(self, key: LogKey, replica: Store) -> None:
         for prefix in _LOG_PREFIXES:
@@ -220,6 +208,9 @@ class _Auditor:
                     key,
                     key,
                 )
+        places = {record: value for record, value in self._items(b"e") if value[:32] == key}
+        if places != dict(replica.items(b"e")):
+            self._found(FindingKind.RECORD, f"`e` records of log {to_text(key)} do not fit its entries", key, key)
 
     def _keys(self, prefix: bytes) -> Iterator[bytes]:
         return (key for key, _ in self._items(prefix))

@@ -90,6 +90,21 @@ class RolledBack(Conflict):
 class ForkDetected(Conflict):
     """Two different entries with one writer and seq exist; the feed is frozen there."""
 
+    proof: bytes | None = None
+    """The encoded proof, when the entries at hand give one (hyperlog/forks.py)."""
+
+
+class FeedFrozen(ForkDetected):
+    """The feed ends where its writer signed two different histories."""
+
+
+class AppendsHeld(Unavailable):
+    """A peer says that it holds newer entries of this node's own feed; they are being fetched."""
+
 
 class OutOfOrder(Conflict):
     """An entry came before one that it builds upon."""
+
+
+class MissingLink(OutOfOrder):
+    """An entry links one that is not here."""

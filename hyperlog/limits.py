@@ -13,7 +13,23 @@ ENTRY_VALUE_BYTES_MAX: Final = 1 << 20
 ENTRY_LINKS_MAX: Final = 256
 """Heads merged by one entry; beyond that, merge in steps (faults L11)."""
 
-ENTRY_BYTES_MAX: Final = ENTRY_VALUE_BYTES_MAX + ENTRY_LINKS_MAX * 34 + 512
+ENTRY_BYTES_MAX: Final = ENTRY_VALUE_BYTES_MAX + ENTRY_LINKS_MAX * 32 + 4096
+"""An entry alone: value, links, and at most 64 hashes of evidence."""
+
+FEED_ENTRIES_MAX: Final = 1 << 48
+
+RUN_ENTRIES_MAX: Final = 4096
+RUN_BYTES_MAX: Final = 1 << 18
+"""A run that peers send is cut when it reaches this many bytes of values; a single longer value goes alone."""
+
+BATCH_ENTRIES_MAX: Final = 1 << 16
+BATCH_BYTES_MAX: Final = 64 << 20
+"""What one batch (one signature, one durable write) may hold; it is built in memory."""
+
+WRITERS_MAX: Final = 1024
+"""Admissions per log: each costs memory on every replica for ever."""
+
+FEED_LIST_MAX: Final = 100_000
 
 ENCODING_DEPTH_MAX: Final = 16
 ENCODING_ITEMS_MAX: Final = 1 << 20
@@ -40,3 +56,9 @@ EXPORT_MEMORY_BYTES_MAX: Final = 1 << 30
 """Argon2id costs of an exported key: libsodium's "moderate". The bounds hold for texts from elsewhere."""
 
 EXPORT_TEXT_MAX: Final = 1024
+
+SYSTEM_VALUE_BYTES_MAX: Final = 1024
+LABEL_BYTES_MAX: Final = 256
+"""Names and reasons in system entries are for people."""
+
+FORK_PROOF_BYTES_MAX: Final = 2 * (ENTRY_LINKS_MAX * 32 + 4096)

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.blocks import BlockStore
-from hyperlog.entry import Entry, decode_entry
+from hyperlog.entry import decode_entry
 from hyperlog.errors import BlockMissing, Corrupt, HyperError
+from hyperlog.feeds import Change, Record, decode_change, decode_feed, decode_record
 from hyperlog.guard import GuardedStore, read_guard
 from hyperlog.ids import BlockId, EntryId, LogKey, WriterKey, from_text
 from hyperlog.keys import sync_directory
 from hyperlog.log import Log, Logs, read_state
+from hyperlog.replay import Records, mend, salvage, whole_feed
 from hyperlog.repository import Repository, check_format, lock_directory
 from hyperlog.rocks import open_rocks, open_salvage
 from hyperlog.store import Store
@@ -68,8 +70,7 @@ def repair_entries(repository: Repository, log: LogKey, bad: Sequence[EntryId], 
     done = Repaired()
     for identifier in bad:
         encoded = fetch(log, identifier)
-        if encoded is not None and _names(encoded, log, identifier):
-            repository.store.write([(b"e" + identifier, encoded)], durable=True)
+        if encoded is not None and _mended(repository.store, log, identifier, encoded):
             done.entries.append(identifier)
         else:
             done.entries_missing.append(identifier)
@@ -162,57 +163,54 @@ def _fetched(blocks: BlockStore, identifier: BlockId, fetch: FetchBlock) -> bool
     return True
 
 
-def _names(encoded: bytes, log: LogKey, identifier: EntryId) -> bool:
+def _mended(store: Store, log: LogKey, identifier: EntryId, encoded: bytes) -> bool:
     try:
         entry = decode_entry(encoded)
     except Corrupt:
         return False
-    return entry.id == identifier and entry.log == log
+    return entry.id == identifier and mend(store, log, entry)
 
 
 def _salvage(store: Store, marks: Watermarks, path: Path, old: Path) -> dict[LogKey, int]:
     """Copy records that read well and entries that verify from the database `old`; entries per log."""
-    entries: dict[EntryId, Entry] = {}
+    found: dict[LogKey, tuple[dict[tuple[WriterKey, int], Record], list[Change], list[bytes]]] = {}
     names: set[LogKey] = set()
     if old.exists():
         work = path / "index.salvage"
         for source in open_salvage(old, work):
             with contextlib.closing(source):
                 for prefix in _KEPT_PREFIXES:
-                    records = [(key, value) for key, value in source.readable(prefix) if store.get(key) is None]
-                    store.write(records, durable=False)
-                for _, value in source.readable(b"e"):
-                    with contextlib.suppress(Corrupt):
-                        entry = decode_entry(value)
-                        entries[entry.id] = entry
+                    kept = [(key, value) for key, value in source.readable(prefix) if store.get(key) is None]
+                    store.write(kept, durable=False)
+                for prefix in (b"f", b"c", b"v", b"p"):
+                    for key, value in source.readable(prefix):
+                        records, changes, forks = found.setdefault(LogKey(key[1:33]), ({}, [], []))
+                        with contextlib.suppress(Corrupt):
+                            if prefix == b"f":
+                                records[WriterKey(key[33:65]), int.from_bytes(key[65:], "big")] = decode_record(value)
+                            elif prefix == b"c":
+                                changes.append(decode_change(key, value))
+                            elif prefix == b"v":
+                                changes.append(whole_feed(WriterKey(key[33:65]), decode_feed(value)))
+                            else:
+                                forks.append(value)
         shutil.rmtree(work, ignore_errors=True)
     names.update(LogKey(key[1:]) for key, _ in store.items(b"l"))
-    names.update(entry.log for entry in entries.values())
+    names.update(found)
     if (path / "keys").exists():
         for file in (path / "keys").iterdir():
             with contextlib.suppress(HyperError):
                 names.add(LogKey(from_text(file.name)))
     logs = Logs(store, marks, path / "keys")
-    return {name: _readd(logs.add_remote(name), [e for e in entries.values() if e.log == name]) for name in names}
+    return {name: _readd(logs.add_remote(name), *found.get(name, ({}, [], []))) for name in names}
 
 
-def _readd(log: Log, entries: list[Entry]) -> int:
+def _readd(log: Log, records: Records, changes: Sequence[Change], forks: Sequence[bytes]) -> int:
     """Add what continues feeds from their start and links only what is here; the rest is for peers to give."""
-    waiting = sorted(entries, key=lambda entry: entry.seq)
-    count = 0
-    while waiting:
-        left = []
-        for entry in waiting:
-            try:
-                log.add(entry.encoded)
-            except HyperError:
-                left.append(entry)
-            else:
-                count += 1
-        if len(left) == len(waiting):
-            break
-        waiting = left
-    return count
+    for proof in forks:
+        with contextlib.suppress(Corrupt):
+            log.add_fork(proof)
+    return salvage(log, records, changes)
 
 
 def _free_name(path: Path, name: str) -> Path:

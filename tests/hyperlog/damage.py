@@ -69,7 +69,7 @@ def read(repository: Repository, blocks: Sequence[BlockId]) -> Content:
         log.name,
         log.key,
         log.writable,
-        tuple(entry.encoded for _, entry in log.changes()),
+        tuple(entry.header + entry.value for _, entry in log.changes()),
         tuple(log.heads()),
         tuple(sorted((bytes(writer), length) for writer, length in log.vector().items())),
         tuple(repository.blocks.get(identifier) for identifier in blocks),

@@ -116,7 +116,7 @@ def test_an_audit_names_each_record_that_does_not_fit(built: Built, tmp_path: Pa
     shutil.copytree(built.rest, work)
     with open_repository(work) as repository:
         log = repository.logs.list()[0]
-        for prefix in (b"s", b"f", b"v", b"c", b"h"):
+        for prefix in (b"s", b"f", b"v", b"c", b"h", b"t"):
             key, value = next(iter(repository.store.items(prefix + log.key)))
             repository.store.write([(key, value + b"!")], durable=False)
             assert not audit(repository).clean, f"a changed {prefix!r} record was not found"
@@ -133,8 +133,10 @@ def test_repair_takes_a_damaged_entry_from_a_peer_and_nothing_else(built: Built,
     with open_repository(work) as repository:
         log = repository.logs.list()[0]
         good, other = log.feed(next(iter(log.vector())), 5, 2)
-        bad = good.encoded[:-1] + bytes([good.encoded[-1] ^ 1])
-        repository.store.write([(b"e" + good.id, bad)], durable=True)
+        key = b"f" + log.key + good.writer + good.seq.to_bytes(8, "big")
+        stored = repository.store.get(key)
+        assert stored is not None
+        repository.store.write([(key, stored[:-1] + bytes([stored[-1] ^ 1]))], durable=True)
         found = [finding for finding in audit(repository).findings if finding.kind is FindingKind.ENTRY]
         assert next(finding.subject for finding in found) == good.id
 
@@ -197,14 +199,14 @@ def test_a_rebuilt_database_has_what_verifies_and_peers_give_the_rest(
         assert audit(repository).clean
         log = repository.logs.open(built.content.key)
         assert rebuilt.entries[log.key] == log.length
-        kept = [entry.encoded for _, entry in log.changes()]
+        kept = [entry.header + entry.value for _, entry in log.changes()]
         assert set(kept) <= set(built.content.entries)
         assert len(kept) >= {"index gone": 0, "wal middle": 40, "wal cut": 40}.get(damage, 1)
         with pytest.raises(RolledBack):
             log.append(b"this might fork the feed")
         peer = Peer(good.logs.open(log.key))
         assert refetch(log, lambda key, vector: peer.feeds(key, dict(vector))) == 70 - len(kept)
-        assert [entry.encoded for _, entry in log.changes()] == list(built.content.entries)
+        assert [entry.header + entry.value for _, entry in log.changes()] == list(built.content.entries)
         log.confirm()
         log.append(b"goes on")
         assert audit(repository).clean
