@@ -227,7 +227,7 @@ def _place(raw: bytes) -> Place:
     if len(raw) != _PLACE.size:
         raise StoreDamaged("the place of a block cannot be read")
     place = Place(*_PLACE.unpack(raw))
-    if place.length > BLOCK_BYTES_MAX:
+    if place.length > BLOCK_BYTES_MAX or place.offset > PACK_BYTES_MAX:
         raise StoreDamaged("the place of a block cannot be read")
     return place
 

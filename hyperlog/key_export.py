@@ -50,7 +50,7 @@ def import_key(text: str, passphrase: str) -> KeyPair:
 
     Raises `Refused` for a wrong passphrase or a text of another kind, `Corrupt` for a damaged text.
     """
-    public, operations, memory_bytes, salt, nonce, box = _parse(text)
+    public, operations, memory_bytes, salt, nonce, box = parse_exported(text)
     seed = unseal(stretch(_passphrase(passphrase), salt, operations, memory_bytes), nonce, box)
     if seed is None:
         raise Refused("the passphrase is wrong, or the exported key was changed", "try again")
@@ -60,7 +60,8 @@ def import_key(text: str, passphrase: str) -> KeyPair:
     return pair
 
 
-def _parse(text: str) -> tuple[bytes, int, int, bytes, bytes, bytes]:
+def parse_exported(text: str) -> tuple[bytes, int, int, bytes, bytes, bytes]:
+    """(public key, operations, memory bytes, salt, nonce, box), all within limits. Raises as `import_key`."""
     text = "".join(text.split()) if len(text) <= EXPORT_TEXT_MAX else ""
     if not text.startswith(PREFIX):
         raise Refused("not an exported key", f"it begins with {PREFIX}")

@@ -160,12 +160,14 @@ def _load(path: Path) -> tuple[dict[LogKey, Mark], int, int]:
         raise StoreDamaged(f"the high-water marks in {path} are damaged: bad header or wrong length", _HINT)
     marks: dict[LogKey, Mark] = {}
     end: int | None = None
+    used = len(data.rstrip(b"\0"))
     for start in range(RECORD_BYTES, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
         record = data[start : start + RECORD_BYTES]
+        if start >= used:
+            end = start if end is None else end
+            break
         if not _valid(record):
             end = start if end is None else end
-            if not any(data[start:]):
-                break
         elif end is not None:
             raise StoreDamaged(f"the high-water marks in {path} are damaged at byte {end}", _HINT)
         else:
