@@ -82,6 +82,8 @@ make_environment() {
         die "pip could not install requirements-build.lock" "is the network there, and a package index set up?"
     quietly pip install --require-hashes --no-build-isolation -r "$lock" ||
         die "pip could not install $lock" "is the network there, and a package index set up?"
+    # libp2p brings trio-typing, whose stubs are of trio 0.16 and would hide the types that trio itself has since 0.23.
+    rm -rf .venv/lib/python3*/site-packages/trio-stubs
     quietly pip install --no-deps --no-build-isolation --editable . || die "pip could not install this checkout"
 }
 
@@ -92,7 +94,7 @@ ensure() {
     ensure_packages "$packages"
     python=$(find_python) || exit 1
     # Where the checkout lies counts: an editable install points at it.
-    wanted=$({ cat requirements-build.lock requirements.lock requirements-dev.lock pyproject.toml; pwd; } | sha256sum)
+    wanted=$({ cat requirements*.lock pyproject.toml scripts/lib.sh; pwd; } | sha256sum)
     for made in test "$kind"; do
         if [ "$(cat ".venv/stamp-$made" 2>/dev/null)" = "$wanted" ] && [ -x .venv/bin/python ]; then return 0; fi
     done
