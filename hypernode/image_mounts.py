@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import uuid
@@ -21,7 +22,7 @@ from typing import Final
 import trio
 
 from hypernode.config import Config
-from hypernode.limits import CLOSE_SECONDS
+from hypernode.limits import CLOSE_SECONDS, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
 from vmhost.errors import MountFailed, ReadDeadline
 from vmhost.host_probe import Purpose, require
@@ -45,10 +46,15 @@ class MountableImage:
 
 
 class DeadlineBlob:
-    """A blob whose reads end within `seconds`, which may be changed while it is served."""
+    """A blob whose reads end within `seconds`, which may be changed while it is served.
+
+    The kernel repeats a failed read several times before the program hears of it, and would so multiply the deadline.
+    So a read that begins right after one has failed is tried for a moment only: it works if a peer is back.
+    """
 
     def __init__(self, blob: BlobFile, seconds: float) -> None:
         self._blob = blob
+        self._failed_at = -math.inf
         self.seconds = seconds
         self.size = blob.size
 
@@ -56,8 +62,10 @@ class DeadlineBlob:
         return self._blob.read_nowait(offset, size)
 
     async def read(self, offset: int, size: int) -> bytes:
-        with trio.move_on_after(self.seconds):
+        is_repeat = trio.current_time() - self._failed_at < REPEATED_READ_WITHIN_SECONDS
+        with trio.move_on_after(min(self.seconds, REPEATED_READ_SECONDS) if is_repeat else self.seconds):
             return await self._blob.read(offset, size)
+        self._failed_at = trio.current_time()
         raise ReadDeadline(f"no peer delivered it within {self.seconds:g} s")
 
 

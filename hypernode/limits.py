@@ -26,6 +26,10 @@ MANIFEST_SECONDS: Final = 120.0
 READ_DEADLINE_SECONDS: Final = 30.0
 """How long a read of a container may wait for peers before it fails with EIO."""
 
+REPEATED_READ_WITHIN_SECONDS: Final = 1.0
+REPEATED_READ_SECONDS: Final = 0.2
+"""A read that follows a failed one within the first is tried for the second: enough for a peer that is connected."""
+
 CLOSE_SECONDS: Final = 10.0
 """Unmounting and closing at the end, shielded from cancellation."""
 

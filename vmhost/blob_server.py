@@ -51,6 +51,7 @@ from vmhost.mount_syscalls import (
 
 _log = logging.getLogger(__name__)
 _FOREVER: Final = 1e9  # seconds
+_sessions: Final[list[None]] = []  # of this process; one at most
 _MOUNT_OPTIONS: Final = frozenset({"ro", "nosuid", "nodev", "noexec", "default_permissions", "fsname=hypernode"})
 
 
@@ -112,11 +113,9 @@ class BlobServer:
         *,
         on_read_failure: Callable[[ReadFailure], None],
         read_deadline_seconds: float = limits.READ_DEADLINE_SECONDS,
-        read_ahead_kib: int = limits.READ_AHEAD_KIB,
     ) -> None:
         self.mountpoint = real_location(mountpoint)
         self._files = _BlobFiles(on_read_failure, read_deadline_seconds)
-        self._read_ahead_kib = read_ahead_kib
 
     def add(self, name: str, blob: BlobFile) -> str:
         """Serve `blob` as `name`; the path of its file. A name that is taken is a bug of the caller."""
@@ -135,6 +134,11 @@ class BlobServer:
 
         Raises MountFailed; MountLost when somebody else unmounts it or aborts its connection.
         """
+        with _sole_session():
+            await self._serve_mounted(task_status)
+        raise MountLost(f"the mount at {self.mountpoint} went away", hint="did somebody unmount it?")
+
+    async def _serve_mounted(self, task_status: trio.TaskStatus[None]) -> None:
         await in_mount_thread(self._mount)
         try:
             async with trio.open_nursery() as nursery:
@@ -154,7 +158,6 @@ class BlobServer:
         finally:
             # Closes /dev/fuse: whatever still waits on this connection fails now.
             pyfuse3.close(unmount=False)
-        raise MountLost(f"the mount at {self.mountpoint} went away", hint="did somebody unmount it?")
 
     async def _serve(self, scope: trio.CancelScope, lost: trio.Event) -> None:
         try:
@@ -185,7 +188,6 @@ class BlobServer:
         point = mounted_at(self.mountpoint)
         if point is None:
             return False
-        _write_setting(f"/sys/class/bdi/{point.device}/read_ahead_kb", self._read_ahead_kib)
         with _fuse_connections(self.mountpoint + ".control") as connections:
             connection = f"{connections}/{point.device.partition(':')[2]}"
             _write_setting(f"{connection}/max_background", limits.FUSE_BACKGROUND)
@@ -195,6 +197,16 @@ class BlobServer:
     def abort(self) -> None:
         """Fail everything that waits on the mount, now and from now on; `run` then ends with MountLost."""
         abort_fuse(self.mountpoint)
+
+
+@contextmanager
+def _sole_session() -> Iterator[None]:
+    assert not _sessions, "pyfuse3 can serve one mount in a process"
+    _sessions.append(None)
+    try:
+        yield
+    finally:
+        _sessions.pop()
 
 
 @contextmanager

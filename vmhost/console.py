@@ -29,8 +29,15 @@ import trio
 from vmhost import limits
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
-from vmhost.image_mount import mount_tmpfs
-from vmhost.mount_syscalls import in_mount_thread, read_mounts
+from vmhost.mount_syscalls import (
+    MS_NODEV,
+    MS_NOSUID,
+    in_mount_thread,
+    mount,
+    read_in_mount_thread,
+    read_mounts,
+    unmount_patiently,
+)
 from vmhost.nspawn import (
     NspawnSpec,
     bundle_config,
@@ -75,7 +82,7 @@ async def run_container(
     stops the container. Raises ProgramNotFound, ProgramNotExecutable, RootUnusable, ContainerFailed, HostUnfit;
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
-    user = await in_mount_thread(partial(_check_root, spec))
+    user = await read_in_mount_thread(partial(_check_root, spec))
     with ExitStack() as stack:
         bundle = None
         if not user.is_root:
@@ -99,11 +106,20 @@ async def _propagation_tmpfs(spec: NspawnSpec) -> AsyncIterator[None]:
     if not needs_tmpfs(directory, read_mounts()):
         yield
         return
-    # Its source names the run, by which a later one finds it if this one is killed.
-    async with mount_tmpfs(directory, size_bytes=limits.PROPAGATION_BYTES, source=spec.root):
+    await in_mount_thread(partial(_mount_propagation, directory, spec.root))
+    try:
         yield
-    with suppress(OSError):
-        os.rmdir(directory)
+    finally:
+        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+            await unmount_patiently(directory)
+        with suppress(OSError):
+            os.rmdir(directory)
+
+
+def _mount_propagation(directory: str, root: str) -> None:
+    os.makedirs(directory, exist_ok=True)
+    # Its source names the run, by which the next one finds it if this one is killed.
+    mount(root, directory, "tmpfs", MS_NOSUID | MS_NODEV, f"size={limits.PROPAGATION_BYTES},mode=0755")
 
 
 @contextmanager

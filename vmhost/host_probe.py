@@ -6,6 +6,7 @@ anything, except that asking for a file system may make the kernel load its modu
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -35,6 +36,7 @@ class Problem(StrEnum):
     NO_FUSE_DEVICE = "no-fuse-device"
     FUSE_DENIED = "fuse-denied"
     NO_PYFUSE3 = "no-pyfuse3"
+    NO_LIBFUSE = "no-libfuse"
     OLD_KERNEL = "old-kernel"
     NO_EROFS = "no-erofs"
     NO_LOOP = "no-loop"
@@ -52,6 +54,7 @@ class Host:
     has_fuse_device: bool
     may_open_fuse: bool
     has_pyfuse3: bool
+    has_libfuse: bool  # the one that pyfuse3 was built for
     has_erofs: bool
     has_loop: bool
     has_overlayfs: bool
@@ -71,12 +74,14 @@ class Finding:
 def observe() -> Host:
     """Look at this host."""
     systems = _file_systems()
+    pyfuse3 = importlib.util.find_spec("pyfuse3")
     return Host(
         user_id=os.geteuid(),
         kernel=kernel_version(os.uname().release),
         has_fuse_device=os.path.exists("/dev/fuse"),
         may_open_fuse=_may_open("/dev/fuse"),
-        has_pyfuse3=importlib.util.find_spec("pyfuse3") is not None,
+        has_pyfuse3=pyfuse3 is not None,
+        has_libfuse=pyfuse3 is not None and pyfuse3.origin is not None and _can_load(pyfuse3.origin),
         has_erofs="erofs" in systems or _has_module("erofs"),
         has_loop=os.path.exists("/dev/loop-control") or _has_module("loop"),
         has_overlayfs="overlay" in systems or _has_module("overlay"),
@@ -119,6 +124,8 @@ def _mount_findings(host: Host) -> Iterable[Finding]:
             "the Python module pyfuse3 is not installed",
             "apt install libfuse3-dev pkg-config gcc python3-dev, then pip install pyfuse3",
         )
+    elif not host.has_libfuse:
+        yield Finding(Problem.NO_LIBFUSE, "the library that pyfuse3 needs is missing", "apt install libfuse3-3")
     if host.kernel < _MULTI_DEVICE_EROFS:
         yield Finding(
             Problem.OLD_KERNEL,
@@ -162,6 +169,15 @@ def _has_module(name: str) -> bool:
             return any(re.search(rf"/{name}\.ko(\.\w+)?:", line) for line in table)
     except OSError:
         return False
+
+
+def _can_load(library: str) -> bool:
+    """Whether the dynamic linker finds all that it needs. Its own code does not run."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _may_open(path: str) -> bool:

@@ -7,7 +7,6 @@ from typing import Final
 READ_DEADLINE_SECONDS: Final = 30.0  # a blob read that nobody answers becomes EIO after this
 FUSE_TASKS: Final = 512  # reads that may wait at once; more queue in the kernel
 FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
-READ_AHEAD_KIB: Final = 128  # the kernel's default; bigger only moves bytes that a lazy start does not need
 
 MOUNT_THREADS: Final = 4  # mount(2), umount2(2) and everything else that may wait for a mount that we serve
 STREAM_THREADS: Final = 4  # reads and writes of regular files and other descriptors that cannot be polled

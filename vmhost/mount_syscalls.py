@@ -45,6 +45,11 @@ async def in_mount_thread(call: Callable[[], _T]) -> _T:
     return await trio.to_thread.run_sync(call, limiter=_limiter)
 
 
+async def read_in_mount_thread(call: Callable[[], _T]) -> _T:
+    """The same for what changes nothing but may wait for data: when cancelled it is left to end by itself."""
+    return await trio.to_thread.run_sync(call, limiter=_limiter, abandon_on_cancel=True)
+
+
 def mount(source: str, target: str, filesystem: str, flags: int, options: str = "") -> None:
     """mount(2). Raises OSError."""
     data = os.fsencode(options)

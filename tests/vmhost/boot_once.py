@@ -1,6 +1,7 @@
 """Not a test: a program that boots an image once, for tests that need a process to signal or to kill.
 
-boot_once.py PLACE METADATA BLOB CMD [ARG…]. With HOLD=1 in its environment no read is ever answered.
+boot_once.py PLACE METADATA BLOB CMD [ARG…]. With HOLD=SECONDS in its environment no read is ever
+answered, and that is the deadline.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from vmhost.terminal import is_terminal
 async def boot(arguments: Sequence[str]) -> int:
     """The exit code of the command in the image."""
     place, metadata, blob_path, *argv = arguments
-    server = BlobServer(f"{place}/fuse", on_read_failure=Failures(), read_deadline_seconds=5.0)
-    blob = FileBlob(blob_path, held="HOLD" in os.environ)
+    held = float(os.environ.get("HOLD", "0"))
+    server = BlobServer(f"{place}/fuse", on_read_failure=Failures(), read_deadline_seconds=held or 10.0)
+    blob = FileBlob(blob_path, held=held > 0)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         async with (

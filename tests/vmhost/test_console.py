@@ -324,6 +324,37 @@ def test_the_next_run_works_after_a_crash(tmp_path: Path, image: SmallImage) -> 
     assert hashlib.md5(done.stdout, usedforsecurity=False).hexdigest() == digest
 
 
+def test_nobody_delivers_the_program(tmp_path: Path, image: SmallImage) -> None:
+    started = time.monotonic()
+    done = boot(tmp_path, image, "echo never", HOLD="1")
+    assert done.returncode not in (0, 99)
+    assert done.stdout == b""
+    assert b"Input/output error" in done.stderr
+    assert time.monotonic() - started < 2 * 1.0 + 5  # twice the deadline: the kernel asks again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_nobody_delivers(tmp_path: Path, image: SmallImage, number: int) -> None:
+    process = start_boot(
+        tmp_path,
+        image,
+        ["sh", "-c", "echo never"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"HOLD": "60"},
+    )
+    assert process.stdout is not None
+    with process.stdout as out:
+        time.sleep(1)  # by then the container's first read waits
+        started = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert out.read() == b""
+        assert time.monotonic() - started < 5
+    clear_crashed_run(str(tmp_path))
+
+
 def test_missing_programs_are_named(tmp_path: Path, image: SmallImage) -> None:
     process = start_boot(tmp_path, image, ["no-such-program"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, err = process.communicate(timeout=60)
