@@ -64,7 +64,7 @@ class LogBook(Protocol):
 class _View:
     """What is known of one peer's state of one log."""
 
-    __slots__ = ("claimed", "cursor", "epoch", "has_vector", "held")
+    __slots__ = ("claimed", "cursor", "epoch", "has_vector", "held", "is_unheard")
 
     def __init__(self) -> None:
         self.held: dict[WriterKey, int] = {}
@@ -75,6 +75,8 @@ class _View:
         self.epoch = 0
         """The last `sync` this peer's claim is an answer to."""
         self.has_vector = False
+        self.is_unheard = False
+        """The peer sent entries that do not fit here; it is not listened to about the log any more."""
 
     def note(self, writer: WriterKey, count: int) -> None:
         if count > self.held.get(writer, 0):
@@ -211,7 +213,7 @@ class Replicator:
 
     def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None:
         replica, view = self._of(live)
-        if replica.is_forked:
+        if replica.is_forked or view.is_unheard:
             return
         try:
             added = replica.log.add_all(encoded)
@@ -220,9 +222,14 @@ class Replicator:
             replica.is_forked = True
             replica.wake()
             return
-        except (Corrupt, NotWriter, OutOfOrder) as error:
-            if isinstance(error, StoreDamaged):
-                self._fail(replica, error)
+        except (NotWriter, OutOfOrder) as error:
+            # An honest peer may know less about who may write than we do. Nothing more is taken from this session.
+            view.is_unheard = True
+            live.counters.fault = error.message
+            return
+        except StoreDamaged as error:
+            self._fail(replica, error)
+        except Corrupt as error:
             raise PeerMisbehaved(f"an entry that cannot be right: {error.message}") from error
         except HyperError as error:
             self._fail(replica, error)

@@ -19,8 +19,9 @@ import trio
 
 from hyperlog.errors import BlockMissing, HyperError
 from hyperlog.hashing import blake3_256
-from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
+from hyperlog.ids import BlockId, LogKey, block_id, discovery_key
 from swarm.addresses import PeerAddress, PeerId
+from swarm.connection import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from swarm.network import Network, NetworkSetup, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
@@ -144,6 +145,10 @@ class MemoryInternet:
         for stream in server.streams:
             stream.silence()
 
+    def introduce(self, peer: PeerId, neighbour: PeerAddress) -> None:
+        """`peer` sees `neighbour` on its local network."""
+        self._servers[peer].find(neighbour)
+
     def register(self, network: MemoryNetwork) -> int:
         self._servers[network.peer_id] = network
         return next(self._ports)
@@ -180,12 +185,15 @@ class MemoryNetwork:
                 task_status.started([f"/ip4/192.0.2.1/tcp/{port}/p2p/{self._peer_id}"] if listen else [])
                 await trio.sleep_forever()
             finally:
+                self._serving = None
                 self._internet.unregister(self)
                 for stream in self.take_streams():
                     await stream.close()
 
     async def open_stream(self, address: PeerAddress) -> MemoryStream:
         await trio.sleep(2 * self._internet.delay)
+        if self._serving is None:
+            raise PeerUnreachable("the network is not running")
         if self.is_silent:
             await trio.sleep_forever()
         server = self._internet.find(address.peer)
@@ -210,6 +218,10 @@ class MemoryNetwork:
         assert self._serving is not None
         self.streams.append(stream)
         self._nursery.start_soon(self._serving.accept, stream)
+
+    def find(self, neighbour: PeerAddress) -> None:
+        assert self._serving is not None
+        self._serving.found(neighbour)
 
     def take_streams(self) -> list[MemoryStream]:
         streams, self.streams = self.streams, []
@@ -250,22 +262,22 @@ Misdeed = Callable[["EvilPeer", Stream, Session, Wanted], Awaitable[None]]
 
 
 class EvilPeer:
-    """A seeder that goes through the handshake for `log` and treats each request as `misdeed` says."""
+    """A seeder that goes through the handshake for `logs` and treats each request as `misdeed` says."""
 
-    def __init__(self, log: LogKey, blocks: MemoryBlocks, misdeed: Misdeed) -> None:
-        self.log = log
+    def __init__(self, logs: Sequence[LogKey], blocks: BlockBook, misdeed: Misdeed) -> None:
+        self._logs = {discovery_key(key): key for key in logs}
         self.blocks = blocks
         self.asked = 0
         self._misdeed = misdeed
 
     async def serve(self, local: PeerId, stream: Stream) -> None:
         """Run one session until either side ends it."""
-
-        def find(wanted: DiscoveryKey) -> LogKey | None:
-            return self.log if wanted == discovery_key(self.log) else None
-
         session = Session.respond(
-            find, local=local, remote=stream.remote, nonce=os.urandom(NONCE_BYTES), decoy=os.urandom(NONCE_BYTES)
+            self._logs.get,
+            local=local,
+            remote=stream.remote,
+            nonce=os.urandom(NONCE_BYTES),
+            decoy=os.urandom(NONCE_BYTES),
         )
         with suppress(HyperError):
             while data := await stream.receive_some():
@@ -333,6 +345,12 @@ async def trickle(evil: EvilPeer, stream: Stream, session: Session, wanted: Want
     for byte in session.take_output():
         await stream.send_all(bytes((byte,)))
         await trio.sleep(1)
+
+
+async def serve_rightly(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:
+    """No misdeed: for comparison."""
+    session.serve(wanted, evil.blocks.get(wanted.block))
+    await stream.send_all(session.take_output())
 
 
 MISDEEDS: Final[dict[str, Misdeed]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from hyperlog.watermarks import Watermarks
 from swarm.network import OpenNetwork
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks, MemoryInternet
-
-LISTEN = "/ip4/127.0.0.1/tcp/0"
+from tests.swarm.support import LISTEN, Node
 
 
 @pytest.fixture
@@ -34,47 +32,27 @@ def internet() -> MemoryInternet:
 
 
 @pytest.fixture
-def make_logs(tmp_path: Path) -> Iterator[Callable[[], Logs]]:
+def make_logs(tmp_path: Path) -> Iterator[Callable[..., Logs]]:
+    """Empty logs; `same_keys_as`: whose secret keys they hold."""
     opened: list[Watermarks] = []
+    keys: dict[Logs, Path] = {}
 
-    def make() -> Logs:
+    def make(same_keys_as: Logs | None = None) -> Logs:
         home = tmp_path / str(len(opened))
         home.mkdir()
         opened.append(Watermarks(home / "marks"))
-        return Logs(MemoryStore(), opened[-1], home / "keys")
+        secrets = home / "keys" if same_keys_as is None else keys[same_keys_as]
+        logs = Logs(MemoryStore(), opened[-1], secrets)
+        keys[logs] = secrets
+        return logs
 
     yield make
     for marks in opened:
         marks.close()
 
 
-@dataclass
-class Node:
-    """A swarm with what it serves. `start` runs it in a nursery; `stop` ends it orderly."""
-
-    swarm: Swarm
-    logs: Logs
-    blocks: MemoryBlocks
-    addresses: tuple[str, ...] = ()
-    _scope: trio.CancelScope | None = None
-
-    async def start(self, nursery: trio.Nursery) -> Node:
-        self._scope = trio.CancelScope()
-        self.addresses = tuple(await nursery.start(self._run))
-        return self
-
-    async def _run(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
-        assert self._scope is not None
-        with self._scope:
-            await self.swarm.run(task_status=task_status)
-
-    def stop(self) -> None:
-        assert self._scope is not None
-        self._scope.cancel()
-
-
 @pytest.fixture
-def make_node(make_logs: Callable[[], Logs], internet: MemoryInternet) -> Callable[..., Node]:
+def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Callable[..., Node]:
     """A node; keyword arguments go to its `SwarmConfig`."""
 
     def make(blocks: MemoryBlocks | None = None, open_network: OpenNetwork | None = None, **config: Any) -> Node:
@@ -87,6 +65,6 @@ def make_node(make_logs: Callable[[], Logs], internet: MemoryInternet) -> Callab
 
 
 @pytest.fixture
-def log(make_logs: Callable[[], Logs]) -> Log:
+def log(make_logs: Callable[..., Logs]) -> Log:
     """A writable log that no node has yet; its key is what nodes join."""
     return make_logs().create("image")

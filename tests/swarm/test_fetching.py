@@ -28,7 +28,7 @@ from swarm.testing import (
     stall,
     trickle,
 )
-from tests.swarm.conftest import LISTEN, Node
+from tests.swarm.support import LISTEN, Node
 
 SIZE = 4096
 PAYLOADS = [os.urandom(SIZE) for _ in range(200)]
@@ -41,7 +41,7 @@ MakeNode = Callable[..., Node]
 async def start_evil(
     nursery: trio.Nursery, internet: MemoryInternet, log: Log, misdeed: Misdeed
 ) -> tuple[EvilPeer, str]:
-    evil = EvilPeer(log.key, MemoryBlocks(PAYLOADS), misdeed)
+    evil = EvilPeer([log.key], MemoryBlocks(PAYLOADS), misdeed)
     network = internet.network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
     (address,) = await nursery.start(run_evil_peer, evil, network, [LISTEN])
     return evil, address

@@ -101,7 +101,7 @@ def transcript(session: Session, messages: Sequence[Message]) -> bytes:
 
 
 def test_unknown_log_and_wrong_proof_are_answered_alike() -> None:
-    attempt = [Hello(1, discovery_key(KEY), b"1" * 32), Proof(b"?" * 32)]
+    attempt: list[Message] = [Hello(1, discovery_key(KEY), b"1" * 32), Proof(b"?" * 32)]
     known, unknown = responder([KEY]), responder([])
     answer = transcript(known, attempt)
     assert answer == transcript(unknown, attempt)

@@ -1,0 +1,38 @@
+"""What the tests of the swarm share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from hyperlog.log import Logs
+from swarm.swarm import Swarm
+from swarm.testing import MemoryBlocks
+
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+
+
+@dataclass
+class Node:
+    """A swarm with what it serves. `start` runs it in a nursery; `stop` ends it orderly."""
+
+    swarm: Swarm
+    logs: Logs
+    blocks: MemoryBlocks
+    addresses: tuple[str, ...] = ()
+    _scope: trio.CancelScope | None = None
+
+    async def start(self, nursery: trio.Nursery) -> Node:
+        self._scope = trio.CancelScope()
+        self.addresses = tuple(await nursery.start(self._run))
+        return self
+
+    async def _run(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        assert self._scope is not None
+        with self._scope:
+            await self.swarm.run(task_status=task_status)
+
+    def stop(self) -> None:
+        assert self._scope is not None
+        self._scope.cancel()

@@ -1,0 +1,19 @@
+"""Importing the swarm is cheap: libp2p comes only with the network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import swarm, swarm.swarm
+heavy = {"libp2p", "multiaddr", "zeroconf", "swarm.net"} & set(sys.modules)
+assert not heavy, heavy
+swarm.load_network(swarm.NetworkSetup(identity_seed=bytes(32), mdns=False))
+assert "libp2p" in sys.modules
+"""
+
+
+def test_the_swarm_does_not_import_libp2p_until_it_opens_a_network() -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120)
