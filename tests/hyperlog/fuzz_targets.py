@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from hyperlog.blocks import BlockStore
-from hyperlog.encoding import decode, encode
 from hyperlog.entry import decode_entry
-from hyperlog.errors import Corrupt, HyperError, NotFound, Refused, StoreDamaged, StoreTooNew
+from hyperlog.errors import Corrupt, HyperError, StoreDamaged, StoreTooNew
 from hyperlog.guard import GUARD_KEY, check_guard
-from hyperlog.ids import block_id, from_text, to_text
-from hyperlog.key_export import export_key, parse_exported
-from hyperlog.keys import KeyPair, is_public_key, read_secret, verify
-from hyperlog.limits import EXPORT_MEMORY_BYTES_MIN
-from hyperlog.link import parse_link
+from hyperlog.ids import EntryId, WriterKey, block_id
+from hyperlog.keys import KeyPair, read_secret
 from hyperlog.log import Logs, check_marks
+from hyperlog.replay import replay
 from hyperlog.repository import check_format, open_repository
 from hyperlog.store import MemoryStore, Store
 from hyperlog.watermarks import STORE, Mark, Watermarks
-
-
-class Target(NamedTuple):
-    """`run` any bytes, `share` of a thousand executions."""
-
-    name: str
-    share: int
-    corpus: Sequence[bytes]
-    run: Callable[[bytes], None]
+from tests.hyperlog import fuzz_decoders as decoders
+from tests.hyperlog.fuzz_decoders import Target
 
 
 @contextlib.contextmanager
@@ -48,17 +37,27 @@ def _targets(where: Path, stack: contextlib.ExitStack) -> list[Target]:
     with open_repository(where / "seed home", outside=where / "seed state") as repository:
         log = repository.logs.create("a log")
         encoded = [log.append(b"value %d" % n * n).encoded for n in range(6)]
+        system = [log.grant(WriterKey(KeyPair.from_seed(b"\2" * 32).public), label="a writer")]
+        assert log.writer is not None
+        system.append(log.revoke(WriterKey(KeyPair.from_seed(b"\2" * 32).public), reason="gone"))
+        encoded += [entry.encoded for entry in system]
+        runs = [log.run(log.writer, 0), log.run(log.writer, 2, until=5)]
+        claims = [log.claim(log.writer, seq).encode() for seq in (0, 4)]
         records = list(repository.store.items(b""))
         marks = (where / "seed home" / "marks").read_bytes()
     with open_repository(where / "other home") as repository:
         foreign = [repository.logs.create("other").append(b"foreign").encoded]
     kinds = [
-        _encoding(),
-        _entries(encoded, foreign),
-        _links(encoded),
-        _key_texts(),
-        _exported(),
-        _signatures(),
+        decoders.encoding(),
+        decoders.entries(encoded, foreign),
+        decoders.claims(claims),
+        decoders.forks(claims),
+        decoders.operations([entry.value for entry in system]),
+        _runs(where, encoded, runs),
+        decoders.links(encoded),
+        decoders.key_texts(),
+        decoders.exported(),
+        decoders.signatures(),
         _marks(where, marks),
         _format(where),
         _guard(where, stack, records),
@@ -66,121 +65,32 @@ def _targets(where: Path, stack: contextlib.ExitStack) -> list[Target]:
         _secrets(where),
         _places(where, stack),
         _packs(where),
-        _added(where, records, encoded, foreign),
+        _added(where, encoded, foreign),
         _records(where, stack, records),
-        _stored(where, records, encoded),
+        _stored(where, records),
     ]
     assert len({kind.name for kind in kinds}) == len(kinds)
     return kinds
 
 
-def _encoding() -> Target:
-    values: list[object] = [
-        0,
-        -1,
-        23,
-        24,
-        2**64 - 1,
-        -(2**63),
-        b"bytes",
-        "text",
-        [],
-        {},
-        [None, True, False],
-        {"a": 1, "b": [b""]},
-    ]
-    corpus = [encode(value) for value in values]  # type: ignore[arg-type]  # all of them are encodable
-    corpus += [
-        b"\x9f\xff",
-        b"\xbf\xff",
-        b"\x5f\x41a\xff",
-        b"\xc2\x41\x01",
-        b"\xfb" + bytes(8),
-        b"\x81" * 40,
-        b"\xa2\x01\x01\x01\x02",
-    ]
+def _runs(where: Path, encoded: list[bytes], runs: list[bytes]) -> Target:
+    entries = [decode_entry(each) for each in encoded]
+    ids = {entry.id for entry in entries}
 
     def run(data: bytes) -> None:
-        try:
-            value = decode(data, bytes_max=1 << 16)
-        except Corrupt:
-            return
-        assert encode(value) == data
+        store, logs = _replica(where, ())
+        log = logs.add_remote(entries[0].log)
+        with contextlib.suppress(HyperError):
+            assert log.add_run(data) == log.length
+        _only(store, ids, log.length)
 
-    return Target("encoding", 250, corpus, run)
-
-
-def _entries(encoded: list[bytes], foreign: list[bytes]) -> Target:
-    known = set(encoded + foreign)
-
-    def run(data: bytes) -> None:
-        for trusted in (True, False):
-            try:
-                entry = decode_entry(data, trusted=trusted)
-            except Corrupt:
-                continue
-            assert entry.encoded == data
-            assert trusted or data in known, "a signature that nobody made"
-
-    return Target("entry", 120, encoded + foreign, run)
+    return Target("run", 30, runs, run)
 
 
-def _links(encoded: list[bytes]) -> Target:
-    key = to_text(decode_entry(encoded[0]).log)
-    texts = [
-        key,
-        f"hyper://{key}",
-        f"hyper://{key}@v3",
-        f"hyper://{key}@tag-1.2+x/?peer=/ip4/192.0.2.1/tcp/1/p2p/x&peer=/dns/a/udp/2",
-    ]
-
-    def run(data: bytes) -> None:
-        try:
-            link = parse_link(data.decode("utf-8", "surrogateescape"))
-        except Refused:
-            return
-        assert parse_link(link.text) == link
-
-    return Target("link", 120, [text.encode() for text in texts], run)
-
-
-def _key_texts() -> Target:
-    def run(data: bytes) -> None:
-        text = data.decode("latin-1")
-        try:
-            identifier = from_text(text)
-        except Refused:
-            return
-        assert to_text(identifier) == text
-
-    return Target("key text", 100, [to_text(bytes(32)).encode(), to_text(bytes(range(32))).encode()], run)
-
-
-def _exported() -> Target:
-    pair = KeyPair.from_seed(bytes(32))
-    corpus = [export_key(pair, "pass", memory_bytes=EXPORT_MEMORY_BYTES_MIN).encode() for _ in range(2)]
-
-    def run(data: bytes) -> None:
-        try:
-            public, _, memory_bytes, *_ = parse_exported(data.decode("utf-8", "replace"))
-        except (Refused, Corrupt):
-            return
-        assert len(public) == 32
-        assert memory_bytes <= 1 << 30
-
-    return Target("exported key", 80, corpus, run)
-
-
-def _signatures() -> Target:
-    pair = KeyPair.from_seed(b"\1" * 32)
-    good = pair.public + pair.sign(b"message")
-
-    def run(data: bytes) -> None:
-        public, signature = data[:32], data[32:]
-        is_public_key(public)
-        assert verify(public, signature, b"message") == (data == good)
-
-    return Target("signature", 30, [good, bytes(96), b"\xff" * 96], run)
+def _only(store: Store, ids: set[EntryId], length: int) -> None:
+    held = {EntryId(key[1:]) for key, _ in store.items(b"e")}
+    assert held <= ids, "something was kept that nobody signed for this log"
+    assert len(held) == length
 
 
 def _marks(where: Path, marks: bytes) -> Target:
@@ -238,7 +148,7 @@ def _feed_marks(where: Path) -> Target:
         (writer,) = log.vector()
     (path,) = (where / "seed state" / "feeds").iterdir()
     good = path.read_bytes()
-    lengths = {5, 6}
+    lengths = {7, 8}
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
@@ -312,27 +222,25 @@ def _replica(where: Path, records: Sequence[tuple[bytes, bytes]]) -> tuple[Memor
     return store, Logs(store, marks, where / "no keys")
 
 
-def _added(where: Path, records: list[tuple[bytes, bytes]], encoded: list[bytes], foreign: list[bytes]) -> Target:
-    key = decode_entry(encoded[0]).log
-    known = set(encoded)
+def _added(where: Path, encoded: list[bytes], foreign: list[bytes]) -> Target:
+    entries = [decode_entry(each) for each in encoded]
+    ids = {entry.id for entry in entries}
 
     def run(data: bytes) -> None:
         store, logs = _replica(where, ())
-        log = logs.add_remote(key)
+        log = logs.add_remote(entries[0].log)
         half = len(data) // 2
         for batch in ([data], [data[:half], data[half:]], [encoded[0], data]):
             with contextlib.suppress(HyperError):
                 log.add_all(batch)
-        held = [value for _, value in store.items(b"e")]
-        assert set(held) <= known, "something was kept that nobody signed for this log"
-        assert len(held) == log.length
+        _only(store, ids, log.length)
 
     return Target("added entry", 20, encoded + foreign + [encoded[0] + encoded[1]], run)
 
 
 def _records(where: Path, stack: contextlib.ExitStack, records: list[tuple[bytes, bytes]]) -> Target:
     """One record of a log's state, changed: opening and reading the log raises our errors only."""
-    state = [(key, value) for key, value in records if key[:1] in b"lsvfch"]
+    state = [(key, value) for key, value in records if key[:1] in b"lsvfchaet"]
     marks = Watermarks(where / "seed home" / "marks")
     stack.callback(marks.close)
 
@@ -349,21 +257,24 @@ def _records(where: Path, stack: contextlib.ExitStack, records: list[tuple[bytes
     return Target("state record", 20, [bytes([n]) + value for n, (_, value) in enumerate(state)], run)
 
 
-def _stored(where: Path, records: list[tuple[bytes, bytes]], encoded: list[bytes]) -> Target:
-    """A stored entry, changed: it is read as what its id names, or not at all."""
-    identifier = decode_entry(encoded[2]).id
+def _stored(where: Path, records: list[tuple[bytes, bytes]]) -> Target:
+    """The stored record of an entry, changed: audit finds it (the change lies behind the entry's own id)."""
+    filed = [(key, value) for key, value in records if key[:1] == b"f"]
+    name, good = filed[2]
 
     def run(data: bytes) -> None:
         store, logs = _replica(where, records)
-        store.write([(b"e" + identifier, data)], durable=False)
+        store.write([(name, data)], durable=False)
+        bad: list[EntryId | None] = []
         log = logs.list()[0]
-        try:
-            entry = log.get(identifier)
-        except (StoreDamaged, NotFound):
-            return
-        assert entry.id == identifier
+        fresh = _replica(where, ())[1].add_remote(log.key)
+        with contextlib.suppress(HyperError):
+            count = replay(store, fresh, lambda identifier, _: bad.append(identifier))
+            assert bad or fresh.length == count
+            same = data[:32] == good[:32] and data[40:] == good[40:]  # 32…40: the change number, which replay sets
+            assert bad or same, "a changed entry was taken for the one that was signed"
 
-    return Target("stored entry", 10, encoded, run)
+    return Target("stored entry", 10, [value for _, value in filed], run)
 
 
 def _read_all(logs: Logs, store: Store) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 
 import pytest
 
+from tests.hyperlog.fuzz_decoders import Target
 from tests.hyperlog.fuzz_mutator import Mutator
-from tests.hyperlog.fuzz_targets import Target, open_targets
+from tests.hyperlog.fuzz_targets import open_targets
 
 _EXECUTIONS: Final = int(os.environ.get("HYPERNODE_FUZZ_EXECUTIONS", "200000"))
 _SEED: Final = int(os.environ.get("HYPERNODE_SEED", "1"))
