@@ -135,29 +135,26 @@ class BlobServer:
         Raises MountFailed; MountLost when somebody else unmounts it or aborts its connection.
         """
         with _sole_session():
-            await self._serve_mounted(task_status)
+            await in_mount_thread(self._mount)
+            try:
+                async with trio.open_nursery() as nursery:
+                    serving = trio.CancelScope(shield=True)
+                    lost = trio.Event()
+                    nursery.start_soon(self._serve, serving, lost)
+                    try:
+                        if await in_mount_thread(self._tune):
+                            task_status.started()
+                            await lost.wait()
+                    finally:
+                        # The loop goes on serving meanwhile: closing files are messages to it.
+                        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+                            self._files.remove_all()
+                            await unmount_patiently(self.mountpoint)
+                        serving.cancel()
+            finally:
+                # Closes /dev/fuse: whatever still waits on this connection fails now.
+                pyfuse3.close(unmount=False)
         raise MountLost(f"the mount at {self.mountpoint} went away", hint="did somebody unmount it?")
-
-    async def _serve_mounted(self, task_status: trio.TaskStatus[None]) -> None:
-        await in_mount_thread(self._mount)
-        try:
-            async with trio.open_nursery() as nursery:
-                serving = trio.CancelScope(shield=True)
-                lost = trio.Event()
-                nursery.start_soon(self._serve, serving, lost)
-                try:
-                    if await in_mount_thread(self._tune):
-                        task_status.started()
-                        await lost.wait()
-                finally:
-                    # The loop goes on serving meanwhile: closing files are messages to it.
-                    with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
-                        self._files.remove_all()
-                        await unmount_patiently(self.mountpoint)
-                    serving.cancel()
-        finally:
-            # Closes /dev/fuse: whatever still waits on this connection fails now.
-            pyfuse3.close(unmount=False)
 
     async def _serve(self, scope: trio.CancelScope, lost: trio.Event) -> None:
         try:

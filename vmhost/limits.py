@@ -12,7 +12,7 @@ MOUNT_THREADS: Final = 4  # mount(2), umount2(2) and everything else that may wa
 STREAM_THREADS: Final = 4  # reads and writes of regular files and other descriptors that cannot be polled
 
 CLOSE_SECONDS: Final = 10.0  # for all of one clean-up; longer means something is stuck and is forced
-UNMOUNT_SECONDS: Final = 3.0  # EBUSY is retried so long: FUSE under EROFS is busy for a moment (deferred fput)
+UNMOUNT_SECONDS: Final = 1.0  # EBUSY is retried so long: FUSE under EROFS is busy for a moment (deferred fput)
 UNMOUNT_RETRY_SECONDS: Final = 0.01
 STOP_SECONDS: Final = 5.0  # between asking a child process to stop and killing it
 

@@ -201,7 +201,7 @@ def clear_stale(under: str) -> list[str]:
         if point.filesystem.startswith("fuse"):
             abort_fuse(point.path)
     for point in mounts_under(read_mounts(), directory):
-        patience = time.monotonic() + limits.UNMOUNT_SECONDS / 10
+        patience = time.monotonic() + limits.UNMOUNT_SECONDS / 4
         while not _unmounted(point.path):
             if time.monotonic() > patience:
                 _force(point.path)

@@ -150,9 +150,7 @@ class Failures:
 @asynccontextmanager
 async def serving(place: Path, failures: Failures | None = None, deadline: float = 10.0) -> AsyncIterator[BlobServer]:
     """A running server whose mount is `place`/fuse."""
-    server = BlobServer(
-        str(place / "fuse"), on_read_failure=failures or Failures(), read_deadline_seconds=deadline
-    )
+    server = BlobServer(str(place / "fuse"), on_read_failure=failures or Failures(), read_deadline_seconds=deadline)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         yield server
