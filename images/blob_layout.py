@@ -90,7 +90,7 @@ def pack_content(files: Sequence[SmallFile]) -> tuple[bytes, list[int]]:
 
 
 def plan_runs(data: Sequence[int], pieces: int, first: int) -> tuple[Run, ...]:
-    """The mapping of a file of `pieces` pieces, of which `data` (ascending) hold data, lying from granule `first` on."""
+    """The mapping of a file of `pieces` pieces, of which `data` (ascending) hold data, from granule `first` on."""
     runs: list[Run] = []
     position = 0
     for piece in data:

@@ -44,7 +44,7 @@ def compress(raw: Readable, level: int = COMPRESSION_LEVEL) -> bytes:
 
 
 def decompress(payload: Readable, raw_bytes: int) -> bytes:
-    """The `raw_bytes` (at most 64 KiB) bytes in `payload`. Raises `BlockFrameBad`; allocates no more than `raw_bytes`."""
+    """The `raw_bytes` (at most 64 KiB) bytes in `payload`. Raises `BlockFrameBad`; allocates no more than that."""
     assert 0 < raw_bytes <= PIECE_BYTES
     frame = memoryview(payload)
     _check_frame(frame, raw_bytes)

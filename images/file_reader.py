@@ -155,7 +155,7 @@ class FileReader:
         return batch
 
     def _took_small(self, batch: _SmallBatch) -> None:
-        for (found, node, _), content in zip(batch.files, batch.contents, strict=True):
+        for (_, node, _), content in zip(batch.files, batch.contents, strict=True):
             self._small.append((node, None if content is None else content.digest))
             if content is not None and content.digest not in self._extents:
                 self._extents[content.digest] = HOLE  # its place is known when its block is cut

@@ -23,7 +23,7 @@ from images.file_reader import FileReader, data_bytes
 from images.ingest import BlockWriter, IngestIndex
 from images.manifest import Manifest
 from images.manifest_build import build_manifest
-from images.manifest_store import ManifestRef, store_manifest
+from images.manifest_store import ManifestRef, write_manifest
 from images.source_tree import Found, Note, changed, open_root, read_node, several_names, stopped, walk
 from images.tree import Node
 
@@ -91,7 +91,8 @@ def import_directory(
                 raise
             finally:
                 run.reader.close()
-        ref = store_manifest(blocks, index, manifest)
+        ref = write_manifest(run.writer, manifest)
+        run.writer.flush()
     finally:
         os.close(root)
     writer = run.writer
@@ -126,7 +127,6 @@ class _Import:
         self._read()
         placed = self.reader.finish()
         self._check()
-        self.writer.flush()
         try:
             return build_manifest(tree, placed)
         except ManifestCorrupt as error:
@@ -134,7 +134,7 @@ class _Import:
             raise ImportRefused(f"this tree cannot be an image ({error.message})") from error
 
     def _list(self) -> Node:
-        """Every inode; `_listed` then has one item per entry of the walk, with the node where its data is to be read."""
+        """Every inode. `_listed` then has an item per entry of the walk, with the node where there is data to read."""
         directories: dict[bytes, Node] = {}
         linked: dict[tuple[int, int], Node] = {}
         files = total = 0

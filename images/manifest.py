@@ -23,10 +23,10 @@ from hyperlog.hashing import blake3_256
 from hyperlog.ids import BlockId, ManifestId
 from images.columns import Column, Width, pack, unpack
 from images.errors import ImageTooNew, ManifestCorrupt
-from images.limits import GRANULE_BYTES, MANIFEST_BYTES_MAX
+from images.limits import GRANULE_BYTES, MANIFEST_BYTES_MAX, PIECE_BYTES
 from images.manifest_check import check_columns
 from images.structure import Columns, Structure
-from images.tree import NO_DEVICE, Device, Run, Xattrs
+from images.tree import HOLE, NO_DEVICE, Device, Run, Xattrs
 
 FORMAT: Final = 1
 _FORMAT_KEY: Final = "manifest"
@@ -89,7 +89,7 @@ class Manifest:
     """An immutable tree. `len()` is the number of inodes. Made by `decode` or `manifest_build.build_manifest`."""
 
     def __init__(self, columns: Columns, structure: Structure, encoded: bytes) -> None:
-        """For `decode` only: `columns` have been checked, `structure` derived from them, `encoded` is their spelling."""
+        """For `decode` only: `columns` checked, `structure` derived from them, `encoded` their spelling."""
         self.columns = columns
         self.structure = structure
         self._encoded = encoded
@@ -130,8 +130,16 @@ class Manifest:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of all regular files, each inode once, holes included."""
-        return sum(self.columns.sizes)
+        """Bytes of all regular files, each inode once, without holes: what a full copy would have to move."""
+        return sum(self.columns.sizes) - sum(map(self._hole_bytes, range(len(self.columns.sizes))))
+
+    def _hole_bytes(self, place: int) -> int:
+        size, position, holes = self.columns.sizes[place], 0, 0
+        for run in self.structure.file_runs(self.columns, place):
+            end = min(position + run.pieces * PIECE_BYTES, size)
+            holes += end - position if run.granule == HOLE else 0
+            position = end
+        return holes
 
     def block(self, number: int) -> Block:
         """Block `number` of blob space."""

@@ -61,7 +61,7 @@ def build_manifest(root: Node, blocks: Sequence[PlacedBlock]) -> Manifest:
 
 
 def _number(root: Node) -> tuple[list[Node], list[Node], list[bytes], list[int]]:
-    """Breadth-first: nodes by inode number, directories among them, names of all entries, (entry, inode) of hard links."""
+    """Breadth-first: nodes by inode number, the directories, names of all entries, (entry, inode) of hard links."""
     numbers = {id(root): 0}
     nodes = [root]
     directories: list[Node] = []

@@ -36,9 +36,15 @@ class ManifestRef:
 def store_manifest(blocks: BlockStore, index: IngestIndex, manifest: Manifest) -> ManifestRef:
     """Keep `manifest`; durable when this returns (with the next durable write of the store). Raises `StoreFull`."""
     writer = BlockWriter(blocks, index)
+    ref = write_manifest(writer, manifest)
+    writer.flush()
+    return ref
+
+
+def write_manifest(writer: BlockWriter, manifest: Manifest) -> ManifestRef:
+    """Write the blocks of `manifest`; the caller flushes. Raises `StoreFull`."""
     encoded = manifest.encode()
     stored = [writer.write(encoded[start : start + PIECE_BYTES]) for start in range(0, len(encoded), PIECE_BYTES)]
-    writer.flush()
     return ManifestRef(manifest.id, len(encoded), tuple(stored))
 
 

@@ -42,7 +42,7 @@ Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
 
 def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: Mapping[str, Any]) -> int:
     """Run `verb`; its exit status. Failures are told on standard error, and with --json as an object too."""
-    logging.basicConfig(level=os.environ.get("HYPERNODE_LOG", "ERROR").upper(), format="%(name)s: %(message)s")
+    _set_up_logging(is_daemon=verb in _STAYING)
     command: Command = getattr(import_module(_MODULES[verb]), verb)
     try:
         config = make_config(
@@ -57,6 +57,22 @@ def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: M
         status = _told(error, verb, as_json=bool(arguments.get("as_json")))
     _close_output()
     return status
+
+
+def _set_up_logging(*, is_daemon: bool) -> None:
+    """Log to standard error from HYPERNODE_LOG (a level) on. Tracebacks are for a daemon's log and for who asks."""
+    level = os.environ.get("HYPERNODE_LOG", "").upper()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    if not level and not is_daemon:
+        handler.addFilter(_without_traceback)
+    known = level in logging.getLevelNamesMapping()
+    logging.basicConfig(level=level if known else logging.ERROR, handlers=[handler])
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
 
 
 async def _interruptible(command: Command, config: Config, arguments: Mapping[str, Any], stays: bool) -> int:
