@@ -14,11 +14,12 @@ D11 A message that arrives in more than 100 pieces breaks its connection. `read_
 D15 Connection limits stand in three places with three defaults. One `ConnectionConfig`, no resource manager, and
     `Admission` by address.
 D16 Loopback addresses are skipped at times. `FencedSwarm.dial`.
-D17 Known peers are dialled behind our back. `FencedSwarm._schedule_auto_connect`, watermarks of 0.
+D17 Known peers are dialled behind our back, whatever the watermarks. `_NoConnector`.
 D18 Sockets and system tasks outlive a host that is cancelled. `FencedSwarm.close_all`, shielded.
 D20 Cancelling a task inside a write leaves half a message on the wire. `FencedYamux` has one task that writes.
 D21 Identify runs by itself, in system tasks, where an error ends the process. `without_identify_tasks`.
 D22 Calls on the root logger configure the application's logging. `quiet_logging`.
+D23 A reset and a lost connection read like an orderly end. `check_is_end`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecure
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import Reader, ReadWriteCloser
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -44,6 +46,7 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
 from multiaddr import Multiaddr
 
+from swarm.errors import ConnectionLost
 from swarm.limits import (
     CLOSE_SECONDS,
     CONNECTIONS_MAX,
@@ -219,6 +222,14 @@ class FencedMuxers(MuxerMultistream):
         return self._annotate_connection(FencedYamux(conn, peer_id, is_initiator=conn.is_initiator), conn, protocol)
 
 
+def check_is_end(stream: YamuxStream, error: Exception) -> None:
+    """Raise `ConnectionLost` unless the end of `stream`, which the library has reported by `error`, is the peer's."""
+    if stream.reset_received:
+        raise ConnectionLost("the stream was reset") from error
+    if stream.conn.event_shutting_down.is_set():
+        raise ConnectionLost("the connection to the peer was lost") from error
+
+
 async def write_patiently(stream: YamuxStream, data: bytes) -> None:
     """Write all of `data`, waiting for window as long as the caller does. Pieces fit one noise message each."""
     view = memoryview(data)
@@ -252,6 +263,13 @@ class _ContainedTasks:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+class _NoConnector(AutoConnector):
+    """Nobody is dialled but by us."""
+
+    async def maybe_connect(self) -> None:
+        pass
 
 
 class FencedSwarm(Swarm):
@@ -300,8 +318,9 @@ class FencedSwarm(Swarm):
             await raw.close()
             return None
 
-    def _schedule_auto_connect(self) -> None:
-        """Nobody is dialled but by us."""
+    def _init_connection_management(self) -> None:
+        super()._init_connection_management()
+        self.auto_connector = _NoConnector(self)
 
     async def close_all(self) -> None:
         """Close connections, all at once, then listeners."""

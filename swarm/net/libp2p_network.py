@@ -52,7 +52,7 @@ class LibP2PStream:
 
     def __init__(self, stream: INetStream, muxed: YamuxStream, remote: PeerId, address: str) -> None:
         self._stream = stream
-        self._muxed = muxed
+        self.muxed = muxed
         self._remote = remote
         self._address = address
         self._is_closed = False
@@ -67,18 +67,16 @@ class LibP2PStream:
 
     async def receive_some(self) -> bytes:
         try:
-            return await self._muxed.read(READ_CHUNK_BYTES)
+            return await self.muxed.read(READ_CHUNK_BYTES)
         except MuxedStreamEOF as error:
-            # The library reports a lost connection as an end, too.
-            if self._muxed.conn.event_shutting_down.is_set() or self._is_closed:
-                raise ConnectionLost("the connection to the peer was lost") from error
+            compat.check_is_end(self.muxed, error)
             return b""
         except BaseLibp2pError as error:
-            raise ConnectionLost("the stream was reset by the peer") from error
+            raise ConnectionLost("the stream was reset") from error
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await compat.write_patiently(self._muxed, data)
+            await compat.write_patiently(self.muxed, data)
         except BaseLibp2pError as error:
             raise ConnectionLost("the stream to the peer broke") from error
 
@@ -87,7 +85,7 @@ class LibP2PStream:
             return
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             try:
-                await self._muxed.close()
+                await self.muxed.close()
                 # The peer finishes its side too; until then what it still sends is dropped.
                 while await self.receive_some():
                     pass
@@ -96,7 +94,7 @@ class LibP2PStream:
         self._is_closed = True
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             try:
-                await self._muxed.reset()
+                await self.muxed.reset()
             except BaseLibp2pError as error:
                 _log.debug("reset of a stream failed: %r", error)
         connection = getattr(self._stream, "swarm_conn", None)
@@ -178,10 +176,11 @@ class LibP2PNetwork:
                 connection, is_new = await self._connection(address)
                 try:
                     return await self._open_on(connection)
-                except PeerUnreachable:
-                    # What we took for a connection may be the remains of one: its end was never told to us.
-                    await compat.close_connection(connection)
-                    if is_new:
+                except PeerUnreachable as error:
+                    # What we took for a connection may be the remains of one, whose end was never told to us.
+                    if isinstance(error, _Silent):
+                        await compat.close_connection(connection)
+                    if is_new or not connection.is_closed:
                         raise
                 connection, _ = await self._connection(address)
                 return await self._open_on(connection)
@@ -221,7 +220,7 @@ class LibP2PNetwork:
             if stream is not None:
                 await self._wrap(stream).close()
             if isinstance(error, trio.TooSlowError):
-                raise PeerUnreachable("the peer does not answer on a new stream") from error
+                raise _Silent("the peer does not answer on a new stream") from error
             raise
 
     def _wrap(self, stream: INetStream) -> LibP2PStream:
@@ -232,6 +231,10 @@ class LibP2PNetwork:
         host, port = where or ("", 0)
         kind = "ip6" if ":" in host else "ip4"
         return LibP2PStream(stream, muxed, remote, f"/{kind}/{host}/tcp/{port}/p2p/{remote}")
+
+
+class _Silent(PeerUnreachable):
+    """Nothing came back over a connection that seemed to be there."""
 
 
 @contextmanager
