@@ -18,6 +18,7 @@ from hyperlog.ids import BlockId, LogKey, WriterKey
 from swarm.addresses import PeerId
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
 from swarm.limits import (
+    CLOSE_SECONDS,
     HANDSHAKE_SECONDS,
     PING_SECONDS,
     SERVE_BATCH_MAX,
@@ -152,7 +153,8 @@ class LiveSession:
                     for task in (self._read, self._write, self._watch):
                         nursery.start_soon(self._contain, task, nursery.cancel_scope)
         finally:
-            await self._stream.close()
+            with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+                await self._stream.close()
             self.finished.set()
         if self._failure is not None:
             raise self._failure

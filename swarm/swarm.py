@@ -89,6 +89,7 @@ class Swarm:
             chance=random.Random(config.identity_seed),
         )
         self._needed = trio.Event()
+        self._listening = trio.Event()
         self._network: Network | None = None
         self._addresses: tuple[str, ...] = ()
 
@@ -133,12 +134,19 @@ class Swarm:
         addresses: list[str] = await nursery.start(network.serve, self._config.listen, serving)
         self._network = network
         self._addresses = tuple(addresses)
+        self._listening.set()
         nursery.start_soon(self._membership.run, network)
         return addresses
 
     def need_network(self) -> None:
         """With `on_demand`: load the network now."""
         self._needed.set()
+
+    async def wait_listening(self) -> tuple[str, ...]:
+        """Load the network if need be; the full addresses to dial once it listens. The caller sets the deadline."""
+        self.need_network()
+        await self._listening.wait()
+        return self._addresses
 
     def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
         """Serve `key` and look for its peers, at `peers` (full multiaddrs) too. Raises `BadAddress`."""

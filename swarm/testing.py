@@ -108,6 +108,10 @@ class MemoryStream:
         await self._outgoing.send(data)
 
     async def close(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self.close_nowait()
+
+    def close_nowait(self) -> None:
         self._outgoing.end()
         # Whoever still writes to a closed end learns that nobody reads.
         self._incoming.break_()
@@ -188,7 +192,7 @@ class MemoryNetwork:
                 self._serving = None
                 self._internet.unregister(self)
                 for stream in self.take_streams():
-                    await stream.close()
+                    stream.close_nowait()
 
     async def open_stream(self, address: PeerAddress) -> MemoryStream:
         await trio.sleep(2 * self._internet.delay)
@@ -303,7 +307,9 @@ async def run_evil_peer(
     async def accept(stream: Stream) -> None:
         await evil.serve(network.peer_id, stream)
 
-    await network.serve(listen, Serving(accept=accept, found=lambda _: None), task_status=task_status)
+    serving = Serving(accept=accept, found=lambda _: None)
+    async with trio.open_nursery() as nursery:
+        task_status.started(await nursery.start(network.serve, listen, serving))
 
 
 async def corrupt_block(evil: EvilPeer, stream: Stream, session: Session, wanted: Wanted) -> None:

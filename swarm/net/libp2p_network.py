@@ -44,6 +44,8 @@ from swarm.net.mdns import announce_and_browse
 from swarm.network import NetworkSetup, Serving
 
 PROTOCOL: Final = TProtocol("/hypernode/1")
+_NEVER_SECONDS: Final = 3600
+"""A time-out of the library that ours is to come before."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -208,20 +210,21 @@ class LibP2PNetwork:
 
     async def _open_on(self, connection: INetConn) -> LibP2PStream:
         """Open a stream and agree on the protocol. Raises `PeerUnreachable`."""
-        stream: INetStream | None = None
+        stream: LibP2PStream | None = None
+        is_agreed = False
         try:
-            with trio.fail_after(STREAM_SECONDS), _unreachable(None):
-                stream = await connection.new_stream()
-                await MultiselectClient().select_one_of(
-                    [PROTOCOL], MultiselectCommunicator(stream), int(STREAM_SECONDS)
-                )
-                return self._wrap(stream)
-        except BaseException as error:
-            if stream is not None:
-                await self._wrap(stream).close()
-            if isinstance(error, trio.TooSlowError):
-                raise _Silent("the peer does not answer on a new stream") from error
-            raise
+            with trio.move_on_after(STREAM_SECONDS), _unreachable(None):
+                raw = await connection.new_stream()
+                stream = self._wrap(raw)
+                await MultiselectClient().select_one_of([PROTOCOL], MultiselectCommunicator(raw), _NEVER_SECONDS)
+                is_agreed = True
+        finally:
+            if stream is not None and not is_agreed:
+                with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+                    await stream.close()
+        if stream is None or not is_agreed:
+            raise _Silent("the peer does not answer on a new stream")
+        return stream
 
     def _wrap(self, stream: INetStream) -> LibP2PStream:
         muxed: Any = getattr(stream, "muxed_stream", None)

@@ -178,7 +178,7 @@ async def proxy(address: PeerAddress, alter: Callable[[bytes, int], bytes], piec
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, relay, listeners)
+        await nursery.start(trio.serve_listeners, relay, listeners)
         yield at_port(address, listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 

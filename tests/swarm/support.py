@@ -31,7 +31,8 @@ class Node:
     async def _run(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
         assert self._scope is not None
         with self._scope:
-            await self.swarm.run(task_status=task_status)
+            async with trio.open_nursery() as nursery:
+                task_status.started(await nursery.start(self.swarm.run))
 
     def stop(self) -> None:
         assert self._scope is not None

@@ -307,6 +307,8 @@ async def test_on_demand_the_network_starts_with_the_first_need(
     fetcher.swarm.join(log.key, seeder.addresses)
     await trio.sleep(5)
     assert (opened, fetcher.addresses, fetcher.swarm.statistics().peer_id) == ([], (), None)
+    assert fetcher.swarm.why_none(log.key) == "the network is not up yet"
     assert await fetcher.swarm.source(log.key).get(IDS[0], SIZE) == PAYLOADS[0]
     assert len(opened) == 1
-    assert fetcher.swarm.statistics().addresses != ()
+    addresses = await fetcher.swarm.wait_listening()
+    assert fetcher.swarm.statistics().addresses == addresses != ()

@@ -153,11 +153,7 @@ class Forger:
         self._vector = {WriterKey(key): claimed}
         self._batches = batches
 
-    async def serve(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
-        serving = Serving(accept=self._accept, found=lambda _: None)
-        await self._network.serve([LISTEN], serving, task_status=task_status)
-
-    async def _accept(self, stream: Stream) -> None:
+    async def accept(self, stream: Stream) -> None:
         session = Session.respond(
             self._logs.get,
             local=self._network.peer_id,
@@ -203,7 +199,9 @@ def forgery(
 
     async def read(claimed: int, batches: Sequence[Sequence[bytes]]) -> Node:
         network = internet.network(NetworkSetup(identity_seed=b"f" * 32, mdns=False))
-        addresses = await nursery.start(Forger(network, log.key, claimed, batches).serve)
+        forger = Forger(network, log.key, claimed, batches)
+        serving = Serving(accept=forger.accept, found=lambda _: None)
+        addresses = await nursery.start(network.serve, [LISTEN], serving)
         reader = await make_node(give_up_seconds=4).start(nursery)
         reader.swarm.join(log.key, addresses)
         return reader
