@@ -4,7 +4,7 @@ Two settings matter. The WAL is on and recovery is `tolerate_corrupted_tail_reco
 of a write) loses only what was never acknowledged, while damage further up refuses to open; the default mode drops
 every record after the damage and says nothing. And a store is opened read-only first, so that `check` can compare it
 with what was acknowledged before a writer's recovery deletes files it believes obsolete (a cut MANIFEST opens
-"successfully" with no entries and removes the data). Measured: ../docs/LOG_FORMAT.md, "Damage".
+"successfully" with no entries and removes the data). Measured: docs/STORE_FORMAT.md, "Order of writes".
 """
 
 from __future__ import annotations

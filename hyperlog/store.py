@@ -1,8 +1,8 @@
 """The Store port: ordered bytes to bytes with atomic batches, and its in-memory implementation.
 
-Key space (first byte; docs/LOG_FORMAT.md): `l` logs · `s` log state · `e` entries · `f` feeds · `v` feed lengths ·
-`c` changes · `h` heads · `b` block places · `q` block places set aside as rotten · `g` the guard's own record ·
-`o` where a feed was last known to be current · `x` raw block hash → block id · `m` the node's own records.
+Key space (first byte; docs/STORE_FORMAT.md): `l` logs · `s` state of a log · `a c d e f h k p t v` entries and what is
+derived from them (feeds.py) · `b` places of blocks · `q` places set aside as rotten · `g` the guard's own record · `o`
+where a feed was last known to be current · `x` raw block hash → block id · `m` the node's own records.
 
 An `s` record begins with the log's number of changes (u64 BE) and their digest (32 bytes): the guard takes the log's
 high-water mark from it.

@@ -1,8 +1,8 @@
 """What a process does until it is killed, told to its parent through a pipe, and what must be true afterwards.
 
 The workload is a function of how far the home is, so the parent knows what every acknowledged step left: entry n of
-the log is `value(n)`, record n is `value(n)`, block n is `payload(n)`. A line goes into the pipe only after the call
-that acknowledges has returned; the parent owns the pipe, so the lines survive the kill.
+the log is `value(n)` (`part(n)` in a batch), record n is `value(n)`, block n is `payload(n)`. A line goes into the
+pipe only after the call that acknowledges has returned; the parent owns the pipe, so the lines survive the kill.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from hyperlog.log import Log
 from hyperlog.repository import Repository, open_repository
 
 GROUP: Final = 3
+BATCH: Final = 4
 _PACK_BYTES_MAX: Final = 40_000
 
 
 def value(number: int) -> bytes:
     return b"value %d " % number * (1 + number % 7)
+
+
+def part(number: int) -> bytes:
+    """The value of entry `number` as one of a batch, which is there whole or not at all."""
+    return b"part " + value(number)
 
 
 def payload(number: int) -> bytes:
@@ -78,6 +84,9 @@ def _round(repository: Repository, log: Log, blocks: BlockStore, pipe: int) -> N
         for _ in range(GROUP):
             log.append(value(log.length))
     os.write(pipe, b"entries %d\n" % log.length)
+
+    log.append_many([part(log.length + n) for n in range(BATCH)])
+    os.write(pipe, b"entries %d\n" % log.length)
     _rot(repository, blocks, number)
 
 
@@ -111,7 +120,9 @@ def verify(home: Path, acknowledged: Acknowledged) -> Acknowledged:
         for number in acknowledged.blocks:
             assert blocks.get(block_id(payload(number))) == payload(number)
         blocks.close()
-    assert values == [value(number) for number in range(len(values))]
+    parts = [number for number, each in enumerate(values) if each == part(number)]
+    assert len(parts) % BATCH == 0, "half a batch"
+    assert all(each in (value(number), part(number)) for number, each in enumerate(values))
     assert records == [(b"n%08d" % number, value(number)) for number in range(len(records))]
     assert len(values) >= acknowledged.entries, "acknowledged entries are lost"
     assert len(records) >= acknowledged.records, "acknowledged records are lost"
