@@ -24,6 +24,7 @@ from hyperlog.log import Log, Logs
 from hyperlog.replay import replay
 from hyperlog.repository import Repository
 from hyperlog.store import MemoryStore, Store
+from hyperlog.view import parts
 from hyperlog.watermarks import STORE, Watermarks
 
 _LOG_PREFIXES: Final = (b"s", b"f", b"v", b"c", b"h", b"t", b"a", b"p", b"k", b"d")
@@ -190,7 +191,7 @@ class _Auditor:
         takers: tuple[tuple[bytes, Callable[[bytes], object]], ...] = (
             (b"p", log.add_fork),
             (b"k", log.add_excuse),
-            (b"d", log.add_sparse),
+            (b"d", lambda record: log.add_sparse(parts(record))),
         )
         for prefix, take in takers:
             for record, value in self._items(prefix + key):

@@ -119,7 +119,7 @@ class Draft:
             if not self.holds(link):
                 if own:
                     raise NotFound(f"no entry {to_text(link)[:12]}… here to link")
-                raise MissingLink(f"an entry links {to_text(link)[:12]}…, which is not here")
+                raise _missing(link)
 
     def add(self, writer: WriterKey, kind: int, links: tuple[EntryId, ...] | None, value: bytes) -> EntryId:
         """Continue the feed of `writer`; `links` None means its last entry only. Links have been checked.
@@ -250,6 +250,12 @@ class Draft:
             self._puts.append((b"v" + self.log + writer, feed.encode()))
         self._puts.append((b"s" + self.log, self.state.changes.to_bytes(8, "big") + self.state.digest))
         return self._puts
+
+
+def _missing(link: EntryId) -> MissingLink:
+    error = MissingLink(f"an entry links {to_text(link)[:12]}…, which is not here")
+    error.link = link
+    return error
 
 
 def _short(writer: WriterKey) -> str:

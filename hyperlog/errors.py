@@ -108,3 +108,9 @@ class OutOfOrder(Conflict):
 
 class MissingLink(OutOfOrder):
     """An entry links one that is not here."""
+
+    link: bytes = b""
+
+
+class ModesDiffer(Refused):
+    """Two ends of a replication both only give, or both only take."""

@@ -35,6 +35,10 @@ class Observer:
     forked: Callable[[ForkProof], None] | None = None
     """A proof was kept: the feed is frozen there."""
 
+    @property
+    def follows_entries(self) -> bool:
+        return self.before is not None or self.added is not None or self.rejected is not None
+
 
 class Events:
     """The listeners of one log."""
@@ -47,11 +51,11 @@ class Events:
     @property
     def are_wanted(self) -> bool:
         """Whether anybody follows single entries."""
-        return bool(self._observers)
+        return any(observer.follows_entries for observer in self._observers)
 
     @property
     def is_anybody_there(self) -> bool:
-        return bool(self._observers or self._listeners)
+        return bool(self.are_wanted or self._listeners)
 
     def on_commit(self, listener: Callable[[Sequence[Entry]], None]) -> Callable[[], None]:
         """Call `listener` with the entries of each commit; returns what ends that."""
@@ -63,8 +67,12 @@ class Events:
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 
+    def on_fork(self, listener: Callable[[ForkProof], None]) -> Callable[[], None]:
+        """Call `listener` with each fork proof that is kept; returns what ends that."""
+        return self.observe(Observer(forked=listener))
+
     def propose(self, proposal: Proposal) -> None:
-        if not self._observers:
+        if not self.are_wanted:
             return
         self._proposed.append(proposal)
         for observer in tuple(self._observers):

@@ -167,12 +167,6 @@ class Feeds:
         for key, value in self.store.items(b"v" + self.log):
             yield WriterKey(key[1 + KEY_BYTES :]), decode_feed(value)
 
-    def _held(self, writer: WriterKey) -> Feed:
-        feed = self.states.get(writer)
-        if feed is None:
-            raise _damaged("the state of a feed")
-        return feed
-
     def place(self, identifier: EntryId) -> Place | None:
         """Where the entry is, in whichever log."""
         raw = self.store.get(place_key(identifier))
@@ -184,7 +178,7 @@ class Feeds:
         """The id of the entry `seq`, which is held; `NO_PREV` for -1."""
         if seq < 0:
             return NO_PREV
-        feed = self._held(writer)
+        feed = self.states[writer]
         if seq == feed.length - 1:
             return feed.last
         return self.record(writer, seq).id
@@ -230,7 +224,7 @@ class Feeds:
         return self.evidence(entry.writer, entry.seq)
 
     def evidence(self, writer: WriterKey, seq: int) -> Evidence:
-        feed = self._held(writer)
+        feed = self.states[writer]
         peaks = self.peaks(writer, seq)
         rights = self.rights(writer, seq)
         path = join_path(seq, feed.signed_length, peaks, rights)
@@ -239,7 +233,7 @@ class Feeds:
 
     def peaks(self, writer: WriterKey, size: int) -> list[bytes]:
         """The peaks over the first `size` ids of a feed."""
-        feed = self._held(writer)
+        feed = self.states[writer]
         if size == feed.length:
             return list(feed.peaks)
         known = dict(zip(peak_ranges(feed.length), feed.peaks, strict=True))
@@ -247,14 +241,14 @@ class Feeds:
 
     def rights(self, writer: WriterKey, seq: int) -> tuple[bytes, ...]:
         """The right siblings of entry `seq` in the tree that was signed last."""
-        feed = self._held(writer)
+        feed = self.states[writer]
         if seq == feed.length - 1:
             return feed.rights
         return tuple(self.hash_of(writer, *each) for each in right_siblings(seq, feed.signed_length))
 
     def hash_of(self, writer: WriterKey, start: int, end: int) -> bytes:
         """The hash of the subtree over [start, end) of the tree that was signed last."""
-        feed = self._held(writer)
+        feed = self.states[writer]
         if start >= feed.length:
             return self._beyond(feed, start, end)
         if end - start == 1:
@@ -279,14 +273,15 @@ class Feeds:
                 return found
         raise _damaged("the signed tree of a feed")
 
-    def run(self, writer: WriterKey, start: int, end: int, bytes_max: int) -> Run:
-        """The entries from `start` on as a run: up to `end`, cut after `bytes_max` bytes of values and links."""
-        feed = self._held(writer)
+    def run(self, writer: WriterKey, start: int, end: int, bytes_max: int, before: int = NEWEST) -> Run:
+        """The entries from `start` on as a run: below seq `end`, cut after `bytes_max` bytes of values and links and
+        where one arrived as change number `before` or later."""
+        feed = self.states[writer]
         items: list[Item] = []
         room = bytes_max
         for record in self.records(writer, start, min(end, start + RUN_ENTRIES_MAX)):
             room -= len(record.value) + KEY_BYTES * len(record.links or ())
-            if items and room < 0:
+            if items and (room < 0 or record.change >= before):
                 break
             items.append((record.kind, record.links, record.value))
         rights = self.rights(writer, start + len(items) - 1)
@@ -305,12 +300,10 @@ def decode_record(raw: bytes) -> Record:
     if len(raw) < _RECORD.size:
         raise _damaged("an entry")
     identifier, change, kind, count = _RECORD.unpack_from(raw)
-    if kind > Kind.TRACE:
-        raise _damaged("an entry")
     if count == PREV_ONLY:
         return Record(EntryId(identifier), change, kind, None, raw[_RECORD.size :])
     end = _RECORD.size + count * KEY_BYTES
-    if end > len(raw):
+    if end > len(raw) or kind > Kind.TRACE:
         raise _damaged("an entry")
     links = tuple(EntryId(raw[at : at + KEY_BYTES]) for at in range(_RECORD.size, end, KEY_BYTES))
     return Record(EntryId(identifier), change, kind, links, raw[end:])

@@ -29,8 +29,6 @@ BATCH_BYTES_MAX: Final = 64 << 20
 WRITERS_MAX: Final = 1024
 """Admissions per log: each costs memory on every replica for ever."""
 
-FEED_LIST_MAX: Final = 100_000
-
 ENCODING_DEPTH_MAX: Final = 16
 ENCODING_ITEMS_MAX: Final = 1 << 20
 """Containers nest a few levels in our formats; the bounds keep a decoder's work linear in its input."""
@@ -56,6 +54,24 @@ EXPORT_MEMORY_BYTES_MAX: Final = 1 << 30
 """Argon2id costs of an exported key: libsodium's "moderate". The bounds hold for texts from elsewhere."""
 
 EXPORT_TEXT_MAX: Final = 1024
+
+FRAME_BYTES_MAX: Final = 2 << 20
+"""One message between replicas: an entry of the largest size with its evidence fits."""
+FRAME_ITEMS_MAX: Final = 1024
+
+PEER_FEEDS_MAX: Final = 4096
+PEER_WANTS_MAX: Final = 1024
+PEER_COMPARES_MAX: Final = 64
+PEER_REFUSED_MAX: Final = 64
+PEER_PROOFS_MAX: Final = 64
+"""What one peer may make us remember or do at a time; beyond it, it is dropped."""
+
+WAITING_FRAMES_MAX: Final = 64
+WAITING_BYTES_MAX: Final = 4 << 20
+"""Entries that came before what they link wait; beyond this they are dropped and asked for again."""
+
+LINK_ATTEMPTS_MAX: Final = 3
+COMPARE_IDS: Final = 32
 
 SYSTEM_VALUE_BYTES_MAX: Final = 1024
 LABEL_BYTES_MAX: Final = 256

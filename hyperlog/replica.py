@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hyperlog.batch import Batch
 from hyperlog.draft import Draft
+from hyperlog.encoding import encode
 from hyperlog.entry import Entry, Kind, decode_claim, decode_entry, sign_head
 from hyperlog.errors import (
     AppendsHeld,
@@ -40,6 +41,7 @@ from hyperlog.limits import ENTRY_LINKS_MAX
 from hyperlog.lineage import Lineage
 from hyperlog.merkle import root
 from hyperlog.run import Run, decode_run
+from hyperlog.sparse import check_sparse
 from hyperlog.store import Store
 from hyperlog.view import LogView
 from hyperlog.watermarks import Watermarks
@@ -199,12 +201,19 @@ class Log(LogView):
 
     def add_run(self, encoded: bytes) -> int:
         """Verify and keep the entries of a run (`run`), all or none; how many were new. Raises as `add_all`."""
-        run = decode_run(encoded)
+        return self.add_runs([encoded])
+
+    def add_runs(self, encoded: Sequence[bytes]) -> int:
+        """Verify and keep the entries of several runs, in causal order, all or none; how many were new."""
+        runs = [decode_run(each) for each in encoded]
+        count = 0
         with self.lock, self._keeping_forks(), self._draft() as (draft, events):
-            held = self._length(run.writer)
-            for kind, links, value in run.items[max(0, held - run.start) :] if events.are_wanted else ():
-                events.propose(Proposal(run.writer, kind, links or (), value))
-            return take_run(self._feeds, draft, run)
+            for run in runs:
+                held = draft.feed(run.writer).length
+                for kind, links, value in run.items[max(0, held - run.start) :] if events.are_wanted else ():
+                    events.propose(Proposal(run.writer, kind, links or (), value))
+                count += take_run(self._feeds, draft, run)
+        return count
 
     def restore(self, run: Run) -> int:
         """Keep a run that this node's own store held, of any length; how many entries were new. Raises as `add_all`."""
@@ -212,7 +221,7 @@ class Log(LogView):
             return take_run(self._feeds, draft, run)
 
     def add_fork(self, encoded: bytes) -> bool:
-        """Verify and keep a fork proof; whether it was news. Raises `Corrupt`."""
+        """Verify and keep a fork proof; whether it was news. Raises `Corrupt`, `NotWriter` (of an unknown writer)."""
         proof = decode_fork(encoded)
         with self.lock:
             return self._keep_fork(proof)
@@ -231,20 +240,19 @@ class Log(LogView):
             self._store.write([(b"k" + self.key + claim.id, encoded)], durable=False)
         return True
 
-    def add_sparse(self, encoded: bytes) -> Entry:
-        """Verify and keep one entry without what it builds on. It is found by `get` only: no feed or head counts it.
+    def add_sparse(self, encoded: Sequence[bytes]) -> Entry:
+        """Verify and keep an entry without what it builds on, given with its admissions (`sparse`).
 
-        Raises `Corrupt`, `NotWriter` (its writer is not known to be admitted here).
+        It is found by `get` only: no feed or head counts it. Raises `Corrupt`, `NotWriter`.
         """
-        entry = decode_entry(encoded)
-        if entry.log != self.key:
-            raise Corrupt("an entry of another log")
-        admitted = bytes(entry.writer) == bytes(self.key) or self._policy.open_admission(entry.writer) is not None
-        if not admitted or not self.counts(entry):
-            raise NotWriter(f"writer {to_text(entry.writer)[:12]}… is not known to be admitted to this log")
-        if self._feeds.place(entry.id) is None:
-            self._store.write([(b"d" + self.key + entry.id, encoded)], durable=True)
-            self._has_sparse = True
+        entry = check_sparse(self.key, encoded)
+        if not self.counts(entry):
+            raise NotWriter("an entry that does not count: its writer was dismissed, or its feed forked before it")
+        with self.lock:
+            if self._feeds.place(entry.id) is None:
+                record = encode(list(encoded))
+                self._store.write([(b"d" + self.key + entry.id, record)], durable=True)
+                self._has_sparse = True
         return entry
 
     # -------------------------------------------------------------------------------------------------------- inside
@@ -338,7 +346,8 @@ class Log(LogView):
         if known is not None and known <= proof.seq:
             return False
         if proof.writer not in self._feeds.states and self._policy.open_admission(proof.writer) is None:
-            return False  # of a writer who was never admitted there is nothing to freeze
+            # Of a writer who was never admitted there is nothing to freeze; its proofs would fill the disk.
+            raise NotWriter(f"a fork proof of writer {to_text(proof.writer)[:12]}…, who is not known to be admitted")
         self._store.write([(b"p" + self.key + proof.writer, proof.encode())], durable=True)
         before = self._policy
         self._authority = self._authority.copy()

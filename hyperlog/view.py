@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from hyperlog.draft import Authority
+from hyperlog.encoding import decode
 from hyperlog.entry import Claim, Entry, Kind, decode_entry
 from hyperlog.errors import NotFound, StoreDamaged
 from hyperlog.feeds import NEWEST, Feeds
 from hyperlog.forks import ForkProof, decode_fork
 from hyperlog.ids import EntryId, LogKey, WriterKey, to_text
-from hyperlog.limits import RUN_BYTES_MAX
-from hyperlog.run import encode_run
+from hyperlog.limits import FRAME_BYTES_MAX, RUN_BYTES_MAX
+from hyperlog.run import Run
+from hyperlog.sparse import ADMISSIONS_MAX
 from hyperlog.store import Store
 from hyperlog.watermarks import Mark
 from hyperlog.writers import Policy, Statement, decode_operation
@@ -148,12 +150,23 @@ class LogView:
                 yield end, self._feeds.entry(run.writer, run.start + end - run.first)
                 end -= 1
 
-    def run(self, writer: WriterKey, start: int, *, until: int | None = None, bytes_max: int = RUN_BYTES_MAX) -> bytes:
-        """The entries of `writer` from `start` on that count, as one run for `add_run`. Raises `NotFound`."""
+    def run(
+        self,
+        writer: WriterKey,
+        start: int,
+        *,
+        until: int | None = None,
+        bytes_max: int = RUN_BYTES_MAX,
+        before: int = NEWEST,
+    ) -> Run:
+        """The entries of `writer` from `start` on that count (and arrived before change `before`) as one run.
+
+        At least one, up to about `bytes_max` bytes. `encode_run` makes of it what `add_run` takes. Raises `NotFound`.
+        """
         end = min(self.vector().get(writer, 0), NEWEST if until is None else until)
         if not 0 <= start < end:
             raise NotFound(f"no entry {start} of that writer here")
-        return encode_run(self._feeds.run(writer, start, end, bytes_max))
+        return self._feeds.run(writer, start, end, bytes_max, before)
 
     def claim(self, writer: WriterKey, seq: int) -> Claim:
         """What the writer signed as entry `seq`, counting or not. Raises `NotFound`."""
@@ -169,9 +182,29 @@ class LogView:
         prefix = b"p" + self.key
         return {WriterKey(key[len(prefix) :]): decode_fork(value) for key, value in self._store.items(prefix)}
 
+    def sparse(self, identifier: EntryId) -> list[bytes]:
+        """An entry that is here, and the admissions that show up to the log key that its writer may write, encoded.
+
+        Raises `NotFound`.
+        """
+        raw = self._store.get(b"d" + self.key + identifier)
+        if raw is not None:
+            return parts(raw)
+        entry = self.get(identifier)
+        found = [entry.encoded]
+        writer = entry.writer
+        while bytes(writer) != bytes(self.key):
+            admission = self._policy.open_admission(writer)
+            if admission is None or len(found) > ADMISSIONS_MAX:
+                raise NotFound("the writer of that entry is not admitted")
+            entry = self.get(admission)
+            found.append(entry.encoded)
+            writer = entry.writer
+        return found
+
     def _sparse(self, identifier: EntryId) -> Entry | None:
         raw = self._store.get(b"d" + self.key + identifier)
-        return None if raw is None else decode_entry(raw, trusted=True)
+        return None if raw is None else decode_entry(parts(raw)[0], trusted=True)
 
     def _length(self, writer: WriterKey) -> int:
         feed = self._feeds.states.get(writer)
@@ -214,3 +247,11 @@ def read_state(store: Store, log: LogKey) -> Mark:
     if len(raw) != 8 + len(_EMPTY_DIGEST):
         raise StoreDamaged("the state of a log in the store cannot be read")
     return Mark(int.from_bytes(raw[:8], "big"), raw[8:])
+
+
+def parts(raw: bytes) -> list[bytes]:
+    """What is kept of a single entry: it and its admissions, encoded. Raises `Corrupt`."""
+    match decode(raw, bytes_max=FRAME_BYTES_MAX):
+        case [*parts]:
+            return [part for part in parts if isinstance(part, bytes)]
+    raise StoreDamaged("a single entry in the store cannot be read")

@@ -30,6 +30,7 @@ from hyperlog.encoding import decode, encode
 from hyperlog.entry import Kind
 from hyperlog.errors import Corrupt
 from hyperlog.ids import EntryId, LogKey, WriterKey
+from hyperlog.keys import is_public_key
 from hyperlog.limits import FEED_ENTRIES_MAX, KEY_BYTES, LABEL_BYTES_MAX, SYSTEM_VALUE_BYTES_MAX
 
 
@@ -152,7 +153,7 @@ def decode_operation(value: bytes) -> Operation:
             found = Rotate(WriterKey(key))
         case _:
             pass
-    if found is None or len(found.key) != KEY_BYTES:
+    if found is None or len(found.key) != KEY_BYTES or not is_public_key(found.key):
         raise Corrupt("system entry that this version does not understand")
     return found
 
