@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import data_bytes, differences
+from tests.support.trees import data_bytes, differences, file_bytes
 
 _TIME = (1_700_000_000_000_000_000, 1_700_000_000_123_456_789)
 
@@ -36,8 +36,9 @@ def test_equal_trees_do_not_differ(pair: tuple[Path, Path]) -> None:
 
 
 def test_data_is_counted_without_holes_and_links_once(pair: tuple[Path, Path]) -> None:
-    assert data_bytes(pair[0]) == 3_000_005
+    assert data_bytes(pair[0]) == file_bytes(pair[0]) == 3_000_005
     os.truncate(pair[0] / "alone", 1 << 30)
+    assert file_bytes(pair[0]) == 3_000_000 + (1 << 30)
     assert data_bytes(pair[0]) < 3_100_000
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 _CHUNK_BYTES = 1 << 20
 
@@ -31,13 +31,19 @@ def differences(left: os.PathLike[str] | str, right: os.PathLike[str] | str, *, 
     return found[:most]
 
 
+def file_bytes(top: os.PathLike[str] | str) -> int:
+    """The lengths of all regular files, hard links once."""
+    return sum(found.st_size for found in _files(top))
+
+
 def data_bytes(top: os.PathLike[str] | str) -> int:
     """The bytes of all regular files that are there to be moved: hard links once, holes not at all."""
-    seen: dict[tuple[int, int], int] = {}
-    for _, found in _walk(os.fsencode(top)):
-        if stat.S_ISREG(found.st_mode):
-            seen[found.st_dev, found.st_ino] = min(found.st_size, found.st_blocks * 512)
-    return sum(seen.values())
+    return sum(min(found.st_size, found.st_blocks * 512) for found in _files(top))
+
+
+def _files(top: os.PathLike[str] | str) -> Collection[os.stat_result]:
+    files = (found for _, found in _walk(os.fsencode(top)) if stat.S_ISREG(found.st_mode))
+    return {(found.st_dev, found.st_ino): found for found in files}.values()
 
 
 def _walk(top: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
