@@ -32,7 +32,7 @@ from swarm.network import NetworkSetup, Serving, Stream
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks
 from tests.swarm.evil_seeder import made_payloads
-from tests.swarm.support import LISTEN
+from tests.swarm.support import LISTEN, NoLogs
 
 KEY = LogKey(b"k" * 32)
 SIZE = 1 << 16
@@ -425,21 +425,6 @@ def seeder(misdeed: str = "none") -> Iterator[tuple[subprocess.Popen[str], str]]
             process.kill()
 
 
-class NoLogs:
-    """Logs that are always empty."""
-
-    def add_remote(self, key: LogKey, /) -> NoLogs:
-        return self
-
-    length = 0
-
-    def vector(self) -> dict[object, int]:
-        return {}
-
-    def subscribe(self, _: object) -> Callable[[], None]:
-        return lambda: None
-
-
 async def fetch_all(swarm: Swarm, when: int, then: Callable[[], None]) -> float:
     """Fetch every block; after `when` of them do `then`. Seconds from there to the end."""
     source = swarm.source(KEY)
@@ -465,7 +450,7 @@ async def fetch_all(swarm: Swarm, when: int, then: Callable[[], None]) -> float:
 @asynccontextmanager
 async def fetcher(*addresses: str) -> AsyncIterator[Swarm]:
     config = SwarmConfig(identity_seed=os.urandom(32), listen=(LISTEN,), mdns=False)
-    swarm = Swarm(NoLogs(), MemoryBlocks(), config)  # type: ignore[arg-type]
+    swarm = Swarm(NoLogs(), MemoryBlocks(), config)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         swarm.join(KEY, addresses)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
 
+from hyperlog.entry import Entry
+from hyperlog.ids import LogKey, WriterKey
 from hyperlog.log import Logs
 from swarm.swarm import Swarm
 from swarm.testing import MemoryBlocks
@@ -37,3 +40,29 @@ class Node:
     def stop(self) -> None:
         assert self._scope is not None
         self._scope.cancel()
+
+
+class NoLogs:
+    """A `LogBook` whose logs stay empty."""
+
+    def add_remote(self, key: LogKey, /) -> NoLog:
+        return NoLog()
+
+
+class NoLog:
+    length = 0
+
+    def vector(self) -> dict[WriterKey, int]:
+        return {}
+
+    def feed(self, writer: WriterKey, start: int = 0, limit: int = 1000) -> list[Entry]:
+        return []
+
+    def changes(self, since: int = 0) -> Iterator[tuple[int, Entry]]:
+        return iter(())
+
+    def add_all(self, encoded: Sequence[bytes]) -> list[Entry]:
+        return []
+
+    def subscribe(self, listener: Callable[[Sequence[Entry]], None]) -> Callable[[], None]:
+        return lambda: None
