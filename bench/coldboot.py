@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -130,20 +129,22 @@ def _pairs(ours: Sequence[str], theirs: Sequence[str], count: int) -> list[tuple
 def _first_output_seconds(argv: Sequence[str]) -> float:
     """From starting the command to the first byte it prints; it must then end well."""
     start = time.monotonic()
-    with _process(argv) as process:
+    with tempfile.TemporaryFile() as errors, _process(argv, errors) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
         seconds = time.monotonic() - start
         process.stdout.read()
-        assert process.wait(60) == 0
-        assert first
+        if process.wait(60) != 0 or not first:
+            errors.seek(0)
+            raise SystemExit(
+                f"{argv} failed with exit code {process.returncode}: {errors.read().decode(errors='replace')}"
+            )
     return seconds
 
 
 @contextlib.contextmanager
-def _process(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": os.environ}
-    with subprocess.Popen(argv, **options) as process:
+def _process(argv: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
         try:
             yield process
         finally:
