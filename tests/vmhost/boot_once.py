@@ -1,7 +1,7 @@
 """Not a test: a program that boots an image once, for tests that need a process to signal or to kill.
 
 boot_once.py PLACE METADATA BLOB CMD [ARG…]. With HOLD=SECONDS in its environment no read is ever
-answered, and that is the deadline.
+answered, that is the deadline, and each read that begins to wait is said on stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def boot(arguments: Sequence[str]) -> int:
     place, metadata, blob_path, *argv = arguments
     held = float(os.environ.get("HOLD", "0"))
     server = BlobServer(f"{place}/fuse", on_read_failure=Failures(), read_deadline_seconds=held or 10.0)
-    blob = FileBlob(blob_path, held=held > 0)
+    blob = FileBlob(blob_path, held=held > 0, on_wait=lambda: os.write(2, b"waiting\n"))
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         async with (

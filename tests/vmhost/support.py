@@ -57,9 +57,9 @@ class FileBlob:
     held: bool = False
     failure: Exception | None = None
     short_by: int = 0
+    on_wait: Callable[[], object] = bool  # called when a read begins to wait
     reads: list[tuple[int, int]] = field(default_factory=list)
     waiting: int = 0
-    waiting_most: int = 0
     cancelled: int = 0
     delivered: trio.Event = field(default_factory=trio.Event)
 
@@ -81,7 +81,7 @@ class FileBlob:
 
     async def read(self, offset: int, size: int) -> bytes:
         self.waiting += 1
-        self.waiting_most = max(self.waiting, self.waiting_most)
+        self.on_wait()
         try:
             await self.delivered.wait()
         except trio.Cancelled:

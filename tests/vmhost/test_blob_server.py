@@ -184,7 +184,7 @@ async def test_a_killed_reader_dies_at_once(tmp_path: Path, blob: FileBlob) -> N
             started = trio.current_time()
             reader.kill()
             await reader.wait()
-            assert trio.current_time() - started < 1
+            assert trio.current_time() - started < 3
             # Its request is the kernel's read-ahead, which nobody interrupts: what comes is kept for the next reader.
             blob.deliver()
 
