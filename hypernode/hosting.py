@@ -1,4 +1,4 @@
-"""Reach the node of a home: the one that runs there, or else one of our own for as long as it is needed.
+"""Be the node of a home for as long as a command needs one.
 
 A home has one node, because its store has one writer. Whoever needs a node and finds none becomes it, serves the API
 at the home's socket as a daemon would, and stays until everybody else who came to use it has left.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import trio
 
 from hyperlog.errors import StoreLocked
 from hyperlog.repository import Repository, open_repository
-from hypernode.api.client import Client, Dial, dial_socket
+from hypernode.api.client import Client, Dial, answers
 from hypernode.api.requests import Request
 from hypernode.api.server import Call, serve_socket, serve_stream
 from hypernode.config import Config
@@ -28,14 +27,6 @@ _DIAL_SECONDS: Final = 5.0
 _DIAL_PAUSE_SECONDS: Final = 0.05
 
 Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """A client, and whether the node behind it is a daemon or a command that hosts one (perhaps this process)."""
-
-    client: Client
-    hosted_here: bool
 
 
 class Guests:
@@ -62,23 +53,8 @@ class Guests:
 
 
 @contextlib.asynccontextmanager
-async def reach_node(config: Config, notify: Notify) -> AsyncIterator[Reached]:
-    """A client of the node of `config.home`, hosting one when none runs.
-
-    Raises `NodeBusy` when another process has the home and does not answer, and what opening a store raises.
-    `notify` is told when leaving has to wait for others.
-    """
-    repository = await _open_unless_served(config)
-    if repository is None:
-        yield Reached(Client(dial_socket(config)), hosted_here=False)
-        return
-    async with host_node(config, repository, notify) as client:
-        yield Reached(client, hosted_here=True)
-
-
-@contextlib.asynccontextmanager
 async def host_node(config: Config, repository: Repository, notify: Notify) -> AsyncIterator[Client]:
-    """Be the node of this home, which `repository` is; a client of it."""
+    """Be the node of the home that `repository` is; a client of it. `notify` hears of leaving having to wait."""
     async with open_node(config, repository, is_daemon=False) as node, trio.open_nursery() as nursery:
         guests = Guests(node)
         await nursery.start(partial(serve_socket, config.socket, guests.operate))
@@ -89,8 +65,11 @@ async def host_node(config: Config, repository: Repository, notify: Notify) -> A
         nursery.cancel_scope.cancel()
 
 
-async def _open_unless_served(config: Config) -> Repository | None:
-    """The repository, locked by us; None when a node serves it."""
+async def open_unless_served(config: Config) -> Repository | None:
+    """The repository, locked by us; None when a node serves it.
+
+    Raises `NodeBusy` when another process has the home and does not answer, and what opening a store raises.
+    """
     deadline = trio.current_time() + _DIAL_SECONDS
     while True:
         if await answers(config):
@@ -101,15 +80,6 @@ async def _open_unless_served(config: Config) -> Repository | None:
             if trio.current_time() > deadline:
                 raise NodeBusy(f"{error.message}, which does not answer", error.hint) from None
         await trio.sleep(_DIAL_PAUSE_SECONDS)  # a node that starts or ends: soon it answers, or is gone
-
-
-async def answers(config: Config) -> bool:
-    """Whether a node serves the home's socket."""
-    try:
-        async with await dial_socket(config)():
-            return True
-    except OSError:
-        return False
 
 
 def _dial_within(node: Node, nursery: trio.Nursery) -> Dial:

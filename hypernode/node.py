@@ -30,7 +30,6 @@ from hypernode.records import Records
 from hypernode.views import View
 from swarm.swarm import Swarm, SwarmConfig
 
-_POLL_SECONDS: Final = 0.02
 _SEED_BYTES: Final = 32
 
 
@@ -58,11 +57,8 @@ class Node:
 
     async def wait_addresses(self) -> tuple[str, ...]:
         """Where this node can be dialled, the network being started if need be. Raises `Unavailable`."""
-        self.swarm.need_network()
         with trio.move_on_after(NETWORK_START_SECONDS):
-            while not (addresses := self.swarm.statistics().addresses):
-                await trio.sleep(_POLL_SECONDS)
-            return addresses
+            return await self.swarm.wait_listening()
         raise Unavailable(f"the network did not start within {NETWORK_START_SECONDS:g} s")
 
 

@@ -1,9 +1,9 @@
 """The client of a node's API, for the command line and for programs.
 
-    async with open_client(config, hosting=…) as client:
-        images = await client.call(Images())
+    client = Client(dial_socket(config))
+    images = await client.call(Images())
 
-With a node running in the home (a daemon, or another command that hosts one) the client talks to its socket.
+A node must be running in the home: a daemon, or another command that hosts one (`answers` tells).
 """
 
 from __future__ import annotations
@@ -91,6 +91,15 @@ def dial_socket(config: Config) -> Dial:
             return await trio.open_unix_socket(address)
 
     return dial
+
+
+async def answers(config: Config) -> bool:
+    """Whether a node serves the home's socket."""
+    try:
+        async with await dial_socket(config)():
+            return True
+    except OSError:
+        return False
 
 
 async def _send(stream: trio.abc.Stream, request: Request) -> None:

@@ -20,9 +20,9 @@ from hypernode.api.client import Held
 from hypernode.api.codec import Json
 from hypernode.api.requests import Boot
 from hypernode.cli.progress import EventPrinter, note
+from hypernode.cli.reach import reach_node
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
-from hypernode.hosting import reach_node
 from vmhost.console import run_container
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
 from vmhost.nspawn import NspawnSpec
@@ -39,7 +39,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
     )
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         with EventPrinter() as printer:
             held = await node.client.hold(request, printer)
         async with held:

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hypernode.api.requests import Images, ShowLog, Status
-from hypernode.cli.progress import EventPrinter, note
+from hypernode.cli.progress import EventPrinter
+from hypernode.cli.reach import reach_node
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
-from hypernode.hosting import reach_node
 
 
 async def images(config: Config, arguments: Mapping[str, Any]) -> int:
     """One line an image."""
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         result = await node.client.call(Images())
     if arguments["as_json"]:
         print(json.dumps(result))
@@ -33,7 +33,7 @@ async def images(config: Config, arguments: Mapping[str, Any]) -> int:
 async def log(config: Config, arguments: Mapping[str, Any]) -> int:
     """One line a version, newest first."""
     request = ShowLog(arguments["link"], tuple(arguments["peers"]), arguments["refresh"])
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         with EventPrinter() as printer:
             result = await node.client.call(request, printer)
     if arguments["as_json"]:
@@ -55,7 +55,7 @@ async def log(config: Config, arguments: Mapping[str, Any]) -> int:
 
 async def status(config: Config, arguments: Mapping[str, Any]) -> int:
     """What the node does; a home without a running node has none of it, and says so."""
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         result = await node.client.call(Status())
         result["running"] = not node.hosted_here
     if arguments["as_json"]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hypernode.api.client import Client, dial_socket
+from hypernode.api.client import Client, answers, dial_socket
 from hypernode.api.requests import Mount, Unmount
 from hypernode.cli.progress import EventPrinter, note
+from hypernode.cli.reach import reach_node
 from hypernode.cli.stop_signals import until_stop_signal
 from hypernode.config import Config
 from hypernode.errors import NotMounted
 from hypernode.exit_codes import EXIT_OK
-from hypernode.hosting import answers, reach_node
 
 
 async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
@@ -24,7 +24,7 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
     )
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         with EventPrinter() as printer:
             held = await node.client.hold(request, printer)
         async with held:

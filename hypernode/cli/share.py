@@ -10,10 +10,10 @@ from typing import Any
 from hyperlog.errors import Refused
 from hypernode.api.requests import Seed, Share
 from hypernode.cli.progress import EventPrinter, note
+from hypernode.cli.reach import reach_node
 from hypernode.cli.stop_signals import until_stop_signal
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
-from hypernode.hosting import reach_node
 
 
 async def share(config: Config, arguments: Mapping[str, Any]) -> int:
@@ -27,7 +27,7 @@ async def share(config: Config, arguments: Mapping[str, Any]) -> int:
         user=arguments["user"],
         workdir=arguments["workdir"],
     )
-    async with reach_node(config, note) as node:
+    async with reach_node(config) as node:
         with EventPrinter() as printer:
             result = await node.client.call(request, printer)
         print(json.dumps(result) if arguments["as_json"] else result["link"], flush=True)

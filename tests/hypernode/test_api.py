@@ -12,12 +12,11 @@ import pytest
 import trio
 
 from hyperlog.errors import NotFound
-from hypernode.api.client import Client, dial_socket
+from hypernode.api.client import Client, answers, dial_socket
 from hypernode.api.requests import Images, Request, Seed, Status
 from hypernode.api.server import Call, serve_socket
 from hypernode.config import Config
 from hypernode.errors import NodeGone
-from hypernode.hosting import answers
 
 
 class Recorder:

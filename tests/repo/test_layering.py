@@ -24,7 +24,8 @@ CLEAN = {
     "images/source.py": "import trio\nfrom hyperlog import ids",
     "swarm/net/host.py": "import libp2p, trio",
     "hypernode/cli/main.py": "def f():\n    from hyperlog.keys import KeyPair\n    import rich",
-    "hypernode/node.py": "import importlib\nimport images.source\nimportlib.import_module('swarm.net.host')",
+    "hypernode/node.py": "import images.source",
+    "swarm/network.py": "import importlib\nimportlib.import_module('swarm.net.host')",
 }
 
 

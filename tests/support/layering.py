@@ -49,8 +49,8 @@ HEAVY = "swarm.net"
 # The command line loads a command's modules when it is called, so that --help is quick. Elsewhere imports stand at
 # the top of the module.
 LAZY_IMPORTS = ("hypernode/cli/",)
-# import_module: the command line's table of commands, and the two places that start the network when it is needed.
-DYNAMIC_IMPORTS = ("hypernode/cli/", "hypernode/node.py", "swarm/network.py")
+# import_module: the command line's table of commands, the network when it is first needed, hyperlog's public names.
+DYNAMIC_IMPORTS = ("hypernode/cli/", "swarm/network.py", "hyperlog/__init__.py")
 
 
 @dataclass(frozen=True)
