@@ -8,9 +8,9 @@ What is compared, and what is not the same:
 
 - bulk append: batches of 1 000 values of 100 bytes. Ours returns when a batch is on disk (fsync of the store and of its
   high-water mark); hypercore 11 writes to RocksDB without syncing.
-- replicate: a new replica takes all entries from the other in one process. Ours moves encoded runs, verifies and stores
-  them durably, without encryption (that is the transport's); hypercore's `replicate` runs over in-process streams with
-  its own noise encryption, also verifies, and stores without syncing.
+- replicate: a new replica takes all entries from the other in one process. Ours carries the frames of replication.py,
+  verifies and stores durably, without encryption (that is the transport's); hypercore's `replicate` runs over
+  in-process streams with its own noise encryption, also verifies, and stores without syncing.
 - single appends: one value, one signature, one acknowledgement at a time; ours are durable, hypercore's are not.
 - bytes per entry: the files of the store after closing, divided by entries. Ours includes marks and RocksDB's logs.
 """
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hyperlog import Repository, open_repository
 from hyperlog.keys import KeyPair, verify
 from hyperlog.log import Log
+from hyperlog.replication import Replication
 
 _HYPERCORE: Final = "11.37.1"
 _STORAGE: Final = "3.3.1"  # what hypercore asks for is not always published; one that is
@@ -108,11 +109,17 @@ def _round(folder: Path, options: argparse.Namespace) -> Seconds:
 
 
 def _replicate(log: Log, other: Repository, entries: int) -> None:
+    """Carry frames between the two ends until both are done."""
     replica = other.logs.add_remote(log.key)
-    (writer,) = log.vector()
+    source, target = Replication(log, pull=False), Replication(replica, push=False)
     with other.grouped():
-        while (held := replica.vector().get(writer, 0)) < entries:
-            replica.add_run(log.run(writer, held))
+        while not (source.is_done and target.is_done):
+            for one, end in ((target, source), (source, target)):
+                while (frame := one.next_frame()) is not None:
+                    end.receive(frame)
+    source.close()
+    target.close()
+    assert replica.length == entries
     assert replica.ends() == log.ends()
 
 

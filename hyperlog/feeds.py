@@ -167,6 +167,12 @@ class Feeds:
         for key, value in self.store.items(b"v" + self.log):
             yield WriterKey(key[1 + KEY_BYTES :]), decode_feed(value)
 
+    def _held(self, writer: WriterKey) -> Feed:
+        feed = self.states.get(writer)
+        if feed is None:
+            raise _damaged("the state of a feed")
+        return feed
+
     def place(self, identifier: EntryId) -> Place | None:
         """Where the entry is, in whichever log."""
         raw = self.store.get(place_key(identifier))
@@ -178,7 +184,7 @@ class Feeds:
         """The id of the entry `seq`, which is held; `NO_PREV` for -1."""
         if seq < 0:
             return NO_PREV
-        feed = self.states[writer]
+        feed = self._held(writer)
         if seq == feed.length - 1:
             return feed.last
         return self.record(writer, seq).id
@@ -224,7 +230,7 @@ class Feeds:
         return self.evidence(entry.writer, entry.seq)
 
     def evidence(self, writer: WriterKey, seq: int) -> Evidence:
-        feed = self.states[writer]
+        feed = self._held(writer)
         peaks = self.peaks(writer, seq)
         rights = self.rights(writer, seq)
         path = join_path(seq, feed.signed_length, peaks, rights)
@@ -233,7 +239,7 @@ class Feeds:
 
     def peaks(self, writer: WriterKey, size: int) -> list[bytes]:
         """The peaks over the first `size` ids of a feed."""
-        feed = self.states[writer]
+        feed = self._held(writer)
         if size == feed.length:
             return list(feed.peaks)
         known = dict(zip(peak_ranges(feed.length), feed.peaks, strict=True))
@@ -241,14 +247,14 @@ class Feeds:
 
     def rights(self, writer: WriterKey, seq: int) -> tuple[bytes, ...]:
         """The right siblings of entry `seq` in the tree that was signed last."""
-        feed = self.states[writer]
+        feed = self._held(writer)
         if seq == feed.length - 1:
             return feed.rights
         return tuple(self.hash_of(writer, *each) for each in right_siblings(seq, feed.signed_length))
 
     def hash_of(self, writer: WriterKey, start: int, end: int) -> bytes:
         """The hash of the subtree over [start, end) of the tree that was signed last."""
-        feed = self.states[writer]
+        feed = self._held(writer)
         if start >= feed.length:
             return self._beyond(feed, start, end)
         if end - start == 1:
@@ -276,7 +282,7 @@ class Feeds:
     def run(self, writer: WriterKey, start: int, end: int, bytes_max: int, before: int = NEWEST) -> Run:
         """The entries from `start` on as a run: below seq `end`, cut after `bytes_max` bytes of values and links and
         where one arrived as change number `before` or later."""
-        feed = self.states[writer]
+        feed = self._held(writer)
         items: list[Item] = []
         room = bytes_max
         for record in self.records(writer, start, min(end, start + RUN_ENTRIES_MAX)):
@@ -300,10 +306,12 @@ def decode_record(raw: bytes) -> Record:
     if len(raw) < _RECORD.size:
         raise _damaged("an entry")
     identifier, change, kind, count = _RECORD.unpack_from(raw)
+    if kind > Kind.TRACE:
+        raise _damaged("an entry")
     if count == PREV_ONLY:
         return Record(EntryId(identifier), change, kind, None, raw[_RECORD.size :])
     end = _RECORD.size + count * KEY_BYTES
-    if end > len(raw) or kind > Kind.TRACE:
+    if end > len(raw):
         raise _damaged("an entry")
     links = tuple(EntryId(raw[at : at + KEY_BYTES]) for at in range(_RECORD.size, end, KEY_BYTES))
     return Record(EntryId(identifier), change, kind, links, raw[end:])

@@ -27,6 +27,7 @@ from hyperlog.keys import KeyPair, write_secret
 from hyperlog.limits import EXPORT_MEMORY_BYTES_MIN
 from hyperlog.log import Log
 from hyperlog.repository import FORMAT, Repository, open_repository
+from hyperlog.run import encode_run
 from hyperlog.writers import Rights
 
 HERE: Final = Path(__file__).resolve().parent
@@ -96,7 +97,7 @@ def _content(log: Log, blocks: set[BlockId]) -> dict[str, object]:
         "ids": [entry.id.hex() for _, entry in log.changes()],
         "heads": [head.hex() for head in log.heads()],
         "vector": {writer.hex(): length for writer, length in log.vector().items()},
-        "runs": [log.run(writer, 0).hex() for writer in log.vector()],
+        "runs": [encode_run(log.run(writer, 0)).hex() for writer in log.vector()],
         "claims": [log.claim(writer, 0).encode().hex() for writer in log.vector()],
         "blocks": sorted(block.hex() for block in blocks),
         "exported_key": export_key(_OWNER, PASSPHRASE, memory_bytes=EXPORT_MEMORY_BYTES_MIN),

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from hyperlog.encoding import decode, encode
 from hyperlog.entry import decode_claim, decode_entry
-from hyperlog.errors import Corrupt, Refused
+from hyperlog.errors import Corrupt, PeerMisbehaved, Refused
 from hyperlog.forks import decode_fork
 from hyperlog.ids import from_text, to_text
 from hyperlog.key_export import export_key, parse_exported
 from hyperlog.keys import KeyPair, is_public_key, verify
 from hyperlog.limits import EXPORT_MEMORY_BYTES_MIN
 from hyperlog.link import parse_link
+from hyperlog.messages import decode_message, encode_message
 from hyperlog.writers import decode_operation, encode_operation
 
 
@@ -166,3 +167,14 @@ def signatures() -> Target:
         assert verify(public, signature, b"message") == (data == good)
 
     return Target("signature", 30, [good, bytes(96), b"\xff" * 96], run)
+
+
+def messages(frames: list[bytes]) -> Target:
+    def run(data: bytes) -> None:
+        try:
+            message = decode_message(data)
+        except PeerMisbehaved:
+            return
+        assert encode_message(message) == data
+
+    return Target("message", 80, frames, run)

@@ -17,9 +17,11 @@ from hyperlog.errors import Corrupt, HyperError, StoreDamaged, StoreTooNew
 from hyperlog.guard import GUARD_KEY, check_guard
 from hyperlog.ids import EntryId, WriterKey, block_id
 from hyperlog.keys import KeyPair, read_secret
-from hyperlog.log import Logs, check_marks
+from hyperlog.log import Log, Logs, check_marks
 from hyperlog.replay import replay
+from hyperlog.replication import Replication
 from hyperlog.repository import check_format, open_repository
+from hyperlog.run import encode_run
 from hyperlog.store import MemoryStore, Store
 from hyperlog.watermarks import STORE, Mark, Watermarks
 from tests.hyperlog import fuzz_decoders as decoders
@@ -41,7 +43,8 @@ def _targets(where: Path, stack: contextlib.ExitStack) -> list[Target]:
         assert log.writer is not None
         system.append(log.revoke(WriterKey(KeyPair.from_seed(b"\2" * 32).public), reason="gone"))
         encoded += [entry.encoded for entry in system]
-        runs = [log.run(log.writer, 0), log.run(log.writer, 2, until=5)]
+        runs = [encode_run(log.run(log.writer, 0)), encode_run(log.run(log.writer, 2, until=5))]
+        frames = _frames(where, log)
         claims = [log.claim(log.writer, seq).encode() for seq in (0, 4)]
         records = list(repository.store.items(b""))
         marks = (where / "seed home" / "marks").read_bytes()
@@ -54,6 +57,8 @@ def _targets(where: Path, stack: contextlib.ExitStack) -> list[Target]:
         decoders.forks(claims),
         decoders.operations([entry.value for entry in system]),
         _runs(where, encoded, runs),
+        decoders.messages(frames),
+        _exchange(where, encoded, frames),
         decoders.links(encoded),
         decoders.key_texts(),
         decoders.exported(),
@@ -85,6 +90,40 @@ def _runs(where: Path, encoded: list[bytes], runs: list[bytes]) -> Target:
         _only(store, ids, log.length)
 
     return Target("run", 30, runs, run)
+
+
+def _frames(where: Path, log: Log) -> list[bytes]:
+    """What two replicas say to each other."""
+    _, logs = _replica(where, ())
+    ends = (Replication(logs.add_remote(log.key)), Replication(log))
+    frames: list[bytes] = []
+    while not all(end.is_done for end in ends):
+        for one, other in (ends, ends[::-1]):
+            while (frame := one.next_frame()) is not None:
+                frames.append(frame)
+                other.receive(frame)
+    return frames
+
+
+def _exchange(where: Path, encoded: list[bytes], frames: list[bytes]) -> Target:
+    """A peer that has said hello says anything: it is dropped, or nothing but what was signed is kept."""
+    entries = [decode_entry(each) for each in encoded]
+    ids = {entry.id for entry in entries}
+
+    def run(data: bytes) -> None:
+        store, logs = _replica(where, ())
+        log = logs.add_remote(entries[0].log)
+        end = Replication(log)
+        end.receive(frames[0])
+        with contextlib.suppress(HyperError):
+            for frame in (data, data):
+                end.receive(frame)
+                while end.next_frame() is not None:
+                    pass
+        end.close()
+        _only(store, ids, log.length)
+
+    return Target("exchange", 20, frames, run)
 
 
 def _only(store: Store, ids: set[EntryId], length: int) -> None:

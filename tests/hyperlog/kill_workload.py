@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog import killpoints
+from hyperlog.audit import FindingKind, audit
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing
 from hyperlog.ids import block_id
@@ -110,9 +111,13 @@ def count_records(repository: Repository) -> int:
     return sum(1 for _ in repository.records.items())
 
 
-def verify(home: Path, acknowledged: Acknowledged) -> Acknowledged:
-    """Reopen and compare; what is there now counts as acknowledged from here on (it was seen)."""
+def verify(home: Path, acknowledged: Acknowledged, *, in_full: bool) -> Acknowledged:
+    """Reopen and compare (`in_full`: audit too); what is there now counts as acknowledged from here on: it was seen."""
     with open_repository(home, outside=home.with_name(home.name + ".outside")) as repository:
+        if in_full:
+            # The blocks of the workload lie in packs of their own, which are checked below.
+            findings = [found for found in audit(repository).findings if found.kind is not FindingKind.BLOCK]
+            assert findings == [], "the audit found damage"
         logs = repository.logs.list()
         values = [entry.value for _, entry in logs[0].changes()] if logs else []
         records = list(repository.records.items())
