@@ -73,21 +73,21 @@ def test_it_dies_with_us_however_long_we_ran(death_signal: str) -> None:
         assert out.read() == b""  # its stdout was the child's as well: both are gone
 
 
-NSPAWN = ["systemd-nspawn", "--quiet", "--directory=/home/run/a/root", "--", "sh", "--directory=/elsewhere/root"]
+NSPAWN = ["systemd-nspawn", "--quiet", "--directory=/srv/run/a/root", "--", "sh", "--directory=/elsewhere/root"]
 
 
 @pytest.mark.parametrize(
     ("words", "directory", "ours"),
     [
-        (NSPAWN, "/home/run", True),
-        (["/usr/bin/systemd-nspawn", *NSPAWN[1:]], "/home/run/", True),
-        (NSPAWN, "/home/ru", False),
+        (NSPAWN, "/srv/run", True),
+        (["/usr/bin/systemd-nspawn", *NSPAWN[1:]], "/srv/run/", True),
+        (NSPAWN, "/srv/ru", False),
         (NSPAWN, "/elsewhere", False),  # that one is the program's own argument
-        (["vim", *NSPAWN[1:]], "/home/run", False),
-        (["systemd-nspawn", "--oci-bundle=/home/run/b"], "/home/run", True),
-        (["systemd-nspawn", "-D", "/home/run/b"], "/home/run", False),  # not how we spell it
-        ([], "/home/run", False),
-        ([""], "/home/run", False),
+        (["vim", *NSPAWN[1:]], "/srv/run", False),
+        (["systemd-nspawn", "--oci-bundle=/srv/run/b"], "/srv/run", True),
+        (["systemd-nspawn", "-D", "/srv/run/b"], "/srv/run", False),  # not how we spell it
+        ([], "/srv/run", False),
+        ([""], "/srv/run", False),
     ],
 )
 def test_which_processes_are_containers_of_ours(words: list[str], directory: str, ours: bool) -> None:
