@@ -28,6 +28,7 @@ from vmhost.errors import MountFailed, ReadDeadline
 from vmhost.host_probe import Purpose, require
 from vmhost.image_mount import CONTAINER_LOWER, READ_ONLY_VIEW, mount_image, mount_overlay, mount_tmpfs
 from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
+from vmhost.stale import clear_crashed_run
 
 _log: Final = logging.getLogger("hypernode.mounts")
 _SERVER_DEADLINE_SECONDS: Final = 86400.0
@@ -219,10 +220,10 @@ def _memory_bytes() -> int:
 
 
 def clear_leftovers(config: Config) -> None:
-    """Unmount and remove what a crashed node left under its run directory. Blocks briefly; the home's lock is held."""
+    """End, unmount and remove what a crashed node left under its run directory. Blocks; the home's lock is held."""
     if not config.run.exists():
         return
-    clear_stale(str(config.run))
+    clear_crashed_run(str(config.run))
     if mounts_under(read_mounts(), str(config.run)):
         raise MountFailed(f"something is still mounted under {config.run}", "unmount it, and try again")
     shutil.rmtree(config.run, ignore_errors=True)

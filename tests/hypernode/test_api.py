@@ -51,8 +51,7 @@ async def serving(home: Path, recorder: Recorder) -> AsyncIterator[Client]:
     config = Config(home)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_socket, config.socket, recorder.operate))
-        with trio.fail_after(5):
-            yield Client(dial_socket(config))
+        yield Client(dial_socket(config))
         nursery.cancel_scope.cancel()
 
 

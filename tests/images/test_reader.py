@@ -122,12 +122,16 @@ async def test_nobody_delivering_is_told_and_the_next_read_works(world: World) -
     assert await reader.read(0, len(world.blob)) == world.blob
 
 
-async def test_a_block_that_rots_is_fetched_again(world: World, tmp_path: Path) -> None:
-    await world.reader().read(0, 10)
-    (pack,) = tmp_path.glob("*.pack")
+def _damage(directory: Path) -> None:
+    (pack,) = directory.glob("*.pack")
     damaged = bytearray(pack.read_bytes())
     damaged[200] ^= 1
     pack.write_bytes(damaged)
+
+
+async def test_a_block_that_rots_is_fetched_again(world: World, tmp_path: Path) -> None:
+    await world.reader().read(0, 10)
+    _damage(tmp_path)
     first = next(iter(world.remote.blocks))
     assert await world.reader().read(0, 10) == world.blob[:10]
     assert world.remote.asked.count(first) == 2
