@@ -7,10 +7,10 @@ import sys
 
 PROGRAM = """
 import sys
-import swarm, swarm.swarm
+import swarm.swarm, swarm.network
 heavy = {"libp2p", "multiaddr", "zeroconf", "swarm.net"} & set(sys.modules)
 assert not heavy, heavy
-swarm.load_network(swarm.NetworkSetup(identity_seed=bytes(32), mdns=False))
+swarm.network.load_network(swarm.network.NetworkSetup(identity_seed=bytes(32), mdns=False))
 assert "libp2p" in sys.modules
 """
 
