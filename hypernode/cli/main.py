@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+
+from hypernode.cli.options import (
+    DeadlineOption,
+    Globals,
+    JsonOption,
+    LinkArgument,
+    ListenOption,
+    PeerOption,
+    RefreshOption,
+    run,
+)
 
 _EPILOG: Final = """
 [bold]Exit status[/bold]: 0 done, 2 wrong usage, 3 not found, 4 refused, 5 conflict, 6 unavailable (no peer, disk full),
@@ -26,37 +36,6 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-LinkArgument = Annotated[
-    str, typer.Argument(metavar="LINK", help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like.")
-]
-PeerOption = Annotated[
-    list[str] | None,
-    typer.Option("--peer", metavar="MULTIADDR", help="Ask this peer first; may be given several times."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, also for errors.")]
-ListenOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--listen",
-        metavar="MULTIADDR",
-        help="Accept peers here, e.g. /ip4/0.0.0.0/tcp/4001; may be given several times.",
-    ),
-]
-DeadlineOption = Annotated[
-    float | None,
-    typer.Option(
-        "--read-deadline",
-        metavar="SECONDS",
-        help="How long a read may wait for peers before it fails with EIO (default 30).",
-    ),
-]
-RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
-
-
-class _Globals:
-    home: Path | None = None
-    mdns: bool | None = None
 
 
 def _version(wanted: bool) -> None:
@@ -85,15 +64,8 @@ def _globals(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    _Globals.home = home
-    _Globals.mdns = mdns
-
-
-def _run(verb: str, **arguments: object) -> None:
-    from hypernode.cli.run_command import run_command
-
-    status = run_command(verb, home=_Globals.home, mdns=_Globals.mdns, arguments=arguments)
-    sys.exit(status)
+    Globals.home = home
+    Globals.mdns = mdns
 
 
 @app.command()
@@ -131,7 +103,7 @@ def share(
         hypernode share ./rootfs --name web --message "nginx 1.27" --cmd "nginx -g 'daemon off;'"
         link=$(hypernode share ./rootfs)      # with a daemon
     """
-    _run(
+    run(
         "share",
         path=path,
         name=name,
@@ -172,7 +144,7 @@ def boot(
         hypernode boot hyper://KEY@3 -- python3 -c "print('hello')"
         hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
     """
-    _run(
+    run(
         "boot",
         link=link,
         command=command or [],
@@ -196,13 +168,13 @@ def daemon(listen: ListenOption = None) -> None:
         hypernode daemon
         hypernode --home /srv/hypernode daemon --listen /ip4/0.0.0.0/tcp/4001
     """
-    _run("daemon", listen=listen or [])
+    run("daemon", listen=listen or [])
 
 
 @app.command()
 def images(as_json: JsonOption = False) -> None:
     """List the images here: name, versions, size, how much of it is local, link."""
-    _run("images", as_json=as_json)
+    run("images", as_json=as_json)
 
 
 @app.command()
@@ -216,13 +188,13 @@ def log(
         hypernode log hyper://KEY
         hypernode log hyper://KEY --refresh --json
     """
-    _run("log", link=link, peers=peer or [], refresh=refresh, as_json=as_json)
+    run("log", link=link, peers=peer or [], refresh=refresh, as_json=as_json)
 
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
     """Show what the node of this home is doing: addresses, logs, peers, mounts."""
-    _run("status", as_json=as_json)
+    run("status", as_json=as_json)
 
 
 @app.command()
@@ -243,7 +215,7 @@ def mount(
         hypernode mount hyper://KEY /mnt
         hypernode unmount /mnt
     """
-    _run(
+    run(
         "mount",
         link=link,
         directory=directory,
@@ -257,7 +229,7 @@ def mount(
 @app.command()
 def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")]) -> None:
     """End a mount made by `mount`."""
-    _run("unmount", directory=directory)
+    run("unmount", directory=directory)
 
 
 def main() -> None:

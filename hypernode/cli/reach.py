@@ -1,0 +1,35 @@
+"""A client of the node of a home: light when one runs there, else with a node of our own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from hypernode.api.client import Client, answers, dial_socket
+from hypernode.cli.progress import note
+from hypernode.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A client, and whether the node behind it lives in this process."""
+
+    client: Client
+    hosted_here: bool
+
+
+@contextlib.asynccontextmanager
+async def reach_node(config: Config) -> AsyncIterator[Reached]:
+    """The node of `config.home`, hosted here if none runs. Raises `NodeBusy`, and what opening a store raises."""
+    if await answers(config):
+        yield Reached(Client(dial_socket(config)), hosted_here=False)
+        return
+    from hypernode.hosting import host_node, open_unless_served
+
+    repository = await open_unless_served(config)
+    if repository is None:
+        yield Reached(Client(dial_socket(config)), hosted_here=False)
+        return
+    async with host_node(config, repository, note) as client:
+        yield Reached(client, hosted_here=True)
