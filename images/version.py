@@ -6,6 +6,7 @@ from, and what people want to see in a list. Figures and times in it are the aut
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,13 +42,34 @@ _TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9._+-]{0,127}")
 _NUMBER_LIKE: Final = re.compile(r"[vV]?[0-9]+")
 _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _PLATFORM: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}/(tcp|udp|sctp)")
+_SIGNAL: Final = re.compile(r"SIG[A-Z0-9+-]{1,16}|[1-9][0-9]?")
+_NANOSECONDS_MAX: Final = 1 << 62
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """Control characters but tab and newline, which environment values may hold (systemd draws the line there too)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Healthcheck:
+    """How to tell whether a container works, as in Docker's configuration; times in nanoseconds, 0 for the default.
+
+    `test` begins with CMD (then an argument vector), CMD-SHELL (then one command line) or NONE (then nothing).
+    """
+
+    test: tuple[str, ...]
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How to run the image, as in OCI; `env` holds NAME=VALUE, `user` is NAME or NAME:GROUP, or numbers."""
+    """How to run the image, as in OCI; `env` holds NAME=VALUE, `user` is NAME or NAME:GROUP, or numbers.
+
+    `volumes` are directories, `ports` are PORT/tcp, PORT/udp or PORT/sctp, `labels` (name, value), all three sorted and
+    each once; `stop_signal` is a name (SIGTERM) or a number, empty for the default.
+    """
 
     os: str
     arch: str
@@ -56,6 +78,11 @@ class Config:
     env: tuple[str, ...] = ()
     user: str = ""
     workdir: str = ""
+    volumes: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    stop_signal: str = ""
+    healthcheck: Healthcheck | None = None
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -154,6 +181,11 @@ def _record(version: ImageVersion) -> dict[str, Encodable]:
             "env": config.env,
             "user": config.user,
             "workdir": config.workdir,
+            "volumes": config.volumes,
+            "ports": config.ports,
+            "labels": dict(config.labels),
+            "stop_signal": config.stop_signal,
+            "healthcheck": None if config.healthcheck is None else _health_record(config.healthcheck),
         },
         "parent": version.parent,
         "name": version.name,
@@ -163,6 +195,16 @@ def _record(version: ImageVersion) -> dict[str, Encodable]:
         "image_bytes": version.image_bytes,
         "stored_bytes": version.stored_bytes,
         "inodes": version.inodes,
+    }
+
+
+def _health_record(check: Healthcheck) -> dict[str, Encodable]:
+    return {
+        "test": check.test,
+        "interval": check.interval,
+        "timeout": check.timeout,
+        "start_period": check.start_period,
+        "retries": check.retries,
     }
 
 
@@ -195,8 +237,26 @@ def _config(fields: _Fields) -> Config:
         env=fields.texts("env"),
         user=fields.text("user"),
         workdir=fields.text("workdir"),
+        volumes=fields.texts("volumes"),
+        ports=fields.texts("ports"),
+        labels=tuple(sorted(fields.pairs("labels"))),
+        stop_signal=fields.text("stop_signal"),
+        healthcheck=_healthcheck(fields.optional_inner("healthcheck")),
     )
     fields.end()
+    _check_how_to_run(config)
+    if not all(map(_valid_workdir, config.volumes)) or not _is_sorted(config.volumes):
+        _refuse("the volumes are not plain absolute paths, sorted")
+    if not all(_PORT.fullmatch(port) for port in config.ports) or not _is_sorted(config.ports):
+        _refuse("the ports are malformed or not sorted")
+    if any(not name or not name.isprintable() or "\0" in value for name, value in config.labels):
+        _refuse("a label is malformed")
+    if config.stop_signal and not _SIGNAL.fullmatch(config.stop_signal):
+        _refuse("the stop signal is malformed")
+    return config
+
+
+def _check_how_to_run(config: Config) -> None:
     if not _PLATFORM.fullmatch(config.os) or not _PLATFORM.fullmatch(config.arch):
         _refuse("the operating system or architecture is malformed")
     if any("\0" in argument for argument in config.command):
@@ -209,7 +269,28 @@ def _config(fields: _Fields) -> Config:
         _refuse("the user is malformed")
     if config.workdir and not _valid_workdir(config.workdir):
         _refuse("the working directory is not a plain absolute path inside the image")
-    return config
+
+
+def _healthcheck(fields: _Fields | None) -> Healthcheck | None:
+    if fields is None:
+        return None
+    check = Healthcheck(
+        test=fields.texts("test"),
+        interval=fields.number("interval", _NANOSECONDS_MAX),
+        timeout=fields.number("timeout", _NANOSECONDS_MAX),
+        start_period=fields.number("start_period", _NANOSECONDS_MAX),
+        retries=fields.number("retries", 1 << 31),
+    )
+    fields.end()
+    match check.test:
+        case ("NONE",) | ("CMD-SHELL", _) | ("CMD", _, *_) if not any("\0" in part for part in check.test):
+            return check
+    raise VersionCorrupt("image version: the health check is malformed")
+
+
+def _is_sorted(values: tuple[str, ...]) -> bool:
+    """Sorted, and each once."""
+    return all(before < after for before, after in itertools.pairwise(values))
 
 
 def _valid_workdir(workdir: str) -> bool:
@@ -288,12 +369,26 @@ class _Fields:
             raise self._wrong(key)
         return _Fields(value)
 
+    def optional_inner(self, key: str) -> _Fields | None:
+        if self._left.get(key, "") is None:
+            del self._left[key]
+            return None
+        return self.inner(key)
+
+    def pairs(self, key: str) -> list[tuple[str, str]]:
+        """A map of texts."""
+        value = self._take(key)
+        if not isinstance(value, dict) or len(value) > CONFIG_LIST_MAX:
+            raise self._wrong(key)
+        wrong = self._wrong(key)
+        return [(_argument(name, wrong), _argument(text, wrong)) for name, text in value.items()]
+
     def end(self) -> None:
         if self._left:
             raise ImageTooNew("the image version has parts unknown here", "it needs a newer hypernode")
 
 
-def _argument(part: Value, wrong: VersionCorrupt) -> str:
+def _argument(part: object, wrong: VersionCorrupt) -> str:
     if not isinstance(part, str) or len(part.encode()) > CONFIG_TEXT_BYTES_MAX:
         raise wrong
     return part
