@@ -8,7 +8,7 @@ over; an entry that claims to be one and is not valid keeps its number, so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from hyperlog.link import printable
 from hyperlog.log import Log
 from images.errors import AmbiguousVersion, ImageTooNew, NoSuchVersion, VersionCorrupt
 from images.limits import VERSION_PREFIX_CHARACTERS_MIN
+from images.tags import decode_tag
 from images.version import ImageVersion, decode_version, is_version
 
 _NUMBER: Final = re.compile(r"[vV]?([0-9]{1,9})")
@@ -46,21 +47,34 @@ class Resolved:
 class Catalog:
     """A snapshot of the versions in a log."""
 
-    def __init__(self, key: LogKey, versions: Sequence[Published]) -> None:
+    def __init__(
+        self, key: LogKey, versions: Sequence[Published], tags: Mapping[str, EntryId | None] | None = None
+    ) -> None:
+        """`tags`: what tag entries say last, None for a name that was taken away."""
         self.key = key
         self.versions = tuple(versions)
+        self._tags = dict(tags or {})
 
     @classmethod
     def of(cls, log: Log) -> Catalog:
         """The versions that `log` holds at this moment."""
         entries = _causal([entry for _, entry in log.changes()])
         claimed = (entry for entry in entries if is_version(entry.value))
-        return cls(log.key, [_published(number, entry) for number, entry in enumerate(claimed, 1)])
+        tags = {tag.name: tag.version for tag in map(decode_tag, (entry.value for entry in entries)) if tag}
+        return cls(log.key, [_published(number, entry) for number, entry in enumerate(claimed, 1)], tags)
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """The number of the version that each tag means."""
+        numbers = {each.entry: each.number for each in self.versions}
+        own = {each.version.tag: each.number for each in self.versions if each.version and each.version.tag}
+        found = own | {name: numbers[entry] for name, entry in self._tags.items() if entry in numbers}
+        return {name: number for name, number in found.items() if self._tags.get(name, b"") is not None}
 
     def resolve(self, version: str | None = None) -> Resolved:
         """The version that `version` means: a number (`3`, `v3`), a tag, the beginning of an entry id, or the latest.
 
-        Of several versions with one tag the latest is meant. Raises `NoSuchVersion`, `AmbiguousVersion`, and what is
+        Of several that were given one tag the latest is meant. Raises `NoSuchVersion`, `AmbiguousVersion`, and what is
         wrong with a version that is there but cannot be used.
         """
         found = self._find(version)
@@ -78,9 +92,9 @@ class Catalog:
         if number is not None and 1 <= int(number[1]) <= len(self.versions):
             return self.versions[int(number[1]) - 1]
         if number is None:
-            tagged = [each for each in self.versions if each.version is not None and each.version.tag == text]
-            if tagged:
-                return tagged[-1]
+            tagged = self.tags.get(text)
+            if tagged is not None:
+                return self.versions[tagged - 1]
         named = [each for each in self.versions if to_text(each.entry).startswith(text)]
         if len(text) < VERSION_PREFIX_CHARACTERS_MIN or not named:
             raise NoSuchVersion(f"the log has no version {printable(text)}", f"it has v1 to v{len(self.versions)}")

@@ -1,8 +1,9 @@
 """A directory of the host as an image: blocks in the store and the manifest that names them.
 
-The tree is walked three times (source_tree.py). The first walk lists every inode; the second reads the files; the third
-checks that nothing changed since the first, because an image of a moving tree is of no tree that ever was. Nothing but
-blocks is written, so an import that fails or is stopped leaves only blocks that the next one finds again.
+The tree, without what its .hyperignore names, is walked three times (source_tree.py). The first walk lists every inode;
+the second reads the files; the third checks that nothing changed since the first, because an image of a moving tree is
+of no tree that ever was. Nothing but blocks is written, so an import that fails or is stopped leaves only blocks that
+the next one finds again.
 
 This thread walks, opens and decides; reading, hashing and compressing run in worker threads, which release the GIL
 there. Two lanes of work keep memory bounded and results in order: files are read in path order by one, and the blocks
@@ -20,11 +21,12 @@ from dataclasses import dataclass, replace
 from hyperlog.blocks import BlockStore
 from images.errors import ImportRefused, ManifestCorrupt
 from images.file_reader import FileReader, data_bytes
+from images.ignore import FILE_BYTES_MAX, FILE_NAME, IgnoreRules, parse_ignore
 from images.ingest import BlockWriter, IngestIndex
 from images.manifest import Manifest
 from images.manifest_build import build_manifest
 from images.manifest_store import ManifestRef, write_manifest
-from images.source_tree import Found, Note, changed, open_root, read_node, several_names, stopped, walk
+from images.source_tree import Found, Note, changed, named, open_root, read_node, several_names, stopped, walk
 from images.tree import Node
 
 
@@ -101,6 +103,23 @@ def import_directory(
     )
 
 
+def read_ignore_rules(root: int) -> IgnoreRules:
+    """The rules of the tree's own `.hyperignore`; none without one. Raises `ImportRefused`."""
+    try:
+        descriptor = os.open(FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+    except FileNotFoundError:
+        return IgnoreRules()
+    except OSError as error:
+        raise named(error, FILE_NAME) from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImportRefused(".hyperignore is no regular file", path=FILE_NAME)
+        text = file.read(FILE_BYTES_MAX + 1)
+    if len(text) > FILE_BYTES_MAX:
+        raise ImportRefused(f".hyperignore is larger than {FILE_BYTES_MAX} bytes", path=FILE_NAME)
+    return parse_ignore(text)
+
+
 class _Import:
     """One import under way."""
 
@@ -114,6 +133,7 @@ class _Import:
         should_stop: Callable[[], bool],
     ) -> None:
         self._root = root
+        self._rules = read_ignore_rules(root)
         self._progress = progress
         self._should_stop = should_stop
         self.writer = writer
@@ -138,7 +158,7 @@ class _Import:
         directories: dict[bytes, Node] = {}
         linked: dict[tuple[int, int], Node] = {}
         files = total = 0
-        for found in walk(self._root, self._should_stop):
+        for found in walk(self._root, self._should_stop, self._rules.excludes):
             key = (found.status.st_dev, found.status.st_ino)
             known = linked.get(key) if several_names(found.status) else None
             node = known or read_node(found, self.notes)
@@ -172,7 +192,7 @@ class _Import:
     def _again(self) -> Iterator[tuple[Found, Node | None]]:
         """Walk the tree again. Raises `ImportChanged` at the first entry that is not as it was listed."""
         listed = iter(self._listed)
-        for found in walk(self._root, self._should_stop):
+        for found in walk(self._root, self._should_stop, self._rules.excludes):
             stamp, node = next(listed, (b"", None))
             if stamp != found.stamp:
                 raise changed(found.path)

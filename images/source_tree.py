@@ -130,8 +130,12 @@ def stopped() -> ImportStopped:
     return ImportStopped("the import was stopped", "what was read is kept: the next one continues from there")
 
 
-def walk(root: int, should_stop: Callable[[], bool]) -> Iterator[Found]:
+def walk(
+    root: int, should_stop: Callable[[], bool], leave_out: Callable[[bytes], bool] | None = None
+) -> Iterator[Found]:
     """Every entry in path order: depth first, by name in each directory, a directory before what it holds.
+
+    Entries whose path `leave_out` says yes to, and what lies below them, are passed over unread.
 
     Raises `ImportRefused` (unreadable, mount points, limits), `ImportChanged`, `ImportStopped`.
     """
@@ -152,6 +156,8 @@ def walk(root: int, should_stop: Callable[[], bool]) -> Iterator[Found]:
             count += 1
             path = prefix + name
             _check_walk(path, count, len(stack), should_stop)
+            if leave_out is not None and leave_out(path):
+                continue
             found = _look(path, directory, name)
             yield found
             if stat.S_ISDIR(found.status.st_mode):

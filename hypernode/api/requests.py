@@ -14,11 +14,15 @@ from typing import ClassVar, Final
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Import the directory `path` as a version. Events: `progress`, `note`."""
+    """Import the directory `path` as a version. Events: `progress`, `note`.
+
+    Of which image: the one that `update` links to, or that `name` names, or that came from `path` before.
+    """
 
     op: ClassVar[str] = "share"
     path: str
     name: str | None = None
+    update: str | None = None
     message: str | None = None
     command: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()

@@ -74,6 +74,9 @@ def share(
     name: Annotated[
         str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")
     ] = None,
+    update: Annotated[
+        str | None, typer.Option("--update", metavar="LINK", help="Add a version to this image, whatever its name.")
+    ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="What is new in this version.")] = None,
     command: Annotated[
         str | None,
@@ -95,7 +98,8 @@ def share(
     """Import a directory, print its link, and seed it.
 
     With a daemon running in the same home this returns at once and the daemon seeds; without one it stays and seeds
-    until Ctrl-C. Sharing the same directory or name again adds a version under the same link.
+    until Ctrl-C. Sharing the same directory or name again adds a version under the same link. What a .hyperignore at
+    the top of the directory names (patterns as in .dockerignore) is left out.
 
     [bold]Examples[/bold]
 
@@ -107,6 +111,7 @@ def share(
         "share",
         path=path,
         name=name,
+        update=update,
         message=message,
         command=command,
         environment=environment or [],

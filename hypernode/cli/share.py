@@ -21,6 +21,7 @@ async def share(config: Config, arguments: Mapping[str, Any]) -> int:
     request = Share(
         path=str(arguments["path"].absolute()),
         name=arguments["name"],
+        update=arguments["update"],
         message=arguments["message"],
         command=_split(arguments["command"]),
         environment=tuple(arguments["environment"]),

@@ -14,7 +14,7 @@ import trio
 
 from hyperlog.errors import NotFound, Refused
 from hyperlog.ids import BlockId, ManifestId
-from hyperlog.link import Link, printable
+from hyperlog.link import Link, parse_link, printable
 from hyperlog.log import Log
 from hypernode.api.requests import Share
 from hypernode.api.server import Call
@@ -37,11 +37,15 @@ _OCI_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "a
 async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
     """Import `request.path` and append it to its log as a new version; an unchanged tree adds none."""
     path = await in_mount_thread(partial(_source_directory, request.path))
+    if request.update is not None and request.name is not None:
+        raise Refused("--update says which image this is, so it cannot be given a --name", "leave one of them out")
     name = request.name or os.path.basename(path)[:NAME_CHARACTERS_MAX] or "root"
     if not valid_name(name):
         raise Refused(f"{printable(name)} cannot be an image's name", "choose one with --name")
     _check_settings(request, name)
     log = _log_of(node, request, path)
+    if request.update is not None and log is not None:
+        name = log.name or name
     latest = None if log is None else _latest(log)
     node.swarm.need_network()  # takes a second, in which the import gets on
     imported = await _import(node, path, call)
@@ -87,11 +91,21 @@ def _source_directory(text: str) -> str:
 
 
 def _log_of(node: Node, request: Share, path: str) -> Log | None:
-    """The log that this is a further version of: by name if one is given, else by the directory it came from."""
+    """The log that this is a further version of: by link, by name, or by the directory it came from."""
+    if request.update is not None:
+        return writable_log(node, request.update)
     if request.name is not None:
         return node.repository.logs.named(request.name)
     key = node.records.log_of_path(path)
     return None if key is None else node.repository.logs.open(key)
+
+
+def writable_log(node: Node, text: str) -> Log:
+    """The log that the link `text` means, which this home can append to. Raises `NotFound`, `Refused`."""
+    log = node.repository.logs.open(parse_link(text).key)
+    if not log.writable:
+        raise Refused("this home cannot write to that image's log", "`hypernode fork` makes an image of your own of it")
+    return log
 
 
 def _latest(log: Log) -> Resolved | None:
