@@ -168,7 +168,7 @@ def decode_message(frame: bytes) -> Message:
 
 def _decode_body(number: int, value: Value) -> Message:
     match number, value:
-        case 1, [int(version), bool(pulls), bool(pushes), bool(live)]:
+        case 1, [int(version), bool(pulls), bool(pushes), bool(live)] if version is not True and version > 0:
             return Hello(version, pulls, pushes, live)
         case 2, [bool(last_page), list(feeds), list(forks)]:
             return State(last_page, tuple(_feed(each) for each in _some(feeds)), tuple(map(_at, _some(forks))))

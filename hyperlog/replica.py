@@ -342,10 +342,11 @@ class Log(LogView):
         """Keep one proof per writer, the one with the smallest seq."""
         if proof.log != self.key:
             raise Corrupt("a fork proof of another log")
-        known = self._authority.forks.get(proof.writer)
-        if known is not None and known <= proof.seq:
+        kept = self._authority.forks.get(proof.writer)
+        if kept is not None and kept <= proof.seq:
             return False
-        if proof.writer not in self._feeds.states and self._policy.open_admission(proof.writer) is None:
+        known = bytes(proof.writer) == bytes(self.key) or self._policy.open_admission(proof.writer) is not None
+        if not known and proof.writer not in self._feeds.states:
             # Of a writer who was never admitted there is nothing to freeze; its proofs would fill the disk.
             raise NotWriter(f"a fork proof of writer {to_text(proof.writer)[:12]}…, who is not known to be admitted")
         self._store.write([(b"p" + self.key + proof.writer, proof.encode())], durable=True)

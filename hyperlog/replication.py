@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hyperlog.comparing import Comparing
-from hyperlog.entry import Entry
 from hyperlog.errors import Corrupt, ForkDetected, ModesDiffer, NotWriter, OutOfOrder, PeerMisbehaved, StoreDamaged
 from hyperlog.forks import ForkProof
 from hyperlog.giving import Giving
@@ -225,8 +224,6 @@ class Replication:
                 self._done_in = states
 
     def _on_hello(self, hello: Hello) -> None:
-        if hello.version < VERSION:
-            raise PeerMisbehaved("a protocol version that never was")
         self._peer = hello
         if not (self._pull and hello.pushes) and not (self._push and hello.pulls):
             raise ModesDiffer("both ends only give, or both only take", "let one of them do the other, or both")
@@ -269,6 +266,8 @@ class Replication:
         try:
             count = self._log.add_runs(runs)
         except OutOfOrder as error:
+            if len(runs) > 1:
+                return max([self._add((run,)) for run in runs])
             missing = self._waiting.put(runs, error)
             if missing is not None:
                 self._say(Want((missing,)))
@@ -301,15 +300,14 @@ class Replication:
                 again = self._add(runs) or again
 
     def _on_entries(self, entries: Sequence[tuple[bytes, ...]]) -> None:
-        for parts in entries:
+        """Keep single entries; one that was wanted as a link comes with its feed."""
+        for parts in () if self._selection.is_all else entries:
             try:
-                entry: Entry = self._log.add_sparse(parts)
+                self._log.add_sparse(parts)
             except NotWriter:
                 self._counts[6] += 1
                 continue
             self._counts[4] += 1
-            self._waiting.came(entry.id)
-        self._retry()
 
     def _on_sent(self, requests: int) -> None:
         if not self._requests_answered <= requests <= self._requests_out:

@@ -173,6 +173,13 @@ class LogView:
         self.id_at(writer, seq)
         return self._feeds.entry(writer, seq).claim
 
+    def excuse(self, identifier: EntryId) -> bytes:
+        """The claim that shows a linked entry to lie beyond its feed's limit. Raises `NotFound`."""
+        raw = self._store.get(b"k" + self.key + identifier)
+        if raw is None:
+            raise NotFound("no such claim here")
+        return raw
+
     def first_change(self, writer: WriterKey, seq: int) -> int:
         """The change number of entry `seq` of a feed, which is held."""
         return self._feeds.record(writer, seq).change

@@ -141,6 +141,8 @@ def decode_operation(value: bytes) -> Operation:
     """What a system entry says. Raises `Corrupt`, also for an operation that this version does not know."""
     found: Operation | None = None
     match decode(value, bytes_max=SYSTEM_VALUE_BYTES_MAX):
+        case [_, _, bool(), _]:
+            pass
         case ["grant", bytes(key), int(rights), str(label)] if 0 < rights <= Rights.WRITE and not rights & Rights.OWN:
             if len(label.encode()) <= LABEL_BYTES_MAX:
                 found = Grant(WriterKey(key), Rights(rights), label)
@@ -213,7 +215,12 @@ def _walk_owners(
             limits[owner] = min(limits.get(owner, FEED_ENTRIES_MAX), handed_to.seq + 1)
         key = handed_to.operation.key
         admissions[handed_to.id] = Admission(key, _OWNER)
-        used = [seq for (writer, seq), links in uses.items() if writer == key and handed_to.id in links]
+        # A key that owned before owns again only behind its own transfer: so every step uses up a statement.
+        used = [
+            seq
+            for (writer, seq), links in uses.items()
+            if writer == key and handed_to.id in links and seq >= floors.get(key, 0)
+        ]
         owner, since = key, min(used, default=FEED_ENTRIES_MAX)
 
 
@@ -226,7 +233,8 @@ def _settle_rotations(
 ) -> dict[EntryId, Admission]:
     """Admissions by rotation of writers other than owners; `limits` gets where feeds end for lack of an admission.
 
-    Starts from all rotations and drops what does not hold, until nothing changes: admissions and limits only fall.
+    Starts from all rotations and drops what does not hold, until nothing changes: admissions and limits only fall. Then
+    rights are handed down: each goes as far as there are rotations in a row.
     """
     said = [
         statement
@@ -234,21 +242,23 @@ def _settle_rotations(
         for statement in statements
         if isinstance(statement.operation, Rotate) and statement.id not in granted
     ]
-    targets = {statement.id: statement.operation.key for statement in said}
-    found = {statement.id: Admission(statement.operation.key, Rights(0)) for statement in said}
     while True:
-        admissions = {**granted, **found}
+        admissions = {**granted, **{each.id: Admission(each.operation.key, Rights(0)) for each in said}}
         _limit_unadmitted(first, admissions, uses, limits, by_writer)
-        periods = _periods(first, admissions, uses, limits)
-        settled: dict[EntryId, Admission] = {}
-        for statement in said:
-            rights = _rights_at(periods.get(statement.writer, ()), statement.seq) & ~Rights.OWN
-            if statement.id in found and statement.seq < limits.get(statement.writer, FEED_ENTRIES_MAX):
-                limits[statement.writer] = min(limits.get(statement.writer, FEED_ENTRIES_MAX), statement.seq + 1)
-                settled[statement.id] = Admission(targets[statement.id], rights)
-        if settled == found:
-            return found
-        found = settled
+        for each in said:
+            limits[each.writer] = min(limits.get(each.writer, FEED_ENTRIES_MAX), each.seq + 1)
+        kept = [each for each in said if each.seq < limits[each.writer]]
+        if len(kept) == len(said):
+            break
+        said = kept
+    found: dict[EntryId, Admission] = {}
+    for _ in range(len(said)):
+        periods = _periods(first, {**granted, **found}, uses, limits)
+        found = {
+            each.id: Admission(each.operation.key, _rights_at(periods.get(each.writer, ()), each.seq) & ~Rights.OWN)
+            for each in said
+        }
+    return found
 
 
 def _limit_unadmitted(

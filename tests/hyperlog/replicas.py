@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from hyperlog.entry import Evidence, Kind, encode_header, sign_head
 from hyperlog.hashing import blake3_256
-from hyperlog.ids import EntryId, LogKey
+from hyperlog.ids import EntryId, LogKey, WriterKey
 from hyperlog.keys import KeyPair
 from hyperlog.log import Log, Logs
 from hyperlog.merkle import peaks_of, root
@@ -34,6 +35,14 @@ class Home:
         self.marks.close()  # nothing is written to it any more
         self.logs = Logs(self.store, self.marks, path / "keys")
 
+    def copy(self, path: Path) -> Home:
+        """The same home a second time: store, secret keys and all."""
+        other = Home(path)
+        other.store.write(list(self.store.items(b"")), durable=True)
+        if (self.path / "keys").exists():
+            shutil.copytree(self.path / "keys", path / "keys")
+        return other
+
     def reopen(self) -> None:
         """Forget all that is not stored."""
         self.logs = Logs(self.store, self.marks, self.path / "keys")
@@ -57,6 +66,14 @@ def team(tmp_path: Path, count: int, rights: Rights = Rights.WRITE) -> list[Log]
     for other in replicas[1:]:
         sync(owner, other)
     return replicas
+
+
+def standing(log: Log) -> object:
+    """What two replicas that agree have in common; limits of feeds that count nowhere are known only to some."""
+    policy = log.policy
+    known = {WriterKey(log.key), *(admission.key for admission in policy.admissions.values())}
+    limits = {writer: limit for writer, limit in policy.limits.items() if writer in known}
+    return log.ends(), log.heads(), policy.owner, dict(policy.admissions), limits
 
 
 class Line:

@@ -29,7 +29,7 @@ from hyperlog.replication import Replication
 from hyperlog.run import encode_run
 from hyperlog.selection import Fetching, Selection
 from hyperlog.writers import Rights
-from tests.hyperlog.replicas import Home, Line, forge, forge_feed, sync, sync_slowly, team, two
+from tests.hyperlog.replicas import Home, Line, forge, forge_feed, standing, sync, sync_slowly, team, two
 
 
 def values(log: Log) -> list[bytes]:
@@ -41,9 +41,7 @@ def done(line: Line) -> bool:
 
 
 def agree(*logs: Log) -> bool:
-    return all(
-        (log.ends(), log.heads(), log.policy) == (logs[0].ends(), logs[0].heads(), logs[0].policy) for log in logs
-    )
+    return all(standing(log) == standing(logs[0]) for log in logs)
 
 
 def test_an_empty_replica_gets_everything(tmp_path: Path) -> None:
