@@ -76,7 +76,8 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             async with trio.open_nursery() as mounts:
                 node = Node(config, repository, swarm, is_daemon=is_daemon, mounts=mounts)
                 for log in repository.logs.list():
-                    node.join(log.key)
+                    if log.length:  # else somebody once asked for a key that nobody had
+                        node.join(log.key)
                 yield node
                 mounts.cancel_scope.cancel()
             ground.cancel_scope.cancel()

@@ -54,29 +54,33 @@ async def find_version(
 
     Raises `NotFound` kinds (nobody has such a version), `NoProvider` (nobody was reached), `BadAddress`.
     """
-    known = _held_version(node, link)
+    known, missing = _held_version(node, link)
     log = node.repository.logs.add_remote(link.key)
     node.join(link.key, [*peers, *link.peers])
     if known is not None and not refresh:
         return log, known
+    if missing is not None and log.writable:
+        raise missing  # what its author does not have, nobody has
     await tell("looking for peers")
-    await _sync(node, link)
+    await _sync(node, link, log)
     return log, Catalog.of(log).resolve(link.version)
 
 
-def _held_version(node: Node, link: Link) -> Resolved | None:
+def _held_version(node: Node, link: Link) -> tuple[Resolved | None, NotFound | None]:
+    """What the link means here, or why it means nothing."""
     try:
-        return Catalog.of(node.repository.logs.open(link.key)).resolve(link.version)
-    except NotFound:
-        return None
+        return Catalog.of(node.repository.logs.open(link.key)).resolve(link.version), None
+    except NotFound as error:
+        return None, error
 
 
-async def _sync(node: Node, link: Link) -> None:
+async def _sync(node: Node, link: Link, log: Log) -> None:
     with trio.move_on_after(SYNC_SECONDS):
         await node.swarm.sync_log(link.key)
         return
+    what = f"newer versions of {to_text(link.key)}" if log.length else to_text(link.key)
     raise NoProvider(
-        f"nobody who has {to_text(link.key)} was found within {SYNC_SECONDS:g} s: {node.swarm.why_none(link.key)}",
+        f"nobody who has {what} was found within {SYNC_SECONDS:g} s: {node.swarm.why_none(link.key)}",
         "is its author online? name a peer with --peer, and check the link",
     )
 

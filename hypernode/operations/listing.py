@@ -52,6 +52,7 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "logs": [
             {"link": Link(log.key).text, "name": log.name, "entries": log.length, "peers": peers_of.get(log.key, 0)}
             for log in node.repository.logs.list()
+            if log.length
         ],
         "peers": [
             {
