@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -179,6 +180,7 @@ def _hypercore(options: argparse.Namespace) -> Iterator[subprocess.Popen[str] | 
     command = ["node", _SCRIPT.name]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
         yield node
+        node.send_signal(signal.SIGCONT)
         assert node.stdin is not None
         node.stdin.close()
 
@@ -186,9 +188,11 @@ def _hypercore(options: argparse.Namespace) -> Iterator[subprocess.Popen[str] | 
 def _ask(node: subprocess.Popen[str], work: dict[str, int], folder: Path) -> Seconds:
     assert node.stdin is not None
     assert node.stdout is not None
+    node.send_signal(signal.SIGCONT)
     node.stdin.write(json.dumps({**work, "folder": str(folder)}) + "\n")
     node.stdin.flush()
     answer: Seconds = json.loads(node.stdout.readline())
+    node.send_signal(signal.SIGSTOP)  # its background work is not to slow our next round
     return answer
 
 
