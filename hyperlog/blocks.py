@@ -6,6 +6,9 @@ RocksDB). Blocks verify themselves: every read is hashed and compared with the n
 checksum and no recovery. A place that does not hold what it should is set aside: the block counts as missing and is
 never served, an audit lists it until it is put again, and its bytes stay in the pack.
 
+What is evicted loses its place first, durably, and its bytes afterwards: a crash in between leaves bytes that nothing
+names, and the next `reclaim` gives back everything in the packs that has no place, whatever left it there.
+
 A put is visible when it returns and durable after `sync` and the next durable write of the store.
 """
 
@@ -15,11 +18,12 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from hyperlog.errors import BlockMissing, Corrupt, StoreDamaged, StoreFull, Unavailable
+from hyperlog.holes import punch_hole
 from hyperlog.ids import BlockId, block_id
 from hyperlog.keys import sync_directory
 from hyperlog.killpoints import reached
@@ -31,6 +35,9 @@ _HEADER: Final = struct.Struct("<4sI32s")
 _PLACE: Final = struct.Struct("<IQI")
 _PREFIX: Final = b"b"
 _ASIDE_PREFIX: Final = b"q"
+_EVICT_BATCH: Final = 1000
+_SECTOR_BYTES: Final = 512
+"""What st_blocks counts in."""
 _ROT: Final = frozenset({errno.EIO, errno.ENOENT, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA})
 """What reading rotten or lost bytes fails with; any other error (descriptors, memory) says nothing about the block."""
 
@@ -55,8 +62,7 @@ class BlockStore:
         self._dirty: set[int] = set()
         self._fresh = True
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        numbers = [int(path.stem) for path in directory.glob("*.pack") if path.stem.isdecimal()]
-        self._pack = max(numbers, default=1)
+        self._pack = max(self._pack_numbers(), default=1)
         self._end = _aligned(os.fstat(self._open(self._pack, os.O_CREAT)).st_size)
 
     def has(self, identifier: BlockId) -> bool:
@@ -70,6 +76,8 @@ class BlockStore:
             raise BlockMissing("the block is not here")
         payload = self._read(_place(raw))
         if payload is None or block_id(payload) != identifier:
+            if self._store.get(_PREFIX + identifier) != raw:
+                raise BlockMissing("the block was evicted this moment")
             self._store.write([(_ASIDE_PREFIX + identifier, raw)], [_PREFIX + identifier], durable=False)
             reached("blocks.set_aside")
             raise BlockMissing("the block has rotted on disk", "it is fetched again from a peer that has it")
@@ -98,6 +106,39 @@ class BlockStore:
         """Drop the block's place; its bytes stay in the pack as waste. Absent blocks are no error."""
         self._store.write((), [_PREFIX + identifier, _ASIDE_PREFIX + identifier], durable=False)
 
+    def evict(self, identifiers: Sequence[BlockId]) -> None:
+        """Drop the blocks' places, durably; `reclaim` then gives their room back. Absent blocks are no error.
+
+        The caller sees to it that nobody is about to refer to one of them. Raises `StoreFull`.
+        """
+        for start in range(0, len(identifiers), _EVICT_BATCH):
+            batch = identifiers[start : start + _EVICT_BATCH]
+            gone = [prefix + identifier for identifier in batch for prefix in (_PREFIX, _ASIDE_PREFIX)]
+            self._store.write((), gone, durable=True)
+            reached("blocks.evict:after")
+
+    def reclaim(self) -> int:
+        """Punch holes where the packs hold nothing that has a place; bytes given back (0 where holes cannot be)."""
+        with self._lock:  # no payload is without its place while this is held
+            ends = {number: self._pack_end(number) for number in self._pack_numbers()}
+            taken: dict[int, list[tuple[int, int]]] = {number: [] for number in ends}
+            for prefix in (_PREFIX, _ASIDE_PREFIX):
+                for _, raw in self._store.items(prefix):
+                    place = _place(raw)
+                    end = _aligned(place.offset + _HEADER.size + place.length)
+                    taken.setdefault(place.pack, []).append((place.offset, end))
+        reached("blocks.reclaim:before")
+        given = 0
+        for number, end in ends.items():
+            descriptor = self._descriptors[number]
+            before = os.fstat(descriptor).st_blocks
+            for start, stop in _gaps(sorted(taken[number]), end):
+                if not punch_hole(descriptor, start, stop - start):
+                    return given
+            given += max(0, before - os.fstat(descriptor).st_blocks) * _SECTOR_BYTES
+        reached("blocks.reclaim:after")
+        return given
+
     def ids(self) -> Iterator[tuple[BlockId, int]]:
         """Every block here with its stored bytes, in id order."""
         for key, raw in self._store.items(_PREFIX):
@@ -120,7 +161,7 @@ class BlockStore:
     def recover(self) -> int:
         """Index every good block that lies in the packs but has no place (a lost index); how many. Reads all packs."""
         found = 0
-        for number in sorted(int(path.stem) for path in self._directory.glob("*.pack") if path.stem.isdecimal()):
+        for number in self._pack_numbers():
             found += sum(self._adopt(number, offset) for offset in range(0, self._pack_bytes(number), PACK_ALIGN_BYTES))
         return found
 
@@ -154,8 +195,8 @@ class BlockStore:
         header = _HEADER.pack(_MAGIC, len(payload), identifier)
         with self._lock:
             place = self._append(header, payload)
-        puts = [(_PREFIX + identifier, _PLACE.pack(*place))]
-        self._store.write(puts, [_ASIDE_PREFIX + identifier], durable=False)
+            puts = [(_PREFIX + identifier, _PLACE.pack(*place))]
+            self._store.write(puts, [_ASIDE_PREFIX + identifier], durable=False)
         reached("blocks.place:after")
 
     def _append(self, header: bytes, payload: bytes) -> Place:
@@ -209,6 +250,14 @@ class BlockStore:
         self._store.write([(_PREFIX + identifier, place)], [_ASIDE_PREFIX + identifier], durable=False)
         return True
 
+    def _pack_numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._directory.glob("*.pack") if path.stem.isdecimal())
+
+    def _pack_end(self, pack: int) -> int:
+        """Where the records of a pack end, a whole number of alignments. Called with the lock held."""
+        descriptor = self._open(pack, 0)
+        return self._end if pack == self._pack else _aligned(os.fstat(descriptor).st_size)
+
     def _pack_bytes(self, pack: int) -> int:
         with self._lock:
             return os.fstat(self._open(pack, 0)).st_size
@@ -230,6 +279,17 @@ def _place(raw: bytes) -> Place:
     if place.length > BLOCK_BYTES_MAX or place.offset > PACK_BYTES_MAX:
         raise StoreDamaged("the place of a block cannot be read")
     return place
+
+
+def _gaps(taken: Sequence[tuple[int, int]], end: int) -> Iterator[tuple[int, int]]:
+    """The ranges of 0 to `end` outside of `taken` (sorted)."""
+    position = 0
+    for start, stop in taken:
+        if start > position:
+            yield position, min(start, end)
+        position = max(position, stop)
+    if position < end:
+        yield position, end
 
 
 def _aligned(offset: int) -> int:

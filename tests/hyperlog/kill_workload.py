@@ -89,6 +89,8 @@ def _round(repository: Repository, log: Log, blocks: BlockStore, pipe: int) -> N
     log.append_many([part(log.length + n) for n in range(BATCH)])
     os.write(pipe, b"entries %d\n" % log.length)
     _rot(repository, blocks, number)
+    blocks.evict([blocks.put_new(b"fleeting %d" % number)])
+    blocks.reclaim()
 
 
 def _rot(repository: Repository, blocks: BlockStore, number: int) -> None:
