@@ -6,7 +6,7 @@ writer); whoever fills it has checked signatures. Entries of one draft may link 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -28,7 +28,6 @@ from hyperlog.hashing import blake3_256
 from hyperlog.ids import EntryId, LogKey, WriterKey, to_text
 from hyperlog.limits import WRITERS_MAX
 from hyperlog.merkle import node, root
-from hyperlog.store import Store
 from hyperlog.watermarks import Mark
 from hyperlog.writers import (
     Operation,
@@ -79,7 +78,13 @@ class Draft:
     """Entries to be committed by the log that made it."""
 
     def __init__(
-        self, feeds: Feeds, authority: Authority, policy: Policy, heads: Iterable[EntryId], state: Mark
+        self,
+        feeds: Feeds,
+        authority: Authority,
+        policy: Policy,
+        heads: Iterable[EntryId],
+        state: Mark,
+        excused: Collection[EntryId],
     ) -> None:
         self.log = feeds.log
         self.state = state
@@ -91,7 +96,7 @@ class Draft:
         self.ids: dict[EntryId, tuple[WriterKey, int]] = {}
         """What was added, in order."""
         self._feeds = feeds
-        self._store: Store = feeds.store
+        self._excused = excused
         self._puts: Puts = []
         self._run: tuple[WriterKey, int] | None = None
         self._count = state.changes
@@ -112,7 +117,7 @@ class Draft:
         place = self._feeds.place(identifier)
         if place is not None:
             return place.log == self.log
-        return self._store.get(b"k" + self.log + identifier) is not None
+        return identifier in self._excused
 
     def check_links(self, links: Iterable[EntryId], *, own: bool) -> None:
         for link in links:
@@ -146,7 +151,8 @@ class Draft:
         self._push(writer, feed, identifier)
         self.ids[identifier] = (writer, seq)
         self.heads.difference_update(links_all)
-        self.heads.add(identifier)
+        if identifier not in self._excused:  # else somebody links it already
+            self.heads.add(identifier)
         return identifier
 
     def _push(self, writer: WriterKey, feed: Feed, leaf: bytes) -> None:

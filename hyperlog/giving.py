@@ -78,6 +78,10 @@ class Giving:
                 return Entries((tuple(self._log.sparse(identifier)),))
             return Excuse(entry.claim.encode())
         except NotFound:
+            pass
+        try:
+            return Excuse(self._log.excuse(identifier))
+        except NotFound:
             return Absent((identifier,))
 
     def _give_runs(self) -> Runs | None:

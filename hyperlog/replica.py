@@ -79,6 +79,7 @@ class Log(LogView):
         self._holds: set[object] = set()
         self._is_drafting = False
         self._continued = False  # whether the lineage has let the own feed go on; it stays so while we hold the lock
+        self._excused = {EntryId(raw[33:]) for raw, _ in store.items(b"k" + key)}
         self._has_sparse = next(store.items(b"d" + key), None) is not None
 
     @property
@@ -227,18 +228,26 @@ class Log(LogView):
             return self._keep_fork(proof)
 
     def add_excuse(self, encoded: bytes) -> bool:
-        """Keep a claim that shows a linked entry to lie beyond its feed's limit, so that the link counts as met.
+        """Keep a claim that shows a linked entry not to count, so that the link is met without it.
 
-        Returns whether it does: False when no limit is known here that puts it beyond. Raises `Corrupt`.
+        It does not count when it lies beyond its feed's limit, or its writer is not admitted, as far as is known here.
+        (If it turns out to count after all, it comes with its feed.) Returns whether it was kept. Raises `Corrupt`.
+        Whoever calls this sees to it that somebody links the entry: claims are cheap to make.
         """
         claim = decode_claim(encoded)
         if claim.header.log != self.key:
             raise Corrupt("a claim of another log")
-        if claim.header.seq < self._policy.limit(claim.header.writer):
+        writer, seq = claim.header.writer, claim.header.seq
+        if seq < self._policy.limit(writer) and self._is_known(writer):
             return False
         with self.lock:
             self._store.write([(b"k" + self.key + claim.id, encoded)], durable=False)
+            self._excused.add(claim.id)
         return True
+
+    def _is_known(self, writer: WriterKey) -> bool:
+        """Whether the writer is the first owner or was admitted, as far as is known here."""
+        return bytes(writer) == bytes(self.key) or self._policy.open_admission(writer) is not None
 
     def add_sparse(self, encoded: Sequence[bytes]) -> Entry:
         """Verify and keep an entry without what it builds on, given with its admissions (`sparse`).
@@ -283,7 +292,7 @@ class Log(LogView):
         """A draft that is committed when the block is left, and dropped when it raises."""
         if self._is_drafting:
             raise Conflict("a batch of this log is open on this thread", "finish it first")
-        draft = Draft(self._feeds, self._authority, self._policy, self._heads, self._state)
+        draft = Draft(self._feeds, self._authority, self._policy, self._heads, self._state, self._excused)
         self._is_drafting = True
         try:
             yield draft, self.events
@@ -345,8 +354,7 @@ class Log(LogView):
         kept = self._authority.forks.get(proof.writer)
         if kept is not None and kept <= proof.seq:
             return False
-        known = bytes(proof.writer) == bytes(self.key) or self._policy.open_admission(proof.writer) is not None
-        if not known and proof.writer not in self._feeds.states:
+        if not self._is_known(proof.writer) and proof.writer not in self._feeds.states:
             # Of a writer who was never admitted there is nothing to freeze; its proofs would fill the disk.
             raise NotWriter(f"a fork proof of writer {to_text(proof.writer)[:12]}…, who is not known to be admitted")
         self._store.write([(b"p" + self.key + proof.writer, proof.encode())], durable=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hyperlog.comparing import Comparing
+from hyperlog.entry import decode_claim
 from hyperlog.errors import Corrupt, ForkDetected, ModesDiffer, NotWriter, OutOfOrder, PeerMisbehaved, StoreDamaged
 from hyperlog.forks import ForkProof
 from hyperlog.giving import Giving
@@ -204,8 +205,9 @@ class Replication:
             case Entries(entries):
                 self._on_entries(entries)
             case Excuse(claim):
-                self._log.add_excuse(claim)
-                self._retry()
+                if self._waiting.is_wanted(decode_claim(claim).id):
+                    self._log.add_excuse(claim)
+                    self._retry()
             case Absent(ids):
                 self._waiting.gone(ids)
             case Fork(proof):

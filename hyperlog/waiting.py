@@ -39,8 +39,9 @@ class Waiting:
         self.drop()
         return found
 
-    def came(self, identifier: EntryId) -> None:
-        self._attempts.pop(identifier, None)
+    def is_wanted(self, identifier: EntryId) -> bool:
+        """Whether the peer was asked for it."""
+        return identifier in self._attempts
 
     def gone(self, ids: Iterable[EntryId]) -> None:
         """The peer has none of these."""

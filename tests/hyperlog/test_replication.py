@@ -447,7 +447,6 @@ def greeted(log: Log) -> Replication:
         b"\x0c" + bytes(200),
         b"\x08" + bytes(200),
         b"\x07\x81\x80",
-        b"\x07\x81\x81\x41\x00",
         b"\x04" + bytes(3 << 20),
     ],
 )
