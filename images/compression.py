@@ -9,17 +9,21 @@ under a 1 MiB cap; reference/faults.md, finding 2), and accepts trailing bytes a
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import IO, Final, cast
 
 import zstandard
 
 from hyperlog.hashing import Readable
-from images.errors import BlockFrameBad
+from images.errors import ArchiveCorrupt, BlockFrameBad
 from images.limits import COMPRESSION_LEVEL, PIECE_BYTES
 
 _MAGIC: Final = 0xFD2FB528
 _WINDOW_BYTES_MAX: Final = 1 << 17
 """Frames of at most 64 KiB need no larger window than their content; 128 KiB leaves room for the header's rounding."""
+
+
+_STREAM_WINDOW_BYTES_MAX: Final = 1 << 27
+"""The most that zstd itself expands unless told otherwise (levels up to 22 and --long=27)."""
 
 
 class _PerThread(threading.local):
@@ -70,3 +74,24 @@ def _check_frame(frame: memoryview, raw_bytes: int) -> None:
         raise BlockFrameBad(f"a block that declares another size than the {raw_bytes} bytes of the manifest")
     if parameters.window_size > _WINDOW_BYTES_MAX or parameters.dict_id or parameters.has_checksum:
         raise BlockFrameBad("a block with a window, dictionary or checksum that blocks do not have")
+
+
+class ZstdStream:
+    """The bytes that a stream of zstd frames expands to, a bounded piece at a time: for layers, never for blocks.
+
+    The library reports a frame that is cut short as an end: whoever reads checks the digest of the whole.
+    """
+
+    def __init__(self, source: object) -> None:
+        """`source` has `read(size)`, as a file."""
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_STREAM_WINDOW_BYTES_MAX)
+        self._reader = decompressor.stream_reader(
+            cast(IO[bytes], source), read_size=PIECE_BYTES, read_across_frames=True, closefd=False
+        )
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end. Raises `ArchiveCorrupt`."""
+        try:
+            return self._reader.read(size)
+        except zstandard.ZstdError as error:
+            raise ArchiveCorrupt(f"the compressed data is damaged: {error}") from None

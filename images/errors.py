@@ -51,3 +51,31 @@ class NoSuchVersion(NotFound):
 
 class AmbiguousVersion(Refused):
     """The text names more than one image version."""
+
+
+class ArchiveCorrupt(Corrupt):
+    """A tar, or the compression around it, is cut short, malformed, or means two things at once."""
+
+
+class ImageSourceCorrupt(Corrupt):
+    """An OCI layout, docker archive or registry copy breaks its format: a document, a digest, a size, a file type."""
+
+
+class DigestMismatch(ImageSourceCorrupt):
+    """Content is not what its digest says; the message tells which digest."""
+
+
+class SourceUnsupported(Refused):
+    """The source is of a kind, or uses a feature, that images cannot be made from."""
+
+
+class SourceTooLarge(Refused):
+    """The source is, or expands to, more than the limits of limits.py."""
+
+
+class NoSuchPlatform(NotFound):
+    """The source has no image for the platform; the message lists those it has."""
+
+
+class AmbiguousSource(Refused):
+    """The source holds several images, and none was named."""

@@ -1,15 +1,14 @@
 """Reads the files of a tree into blocks, in worker threads, and places them in blob space.
 
 Small files are read in batches and packed (blob_layout.py); large ones are cut into pieces, four to a batch. Holes of
-sparse files are found with SEEK_DATA and never read. Where everything lies is known, and told to the nodes, at the end.
+sparse files are never read. Where everything lies is known, and told to the nodes, at the end. Where bytes come from is
+a `Content`'s affair (contents.py): a file of the host, or what the layers of an image brought.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,20 +16,14 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from hyperlog.hashing import blake3_256
 from images.blob_layout import Packer, SmallFile, granule_count, pack_content, plan_runs
+from images.contents import Content
 from images.ingest import BlockWriter, StoredBlock
 from images.limits import GRANULE_BYTES, IMPORT_BATCH_FILES, IMPORT_BATCH_PIECES, PIECE_BYTES
 from images.manifest_build import PlacedBlock
-from images.source_tree import Found, changed, check_unchanged, named, open_file
 from images.tree import HOLE, Node, Run, piece_count
 
 _ZEROS: Final = bytes(PIECE_BYTES)
-_SECTOR_BYTES: Final = 512
 T = TypeVar("T")
-
-
-def data_bytes(found: Found) -> int:
-    """Bytes of the file that are there to be read: its size without holes, about."""
-    return min(found.status.st_size, found.status.st_blocks * _SECTOR_BYTES)
 
 
 class _Lane(Generic[T]):
@@ -54,9 +47,9 @@ class _Lane(Generic[T]):
 
 @dataclass(slots=True)
 class _SmallBatch:
-    """Small files being read together: what they are, the node each belongs to, an open descriptor each."""
+    """Small files being read together, open, and the node each belongs to."""
 
-    files: list[tuple[Found, Node, int]] = field(default_factory=list)
+    files: list[tuple[Content, Node]] = field(default_factory=list)
     contents: list[SmallFile | None] = field(default_factory=list)
 
 
@@ -64,9 +57,8 @@ class _SmallBatch:
 class _LargeFile:
     """A large file being read: the pieces that hold data, by number."""
 
-    found: Found
+    content: Content
     node: Node
-    descriptor: int
     pieces: dict[int, StoredBlock] = field(default_factory=dict)
 
 
@@ -88,7 +80,7 @@ class FileReader:
         """`on_read(files, bytes)` is called, in this thread, for every few files or pieces that have been read."""
         self._writer = writer
         self._on_read = on_read
-        self._open: set[int] = set()
+        self._open: set[Content] = set()
         # Two for each worker: one in work, one ready. Raw bytes held are at most a batch each, 256 KiB or 2 MiB.
         self._small_lane: _Lane[_SmallBatch] = _Lane(pool, 2 * workers, self._took_small)
         self._piece_lane: _Lane[_Pieces] = _Lane(pool, 2 * workers, self._took_pieces)
@@ -103,17 +95,17 @@ class FileReader:
         self._small: list[tuple[Node, bytes | None]] = []
         self._large: list[_LargeFile] = []
 
-    def read(self, found: Found, node: Node) -> None:
-        """Read the regular file `found` for `node`; its runs are set by `finish`."""
+    def read(self, content: Content, node: Node) -> None:
+        """Read the regular file `content` for `node`; its runs are set by `finish`."""
         if not node.size:
             self._on_read(1, 0)
             return
-        descriptor = open_file(found)
-        self._open.add(descriptor)
+        content.open()
+        self._open.add(content)
         if node.size > PIECE_BYTES:
-            self._read_large(_LargeFile(found, node, descriptor))
+            self._read_large(_LargeFile(content, node))
             return
-        self._batch.files.append((found, node, descriptor))
+        self._batch.files.append((content, node))
         if len(self._batch.files) == IMPORT_BATCH_FILES:
             self._send_batch()
 
@@ -130,13 +122,13 @@ class FileReader:
 
     def close(self) -> None:
         """Close what is still open."""
-        for descriptor in self._open:
-            os.close(descriptor)
+        for content in self._open:
+            content.close()
         self._open.clear()
 
-    def _close(self, descriptor: int) -> None:
-        self._open.discard(descriptor)
-        os.close(descriptor)
+    def _close(self, content: Content) -> None:
+        self._open.discard(content)
+        content.close()
 
     # Small files
 
@@ -146,16 +138,16 @@ class FileReader:
             self._small_lane.put(partial(self._read_small, batch))
 
     def _read_small(self, batch: _SmallBatch) -> _SmallBatch:
-        for found, _, descriptor in batch.files:
-            content = _read_exactly(descriptor, found, found.status.st_size, 0)
-            check_unchanged(descriptor, found)
-            self._close(descriptor)
-            zeros = content == _ZEROS[: len(content)]
-            batch.contents.append(None if zeros else SmallFile(blake3_256(content), content))
+        for content, node in batch.files:
+            raw = content.read(node.size, 0)
+            content.check()
+            self._close(content)
+            zeros = raw == _ZEROS[: len(raw)]
+            batch.contents.append(None if zeros else SmallFile(blake3_256(raw), raw))
         return batch
 
     def _took_small(self, batch: _SmallBatch) -> None:
-        for (_, node, _), content in zip(batch.files, batch.contents, strict=True):
+        for (_, node), content in zip(batch.files, batch.contents, strict=True):
             self._small.append((node, None if content is None else content.digest))
             if content is not None and content.digest not in self._extents:
                 self._extents[content.digest] = HOLE  # its place is known when its block is cut
@@ -179,7 +171,7 @@ class FileReader:
     # Large files
 
     def _read_large(self, file: _LargeFile) -> None:
-        for first, end in _data_ranges(file):
+        for first, end in file.content.data_pieces():
             for start in range(first, end, IMPORT_BATCH_PIECES):
                 self._piece_lane.put(partial(self._read_pieces, file, start, min(start + IMPORT_BATCH_PIECES, end)))
         self._piece_lane.put(partial(_Pieces, file, {}, 0, last=True))
@@ -189,7 +181,7 @@ class FileReader:
         size = file.node.size
         for piece in range(start, end):
             offset = piece * PIECE_BYTES
-            raw = _read_exactly(file.descriptor, file.found, min(PIECE_BYTES, size - offset), offset)
+            raw = file.content.read(min(PIECE_BYTES, size - offset), offset)
             if raw != _ZEROS[: len(raw)]:
                 padding = bytes(granule_count(len(raw)) * GRANULE_BYTES - len(raw))
                 stored[piece] = self._writer.write(raw + padding if padding else raw)
@@ -199,8 +191,8 @@ class FileReader:
         file = pieces.file
         file.pieces.update(pieces.stored)
         if pieces.last:
-            check_unchanged(file.descriptor, file.found)
-            self._close(file.descriptor)
+            file.content.check()
+            self._close(file.content)
             self._large.append(file)
         self._on_read(int(pieces.last), pieces.raw_bytes)
 
@@ -219,37 +211,3 @@ class FileReader:
                     position += granules
             file.node.runs = extents[content]
         return placed
-
-
-def _data_ranges(file: _LargeFile) -> Iterator[tuple[int, int]]:
-    """(first, end) piece numbers of the file that may hold data, ascending."""
-    size, position = file.node.size, 0
-    if data_bytes(file.found) >= size:
-        yield 0, piece_count(size)
-        return
-    while position < size:
-        try:
-            start = os.lseek(file.descriptor, position, os.SEEK_DATA)
-            end = os.lseek(file.descriptor, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data behind here
-                return
-            raise named(error, file.found.path) from error
-        pieces = start // PIECE_BYTES, piece_count(min(end, size))
-        yield pieces
-        position = pieces[1] * PIECE_BYTES
-
-
-def _read_exactly(descriptor: int, found: Found, size: int, offset: int) -> bytes:
-    parts: list[bytes] = []
-    while size:
-        try:
-            part = os.pread(descriptor, size, offset)
-        except OSError as error:
-            raise named(error, found.path) from error
-        if not part:
-            raise changed(found.path)
-        parts.append(part)
-        size -= len(part)
-        offset += len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from hyperlog.blocks import BlockStore
+from images.contents import DirectoryFile, data_bytes
 from images.errors import ImportRefused, ManifestCorrupt
-from images.file_reader import FileReader, data_bytes
+from images.file_reader import FileReader
 from images.ignore import FILE_BYTES_MAX, FILE_NAME, IgnoreRules, parse_ignore
 from images.ingest import BlockWriter, IngestIndex
 from images.manifest import Manifest
@@ -183,7 +184,7 @@ class _Import:
     def _read(self) -> None:
         for found, node in self._again():
             if node is not None:
-                self.reader.read(found, node)
+                self.reader.read(DirectoryFile(found), node)
 
     def _check(self) -> None:
         for _ in self._again():

@@ -80,3 +80,29 @@ IMPORT_BATCH_FILES: Final = 32
 IMPORT_BATCH_PIECES: Final = 4
 IMPORT_INDEX_BATCH: Final = 256
 """Work is handed to threads in batches, so that handing it over (about 40 µs) does not cost more than the work."""
+
+TAR_EXTENSION_BYTES_MAX: Final = 1 << 20
+"""One pax header, or GNU long name (faults T6)."""
+
+TAR_SEGMENTS_MAX: Final = 1 << 16
+"""Data segments of one sparse file (faults T7)."""
+
+LAYERS_MAX: Final = 127
+"""Docker's own bound (faults M18)."""
+
+UNPACKED_BYTES_MAX: Final = 64 << 30
+"""All layers of a stack, decompressed (faults T9)."""
+
+EXPANSION_RATIO_MAX: Final = 500
+EXPANSION_FREE_BYTES: Final = 1 << 30
+"""Past the second, a layer may not be more than the first times as long as its compressed bytes: honest layers of
+sparse databases reach gzip's 1 032 : 1 for a while, bombs for all their length."""
+
+DOCUMENT_BYTES_MAX: Final = 4 << 20
+"""A manifest, index or configuration in JSON (faults M16)."""
+
+INDEX_DEPTH_MAX: Final = 4
+INDEX_MANIFESTS_MAX: Final = 1024
+"""Indexes nest and list no more than this (faults T14)."""
+
+SPOOL_CHUNK_BYTES: Final = 1 << 20
