@@ -16,7 +16,7 @@ taken as they are. A frame is at most `FRAME_BYTES_MAX` long; the transport keep
    11 compare  [writer, [[id, seq] …]]              my ids at these places; where do ours part?
    12 branch   claim                                here: this is my entry, yours differs, all before are equal
    13 sent     [requests answered in full so far]
-   14 done     [states received so far]             nothing more is needed from you, given those
+   14 done     [states and forks received so far]   nothing more is needed from you, given those
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    states: int
+    news: int
 
 
 Message: TypeAlias = (
@@ -142,8 +142,8 @@ def encode_message(message: Message) -> bytes:
             return b"\x0c" + claim
         case Sent(requests):
             return _frame(13, [requests])
-        case Done(states):
-            return _frame(14, [states])
+        case Done(news):
+            return _frame(14, [news])
 
 
 def decode_message(frame: bytes) -> Message:
@@ -186,8 +186,8 @@ def _decode_body(number: int, value: Value) -> Message:
             return Compare(WriterKey(_key(writer)), tuple((EntryId(id_), seq) for id_, seq in map(_at, _some(ids))))
         case 13, [int(requests)]:
             return Sent(_number(requests))
-        case 14, [int(states)]:
-            return Done(_number(states))
+        case 14, [int(news)]:
+            return Done(_number(news))
     raise Corrupt("not a message of this protocol")
 
 

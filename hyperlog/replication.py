@@ -97,8 +97,8 @@ class Replication:
         self._peer_knows = False
         """Whether a whole state of the peer has come."""
         self._told: dict[WriterKey, tuple[int, EntryId]] = {}
-        self._states_out = 0
-        self._states_in = 0
+        self._news_out = 0
+        self._news_in = 0
         self._requests_out = 0
         self._requests_answered = 0
         self._asked: dict[WriterKey, int] = {}
@@ -106,6 +106,7 @@ class Replication:
         self._tries: dict[WriterKey, int] = {}
         self._sampled: dict[WriterKey, int] = {}
         self._wanted_ids = False
+        self._policy = log.policy
         self._done_out = -1
         self._done_in = -1
         self._changed = False
@@ -122,8 +123,8 @@ class Replication:
         """Whether both ends have all they want of what the other last told, and nothing is left to be sent."""
         return (
             self._peer is not None
-            and self._done_out == self._states_in
-            and self._done_in == self._states_out
+            and self._done_out == self._news_in
+            and self._done_in == self._news_out
             and not self._out
             and not self._giving.is_busy
             and not self._changed
@@ -173,6 +174,9 @@ class Replication:
         assert not self._closed, _STOPPED
         if self._changed and self._peer is not None:
             self._changed = False
+            if self._log.policy is not self._policy:
+                # A limit that fell or rose changes what is lacking.
+                self._policy, self._done_out = self._log.policy, -1
             if self._peer_knows and (self.is_live or self._log.policy.limits):
                 self._tell_state(full=False)
             self._settle()
@@ -211,6 +215,7 @@ class Replication:
             case Absent(ids):
                 self._waiting.gone(ids)
             case Fork(proof):
+                self._news_in += 1
                 self._on_proof(proof)
             case Compare(writer, ids):
                 self._say(self._comparing.answer(writer, ids))
@@ -220,10 +225,10 @@ class Replication:
                     self._log.add_fork(made)
             case Sent(requests):
                 self._on_sent(requests)
-            case Done(states):
-                if states > self._states_out:
-                    raise PeerMisbehaved("a peer is done with states that were not sent")
-                self._done_in = states
+            case Done(news):
+                if news > self._news_out:
+                    raise PeerMisbehaved("a peer is done with news that was not sent")
+                self._done_in = news
 
     def _on_hello(self, hello: Hello) -> None:
         self._peer = hello
@@ -242,7 +247,7 @@ class Replication:
         self._peer_forks.update(state.forks)
         if len(self._peer_feeds) + len(self._peer_forks) > PEER_FEEDS_MAX:
             raise PeerMisbehaved("a peer names more feeds than a log can have")
-        self._states_in += 1
+        self._news_in += 1
         if not state.last_page:
             return
         self._peer_knows = True
@@ -331,13 +336,13 @@ class Replication:
         """Ask for what is lacking, and say when nothing is."""
         if not self._peer_knows:
             return
-        lacking = self._plan() if self._pull and self._done_out != self._states_in else 0
+        lacking = self._plan() if self._pull and self._done_out != self._news_in else 0
         self._guard_own_feed()
         is_waiting = self._requests_answered < self._requests_out or self._comparing.is_busy or self._changed
-        if not lacking and not is_waiting and self._done_out != self._states_in:
-            self._done_out = self._states_in
+        if not lacking and not is_waiting and self._done_out != self._news_in:
+            self._done_out = self._news_in
             self._confirm_own_feed()
-            self._say(Done(self._states_in))
+            self._say(Done(self._news_in))
 
     def _plan(self) -> int:
         """Request what is lacking; how many feeds are lacking still, requested here or by another exchange."""
@@ -410,12 +415,13 @@ class Replication:
         for page in range(pages):
             part = slice(page * FRAME_ITEMS_MAX, (page + 1) * FRAME_ITEMS_MAX)
             self._say(State(page == pages - 1, tuple(feeds[part]), tuple(forks[part])))
-            self._states_out += 1
+            self._news_out += 1
         self._told = ends
 
     def _tell_fork(self, proof: ForkProof) -> None:
         self._peer_forks[proof.writer] = proof.seq
         self._say(Fork(proof.encode()))
+        self._news_out += 1
 
     def _on_fork(self, proof: ForkProof) -> None:
         if self._peer_knows and self._peer_forks.get(proof.writer, proof.seq + 1) > proof.seq:
