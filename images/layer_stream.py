@@ -75,6 +75,10 @@ class LayerStream:
             self._expander = ZstdStream(self._stored)
 
     @property
+    def is_compressed(self) -> bool:
+        return self._expander is not self._stored
+
+    @property
     def stored_bytes(self) -> int:
         """How many stored bytes were read so far."""
         return self._stored.count
