@@ -98,6 +98,7 @@ def open_rocks(path: Path, check: Callable[[Store], None]) -> RocksStore:
             check(probe)
         finally:
             probe.close()
+        _drop_options(path)
     else:
         check(MemoryStore())
         # Made aside and renamed, so that a crash half way leaves no directory that looks like a damaged store.
@@ -154,9 +155,16 @@ def open_salvage(path: Path, work: Path) -> Iterator[Salvage]:
         yield Salvage(Rdict(str(path), _salvage_options(), access_type=AccessType.read_only()))
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(path, work)
+    _drop_options(work)
     with contextlib.suppress(Exception):
         Rdict.repair(str(work), _salvage_options())
         yield Salvage(Rdict(str(work), _salvage_options(), access_type=AccessType.read_only()))
+
+
+def _drop_options(path: Path) -> None:
+    """Remove RocksDB's record of its options: a damaged one aborts the process, and it is written anew on opening."""
+    for file in path.glob("OPTIONS-*"):
+        file.unlink()
 
 
 def _salvage_options() -> Options:

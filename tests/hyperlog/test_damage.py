@@ -89,6 +89,14 @@ def test_a_missing_file_of_the_database_is_noticed(built: Built, tmp_path: Path,
     assert outcome(work, built) == "open"
 
 
+def test_a_damaged_options_file_is_harmless(built: Built, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(built.rest, work)
+    for options in (work / "index").glob("OPTIONS-*"):
+        options.write_bytes(options.read_bytes().replace(b"num_levels=7\n", b"num_levels=7G"))
+    assert outcome(work, built) == "same"
+
+
 def test_a_refused_store_is_left_as_it_was(built: Built, tmp_path: Path) -> None:
     work = tmp_path / "work"
     shutil.copytree(built.rest, work)
