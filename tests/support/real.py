@@ -45,6 +45,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "netns": _program("ip"),
     "tc": _program("tc"),
     "mmdebstrap": _program("mmdebstrap"),
+    "fsck.erofs": _program("fsck.erofs"),
 }
 # What a bare `@pytest.mark.real` asks for; `@pytest.mark.real("root")` asks for less.
 USUAL = ("root", "fuse", "erofs", "nspawn")
