@@ -44,7 +44,7 @@ from swarm.stats import Counters, PeerCounters
 
 
 class BlockBook(Protocol):
-    """What the swarm needs of a block store. Called from worker threads."""
+    """What the swarm needs of a block store. Called from worker threads, unless `SwarmConfig.disk_threads` is 0."""
 
     def get(self, block_id: BlockId, /) -> bytes:
         """The stored bytes, verified. Raises `BlockMissing`."""
@@ -67,7 +67,10 @@ class Owner(Protocol):
 
 
 class LiveSession:
-    """One session with its stream. `log` is None until both ends have shown that they know it."""
+    """One session with its stream. `log` is None until both ends have shown that they know it.
+
+    `disk`: the threads in which blocks are read; None: they are read at once, because the store never waits.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class LiveSession:
         stream: Stream,
         owner: Owner,
         blocks: BlockBook,
-        disk: trio.CapacityLimiter,
+        disk: trio.CapacityLimiter | None,
         totals: Counters,
         counters: PeerCounters,
     ) -> None:
@@ -232,7 +235,10 @@ class LiveSession:
         """Blocks the peer asked for, else entries it lacks: about `WRITE_CHUNK_BYTES` of it. Empty: nothing to say."""
         asked = self._take_asked()
         if asked:
-            found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
+            if self._disk is None:
+                found = self._load(asked)
+            else:
+                found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
             for wanted, payload in found:
                 self._answer(wanted, payload)
         elif self._has_news and self._session.state is State.OPEN:

@@ -21,7 +21,7 @@ from swarm.addresses import PeerId
 from swarm.connection import BlockBook, LiveSession
 from swarm.errors import SessionRefused
 from swarm.fetcher import Fetcher
-from swarm.limits import DISK_THREADS_MAX, HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
+from swarm.limits import HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
 from swarm.network import Network, Stream
 from swarm.replication.ledger import Ledger
 from swarm.replication.messages import NONCE_BYTES, Reason
@@ -35,12 +35,14 @@ _log: Final = logging.getLogger(__name__)
 class Sessions:
     """Runs sessions over streams, and tells fetcher and replicator what they bring."""
 
-    def __init__(self, blocks: BlockBook, fetcher: Fetcher, replicator: Replicator, totals: Counters) -> None:
+    def __init__(
+        self, blocks: BlockBook, fetcher: Fetcher, replicator: Replicator, totals: Counters, *, disk_threads: int
+    ) -> None:
         self._blocks = blocks
         self._fetcher = fetcher
         self._replicator = replicator
         self._totals = totals
-        self._disk = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._disk = trio.CapacityLimiter(disk_threads) if disk_threads else None
         self._logs: dict[DiscoveryKey, LogKey] = {}
         self._open: dict[LogKey, dict[PeerId, LiveSession]] = {}
         self._streams: Counter[PeerId] = Counter()

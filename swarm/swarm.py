@@ -23,6 +23,7 @@ from hyperlog.ids import BlockId, LogKey
 from swarm.addresses import parse_address
 from swarm.connection import BlockBook
 from swarm.fetcher import Fetcher
+from swarm.limits import DISK_THREADS_MAX
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, load_network
 from swarm.replicator import LogBook, Replicator
@@ -41,6 +42,8 @@ class SwarmConfig:
     """Load the network only when somebody waits for an entry or a block."""
     connect_seconds: float = 5.0
     """For one dial, up to an open stream."""
+    disk_threads: int = DISK_THREADS_MAX
+    """In which blocks are read to be served; 0: on the event loop, for stores that never wait."""
     give_up_seconds: float = 60.0
     """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
 
@@ -80,7 +83,9 @@ class Swarm:
             why_none=self.why_none,
             hurry=lambda key: self._membership.hurry(key),
         )
-        self._sessions = Sessions(blocks, self._fetcher, self._replicator, self._totals)
+        self._sessions = Sessions(
+            blocks, self._fetcher, self._replicator, self._totals, disk_threads=config.disk_threads
+        )
         self._membership = Membership(
             self._sessions,
             self._totals,

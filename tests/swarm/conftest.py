@@ -22,7 +22,7 @@ from tests.swarm.support import LISTEN, Node
 
 @pytest.fixture
 def clock() -> trio.testing.MockClock:
-    """Jumps when nothing happens for a moment: long enough for a block to be read in a thread."""
+    """Jumps when nothing happens for a moment: long enough for a network to be made in a thread."""
     return trio.testing.MockClock(autojump_threshold=0.02)
 
 
@@ -56,7 +56,13 @@ def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Calla
     """A node; keyword arguments go to its `SwarmConfig`."""
 
     def make(blocks: MemoryBlocks | None = None, open_network: OpenNetwork | None = None, **config: Any) -> Node:
-        settings: dict[str, Any] = {"identity_seed": os.urandom(32), "listen": (LISTEN,), "mdns": False, **config}
+        settings: dict[str, Any] = {
+            "identity_seed": os.urandom(32),
+            "listen": (LISTEN,),
+            "mdns": False,
+            "disk_threads": 0,
+            **config,
+        }
         logs = make_logs()
         blocks = blocks or MemoryBlocks()
         return Node(Swarm(logs, blocks, SwarmConfig(**settings), open_network or internet.network), logs, blocks)
