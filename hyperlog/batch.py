@@ -25,6 +25,7 @@ class Batch:
         self._writer = writer
         self._next: tuple[EntryId, ...] | None = heads
         self._events = events
+        self._is_followed = events.are_wanted
         self._admission = self._unused_admission(policy)
 
     def add(self, value: bytes, *, links: Sequence[EntryId] | None = None, kind: Kind = Kind.VALUE) -> EntryId:
@@ -42,7 +43,8 @@ class Batch:
 
     def _add(self, value: bytes, links: tuple[EntryId, ...] | None, kind: Kind) -> EntryId:
         chosen = self._next if links is None else links
-        self._events.propose(Proposal(self._writer, kind, chosen or (), value))
+        if self._is_followed:
+            self._events.propose(Proposal(self._writer, kind, chosen or (), value))
         if len(value) > ENTRY_VALUE_BYTES_MAX:
             raise Refused(f"a value of {len(value)} bytes; at most {ENTRY_VALUE_BYTES_MAX} are allowed")
         self._bytes += len(value)

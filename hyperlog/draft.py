@@ -19,9 +19,6 @@ from hyperlog.feeds import (
     change_key,
     encode_change,
     encode_record,
-    place_key,
-    place_record,
-    record_key,
     tree_key,
 )
 from hyperlog.hashing import blake3_256
@@ -41,6 +38,7 @@ from hyperlog.writers import (
 )
 
 _STEP_MASK: Final = LEVEL_STEP - 1
+_SYSTEM: Final = int(Kind.SYSTEM)
 Puts = list[tuple[bytes, bytes]]
 
 
@@ -135,24 +133,30 @@ class Draft:
         seq, prev = feed.length, feed.last
         links_all = (prev,) if links is None else links
         check_fields(seq, kind, prev, links_all, len(value))
-        if links == (prev,) and seq:
+        if links is not None and links == (prev,) and seq:
             links = None
         identifier = EntryId(
             blake3_256(encode_header(self.log, writer, seq, kind, prev, links_all, len(value), blake3_256(value)))
         )
-        self._admit(writer, seq, kind, links, value, identifier)
+        allowed = self._rights.get(writer)
+        if links is not None or allowed is None or seq >= allowed[1] or not allowed[0] >> kind & 1 or kind == _SYSTEM:
+            self._admit(writer, seq, kind, links, value, identifier)
         if self._run is None or self._run[0] != writer:
             self._close_run()
             self._run = (writer, seq)
         self._count += 1
-        puts = self._puts
-        puts.append((place_key(identifier), place_record(self.log, writer, seq)))
-        puts.append((record_key(self.log, writer, seq), encode_record(identifier, self._count, kind, links, value)))
+        place = self.log + writer + seq.to_bytes(8, "big")
+        self._puts.append((b"e" + identifier, place))
+        self._puts.append((b"f" + place, encode_record(identifier, self._count, kind, links, value)))
         self._push(writer, feed, identifier)
         self.ids[identifier] = (writer, seq)
-        self.heads.difference_update(links_all)
-        if identifier not in self._excused:  # else somebody links it already
-            self.heads.add(identifier)
+        heads = self.heads
+        if links is None:
+            heads.discard(prev)
+        else:
+            heads.difference_update(links)
+        if not self._excused or identifier not in self._excused:  # else somebody links it already
+            heads.add(identifier)
         return identifier
 
     def _push(self, writer: WriterKey, feed: Feed, leaf: bytes) -> None:

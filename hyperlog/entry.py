@@ -206,7 +206,7 @@ def check_fields(seq: int, kind: int, prev: bytes, links: tuple[EntryId, ...], v
         raise Corrupt("entry whose prev does not fit its seq")
     if len(links) > ENTRY_LINKS_MAX or value_bytes > ENTRY_VALUE_BYTES_MAX:
         raise Corrupt("entry beyond the limits of links or value")
-    if any(link <= before for before, link in itertools.pairwise(links)):
+    if len(links) > 1 and any(link <= before for before, link in itertools.pairwise(links)):
         raise Corrupt("entry whose links are unsorted or twice")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from hyperlog.entry import Entry
 from hyperlog.errors import HyperError
@@ -23,6 +24,26 @@ class Proposal:
     kind: int
     links: tuple[EntryId, ...]
     value: bytes
+
+
+class Added(Sequence[Entry]):
+    """The entries of one commit, each read from the store when it is looked at: most listeners only want to know."""
+
+    def __init__(self, ids: tuple[EntryId, ...], get: Callable[[EntryId], Entry]) -> None:
+        self.ids = ids
+        self._get = get
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Entry]: ...
+    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
+        if isinstance(place, slice):
+            return [self._get(each) for each in self.ids[place]]
+        return self._get(self.ids[place])
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from hyperlog.errors import (
     Refused,
     RolledBack,
 )
-from hyperlog.events import Events, Proposal
+from hyperlog.events import Added, Events, Proposal
 from hyperlog.feeds import Feed
 from hyperlog.forks import ForkProof, decode_fork, own_feed_frozen
 from hyperlog.ids import EntryId, LogKey, WriterKey, to_text
@@ -304,7 +304,7 @@ class Log(LogView):
         finally:
             self._is_drafting = False
         if draft.ids and self.events.is_anybody_there:
-            self.events.committed([self.get(each) for each in draft.ids])
+            self.events.committed(Added(tuple(draft.ids), self.get))
 
     def _commit(self, draft: Draft) -> None:
         """One atomic durable batch, then the marks."""
