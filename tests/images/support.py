@@ -69,7 +69,8 @@ def _runs(pieces: list[bool]) -> tuple[Run, ...]:
 def trees(draw: st.DrawFn) -> Node:
     """A root with up to a few dozen inodes, hard links among them."""
     root = Node(mode=stat.S_IFDIR | draw(permissions), uid=draw(owners), gid=draw(owners), mtime_ns=draw(times))
-    directories, files = [root], []
+    directories = [root]
+    files: list[Node] = []
     for _ in range(draw(st.integers(0, 25))):
         parent = draw(st.sampled_from(directories))
         name = draw(names)
