@@ -89,6 +89,27 @@ class Logs:
         self._register(key, log.name, pair.public)
         return pair.public
 
+    def key_pair(self, key: LogKey) -> KeyPair:
+        """The pair under which this node writes to the log, for export (key_export.py). Raises `NotFound`."""
+        log = self.open(key)
+        pair = None if log.writer is None else self._pair(log.writer)
+        if pair is None:
+            raise NotFound(f"no secret key for log {to_text(key)} here")
+        return pair
+
+    def import_key(self, key: LogKey, pair: KeyPair) -> Log:
+        """Write to the log `key` under `pair`, brought from another machine; that one must not go on writing.
+
+        Appends are refused until the feed is known to be current (`Log.confirm`): sync with a peer first.
+        """
+        log = self.add_remote(key)
+        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._pair(pair.public) is None:
+            write_secret(self._keys / to_text(pair.public), pair.seed)
+        self._register(key, log.name, None if bytes(pair.public) == bytes(key) else pair.public)
+        log.write_as(pair)
+        return log
+
     def _new_pair(self) -> KeyPair:
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         pair = KeyPair.generate()

@@ -164,6 +164,7 @@ class Log(LogView):
         """Write under `pair` from here on (`Logs` keeps the secret)."""
         with self.lock:
             self._pair = pair
+            self._continued = False
 
     def _say(self, operation: Operation) -> Entry:
         return self.append(encode_operation(operation), kind=Kind.SYSTEM)

@@ -48,6 +48,11 @@ class LogView:
         return self._policy.owner
 
     @property
+    def store(self) -> Store:
+        """Where the log lies, for what is derived from it (index.py)."""
+        return self._store
+
+    @property
     def policy(self) -> Policy:
         """Who may write what, as far as it is known here."""
         return self._policy
@@ -65,6 +70,10 @@ class LogView:
         """How many entries of each writer's feed are held and count."""
         found = {writer: min(feed.length, self._policy.limit(writer)) for writer, feed in self._feeds.states.items()}
         return {writer: length for writer, length in found.items() if length}
+
+    def held(self) -> dict[WriterKey, int]:
+        """How many entries of each writer's feed are held, counting or not."""
+        return {writer: feed.length for writer, feed in self._feeds.states.items()}
 
     def ends(self) -> dict[WriterKey, tuple[int, EntryId]]:
         """The vector, with the id of each feed's last entry that counts: equal ends mean equal logs."""
