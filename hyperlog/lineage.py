@@ -36,7 +36,10 @@ _ORIGIN_BYTES: Final = 32
 _MACHINE_ID: Final = Path("/etc/machine-id")
 _MACHINE_ID_BYTES_MAX: Final = 128
 _SLOT_BYTES: Final = 80
-_HINT: Final = "fetch the log from a peer, or confirm that nothing newer was ever published from another copy"
+_HINT: Final = (
+    "let a peer bring the log up to date; or, if nothing newer was ever published from another copy, say so: "
+    "hypernode share --confirm"
+)
 
 
 class FeedMark(NamedTuple):

@@ -24,6 +24,8 @@ class Config:
     listen: tuple[str, ...] = DEFAULT_LISTEN
     mdns: bool = True
     read_deadline: float = READ_DEADLINE_SECONDS
+    state: Path | None = None
+    """A directory outside of the home, so that a home restored from a backup is recognised (hyperlog/lineage.py)."""
 
     @property
     def socket(self) -> Path:
@@ -33,6 +35,16 @@ class Config:
     def run(self) -> Path:
         """What exists only while a node runs: mount points and container upper directories."""
         return self.home / "run"
+
+    @property
+    def volumes(self) -> Path:
+        """What containers wrote and was kept (volumes.py)."""
+        return self.home / "volumes"
+
+    @property
+    def incoming(self) -> Path:
+        """What imports need on disk while they run."""
+        return self.run / "incoming"
 
     @property
     def erofs(self) -> Path:
@@ -50,6 +62,13 @@ def default_home(environment: Mapping[str, str]) -> Path:
     if data := environment.get("XDG_DATA_HOME"):
         return Path(data).absolute() / "hypernode"
     return Path(os.path.expanduser("~")) / ".local" / "share" / "hypernode"
+
+
+def default_state(environment: Mapping[str, str]) -> Path:
+    """`hypernode` under the XDG state directory."""
+    if state := environment.get("XDG_STATE_HOME"):
+        return Path(state).absolute() / "hypernode"
+    return Path(os.path.expanduser("~")) / ".local" / "state" / "hypernode"
 
 
 def make_config(
@@ -73,6 +92,7 @@ def make_config(
         listen=listen or from_environment or DEFAULT_LISTEN,
         mdns=mdns,
         read_deadline=read_deadline,
+        state=default_state(environment),
     )
 
 

@@ -75,7 +75,7 @@ async def open_unless_served(config: Config) -> Repository | None:
         if await answers(config):
             return None
         try:
-            return open_repository(config.home)
+            return open_repository(config.home, outside=config.state)
         except StoreLocked as error:
             if trio.current_time() > deadline:
                 raise NodeBusy(f"{error.message}, which does not answer", error.hint) from None

@@ -20,8 +20,9 @@ from hypernode.operations import operate
 
 async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with open_node(config, open_repository(config.home), is_daemon=True) as node, trio.open_nursery() as work:
+        async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
             print("ready", *await node.wait_addresses(), flush=True)
             number = await anext(aiter(signals))

@@ -54,7 +54,7 @@ class Node:
         return subprocess.Popen(
             self.argv(*arguments, wrapper=wrapper),
             cwd=TOP,
-            env={**os.environ, **self.environment},
+            env={**os.environ, "XDG_STATE_HOME": os.fspath(self.home.parent / "state"), **self.environment},
             text=True,
             **{**pipes, **options},
         )
