@@ -139,6 +139,11 @@ class BlockStore:
         reached("blocks.reclaim:after")
         return given
 
+    def disk_bytes(self) -> int:
+        """What the packs take of the disk, holes not counted."""
+        found = (os.stat(self._directory / f"{number:06}.pack") for number in self._pack_numbers())
+        return sum(status.st_blocks for status in found) * _SECTOR_BYTES
+
     def ids(self) -> Iterator[tuple[BlockId, int]]:
         """Every block here with its stored bytes, in id order."""
         for key, raw in self._store.items(_PREFIX):

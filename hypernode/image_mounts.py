@@ -23,6 +23,7 @@ import trio
 
 from hypernode.config import Config
 from hypernode.limits import CLOSE_SECONDS, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
+from images.manifest_store import ManifestRef
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
 from vmhost.errors import MountFailed, ReadDeadline
 from vmhost.host_probe import Purpose, require
@@ -44,6 +45,7 @@ class MountableImage:
     name: str
     blob: BlobFile
     metadata: Path
+    reference: ManifestRef
 
 
 class DeadlineBlob:
@@ -94,15 +96,18 @@ class ImageMounts:
 
     @contextlib.asynccontextmanager
     async def container_root(
-        self, image: MountableImage, deadline: float, on_failure: OnReadFailure
+        self, image: MountableImage, deadline: float, on_failure: OnReadFailure, *, volume: Path | None = None
     ) -> AsyncIterator[str]:
-        """A writable root over `image`; what is written is gone at the end. Raises `HostUnfit`, `MountFailed`."""
+        """A writable root over `image`; what is written goes to `volume`, or is gone at the end.
+
+        Raises `HostUnfit`, `MountFailed`.
+        """
         require(Purpose.CONTAINER)
         place = self._config.run / "boot" / uuid.uuid4().hex[:12]
         place.mkdir(parents=True, mode=0o700)
         try:
             with self._listening(image.name, on_failure):
-                async with self._lower(image, deadline) as lower, _writable(lower, place) as root:
+                async with self._lower(image, deadline) as lower, _writable(lower, place, volume) as root:
                     yield root
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -198,10 +203,17 @@ class ImageMounts:
 
 
 @contextlib.asynccontextmanager
-async def _writable(lower: str, place: Path) -> AsyncIterator[str]:
-    """An overlay over `lower` whose changes lie under `place`; in memory where `place` cannot hold an upper."""
+async def _writable(lower: str, place: Path, volume: Path | None) -> AsyncIterator[str]:
+    """An overlay over `lower` whose changes lie under `volume`, or `place`; in memory where that cannot hold an upper.
+
+    For a volume memory is no substitute: what it is for is lasting.
+    """
     merged = str(place / "root")
     async with contextlib.AsyncExitStack() as stack:
+        if volume is not None:
+            overlay = mount_overlay(lower, upper=str(volume / "upper"), work=str(volume / "work"), target=merged)
+            yield await stack.enter_async_context(overlay)
+            return
         try:
             overlay = mount_overlay(lower, upper=str(place / "upper"), work=str(place / "work"), target=merged)
             root = await stack.enter_async_context(overlay)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -24,10 +25,13 @@ from hyperlog.ids import LogKey
 from hyperlog.keys import read_secret, write_secret
 from hyperlog.repository import Repository
 from hypernode.config import Config
+from hypernode.gate import Gate
 from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
 from hypernode.limits import NETWORK_START_SECONDS
 from hypernode.records import Records
 from hypernode.views import View
+from hypernode.volumes import VolumeStore
+from images.manifest_store import ManifestRef
 from swarm.swarm import Swarm, SwarmConfig
 
 _SEED_BYTES: Final = 32
@@ -48,6 +52,24 @@ class Node:
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""
+        self.volumes = VolumeStore(config.volumes)
+        self.gate = Gate()
+        self._held: Counter[ManifestRef] = Counter()
+
+    @contextlib.contextmanager
+    def holding(self, reference: ManifestRef) -> Iterator[None]:
+        """What the manifest reaches is in use: it is not collected."""
+        self._held[reference] += 1
+        try:
+            yield
+        finally:
+            self._held[reference] -= 1
+            if not self._held[reference]:
+                del self._held[reference]
+
+    def held(self) -> list[ManifestRef]:
+        """The manifests in use at this moment."""
+        return list(self._held)
 
     def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
         """Serve the log and look for its peers, `peers` first; they are remembered. Raises `BadAddress`."""
@@ -85,6 +107,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
 
 def _clear_crash(config: Config, records: Records) -> None:
     clear_leftovers(config)
+    VolumeStore(config.volumes).clear()
     for directory in records.mounts():
         clear_view(config, directory)
         records.forget_mount(directory)

@@ -26,7 +26,7 @@ from hypernode.node import Node
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
 from images.manifest import Manifest
-from images.manifest_store import join_manifest
+from images.manifest_store import ManifestRef, join_manifest
 from images.reader import BlobReader
 from images.source import StoredSource
 
@@ -91,15 +91,16 @@ async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bo
     log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
     source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
     await tell("fetching the manifest")
-    manifest = await _load_manifest(resolved, source)
+    manifest = await fetch_manifest(resolved.version.manifest, source)
+    node.records.remember_use(link.key, resolved.entry)
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
-    mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata)
+    mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata, resolved.version.manifest)
     return OpenImage(link, log, resolved, manifest, source, mountable)
 
 
-async def _load_manifest(resolved: Resolved, source: StoredSource) -> Manifest:
-    reference = resolved.version.manifest
+async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manifest:
+    """The manifest, what is missing of it fetched. Raises `NoProvider`, `Corrupt` kinds."""
     payloads: list[bytes] = [b""] * len(reference.blocks)
     slots = trio.CapacityLimiter(_MANIFEST_FETCHES)
 

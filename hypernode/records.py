@@ -3,17 +3,21 @@
 path  absolute source path → log key      sharing the same directory again adds a version to the same log
 peers log key → multiaddrs                who to ask first after a restart
 mount directory →                         what to clear away after a crash
+keep  log key, entry id or nothing → yes or no: what is never collected, or of an own log may be (keeping.py)
+used  log key, entry id → seconds         when a version was last opened or pulled
+check log key, entry id → blocks          how far an interrupted `verify` came
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from hyperlog.encoding import decode, encode
 from hyperlog.errors import Corrupt
-from hyperlog.ids import LogKey
+from hyperlog.ids import EntryId, LogKey
 from hyperlog.limits import KEY_BYTES
 from hyperlog.store import Namespace
 
@@ -49,6 +53,39 @@ class Records:
         merged = list(dict.fromkeys([*peers, *before]))[:_PEERS_MAX]
         if merged != before:
             self._namespace.put_many([(b"peers\0" + log, encode(merged))])
+
+    def keep(self, log: LogKey, entry: EntryId | None, wanted: bool | None) -> None:
+        """Remember that a version, or the whole log, is kept or is not; None: as if nothing had been said."""
+        key = b"keep\0" + log + (entry or b"")
+        if wanted is None:
+            self._namespace.delete(key)
+        else:
+            self._namespace.put_many([(key, b"\1" if wanted else b"\0")], durable=True)
+
+    def kept(self, log: LogKey, entry: EntryId | None) -> bool | None:
+        """What `keep` was told."""
+        raw = self._namespace.get(b"keep\0" + log + (entry or b""))
+        return None if raw is None else raw == b"\1"
+
+    def remember_use(self, log: LogKey, entry: EntryId, *, durable: bool = False) -> None:
+        """The version is used now. With `durable`, everything written before is on disk when this returns."""
+        self._put_number(b"used\0" + log + entry, int(time.time()), durable=durable)
+
+    def last_use(self, log: LogKey, entry: EntryId) -> int:
+        """Seconds since 1970, 0 for never."""
+        return self._number(b"used\0" + log + entry)
+
+    def remember_check(self, log: LogKey, entry: EntryId, blocks: int) -> None:
+        self._put_number(b"check\0" + log + entry, blocks, durable=False)
+
+    def checked(self, log: LogKey, entry: EntryId) -> int:
+        return self._number(b"check\0" + log + entry)
+
+    def _put_number(self, key: bytes, number: int, *, durable: bool) -> None:
+        self._namespace.put_many([(key, number.to_bytes(8, "big"))], durable=durable)
+
+    def _number(self, key: bytes) -> int:
+        return int.from_bytes(self._namespace.get(key) or b"", "big")
 
     def mounts(self) -> list[str]:
         """Directories where a mount was made and not yet ended."""

@@ -52,7 +52,7 @@ async def _run_view(
     node.records.remember_mount(view.directory)
     is_up = False
     try:
-        with view.leave:
+        with node.holding(image.reference), view.leave:
             async with node.mounts.view_at(image, view.directory, deadline, view.hear):
                 is_up = True
                 task_status.started()

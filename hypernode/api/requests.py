@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -49,6 +51,8 @@ class Boot:
     peers: tuple[str, ...] = ()
     read_deadline: float = 30.0
     refresh: bool = False
+    keep: str | None = None
+    """The volume that takes what is written; made over this version if it is not there. None: nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,8 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-Request = Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status
+Request = VersionRequest | Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status
 
 REQUESTS: Final[dict[str, type[Request]]] = {
-    request.op: request for request in (Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status)
+    request.op: request for request in (*VERSION_REQUESTS, Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status)
 }

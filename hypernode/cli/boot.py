@@ -38,6 +38,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         peers=tuple(arguments["peers"]),
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
+        keep=arguments["keep"],
     )
     async with reach_node(config) as node:
         with EventPrinter() as printer:

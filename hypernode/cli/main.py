@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from hypernode.cli import version_commands
 from hypernode.cli.options import (
     DeadlineOption,
     Globals,
@@ -133,6 +134,12 @@ def boot(
         Path | None,
         typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", metavar="VOLUME", help="Keep what the container writes as this volume, or go on with it."
+        ),
+    ] = None,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
@@ -140,13 +147,14 @@ def boot(
     """Run a container from an image that is still elsewhere.
 
     Starts at once; what it reads is fetched from peers, verified and kept, so the next boot needs no network. What
-    the container writes is gone when it ends. While it runs, this node serves what it has to others. Standard input,
-    output, terminal, signals and the exit status are the command's own.
+    the container writes is gone when it ends, unless --keep names a volume for it. While it runs, this node serves
+    what it has to others. Standard input, output, terminal, signals and the exit status are the command's own.
 
     [bold]Examples[/bold]
 
         hypernode boot hyper://KEY
         hypernode boot hyper://KEY@3 -- python3 -c "print('hello')"
+        hypernode boot hyper://KEY --keep build -- apt-get install -y nginx
         hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
     """
     run(
@@ -155,6 +163,7 @@ def boot(
         command=command or [],
         peers=peer or [],
         stats=stats,
+        keep=keep,
         read_deadline=read_deadline,
         refresh=refresh,
         listen=listen or [],
@@ -177,9 +186,14 @@ def daemon(listen: ListenOption = None) -> None:
 
 
 @app.command()
-def images(as_json: JsonOption = False) -> None:
+def images(
+    usage: Annotated[
+        bool, typer.Option("--du", help="What each takes of the disk, and how much of it is shared.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the images here: name, versions, size, how much of it is local, link."""
-    run("images", as_json=as_json)
+    run("images", usage=usage, as_json=as_json)
 
 
 @app.command()
@@ -235,6 +249,9 @@ def mount(
 def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")]) -> None:
     """End a mount made by `mount`."""
     run("unmount", directory=directory)
+
+
+version_commands.register(app)
 
 
 def main() -> None:

@@ -33,6 +33,26 @@ _MODULES: Final = {
     "status": "hypernode.cli.listing",
     "mount": "hypernode.cli.mount",
     "unmount": "hypernode.cli.mount",
+    **dict.fromkeys(
+        (
+            "show",
+            "diff",
+            "tag",
+            "ls",
+            "cat",
+            "checkout",
+            "fork",
+            "commit",
+            "pull",
+            "verify",
+            "pin",
+            "unpin",
+            "collect",
+            "volumes",
+            "volume-rm",
+        ),
+        "hypernode.cli.versions",
+    ),
 }
 _STAYING: Final = frozenset({"daemon"})
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,7 +63,7 @@ Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
 def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: Mapping[str, Any]) -> int:
     """Run `verb`; its exit status. Failures are told on standard error, and with --json as an object too."""
     _set_up_logging(is_daemon=verb in _STAYING)
-    command: Command = getattr(import_module(_MODULES[verb]), verb)
+    command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
         config = make_config(
             os.environ,

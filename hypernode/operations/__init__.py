@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from hypernode.api import version_requests as asked
 from hypernode.api.requests import Boot, Images, Mount, Request, Seed, Share, ShowLog, Status, Unmount
 from hypernode.api.server import Call
 from hypernode.node import Node
+from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, mount, unmount
 from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.sharing import seed, share
@@ -17,7 +19,8 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
     """Carry out `request`; the result as JSON fields."""
     match request:
         case Share():
-            return await share(node, request, call)
+            async with node.gate.passing():
+                return await share(node, request, call)
         case Seed():
             return await seed(node, call)
         case Boot():
@@ -32,5 +35,41 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return await show_log(node, request, call)
         case Status():
             return show_status(node)
+        case _:
+            return await _operate_on_versions(node, request, call)
+
+
+async def _operate_on_versions(node: Node, request: asked.VersionRequest, call: Call) -> Mapping[str, Any]:
+    match request:
+        case asked.Diff():
+            return await versions.diff(node, request, call)
+        case asked.Show():
+            return await versions.show(node, request, call)
+        case asked.SetTag():
+            return await versions.set_tag(node, request)
+        case asked.List():
+            return await versions.list_directory(node, request, call)
+        case asked.Cat():
+            return await versions.cat(node, request, call)
+        case asked.CheckOut():
+            return await versions.checkout(node, request, call)
+        case asked.Fork():
+            return await versions.fork(node, request, call)
+        case asked.Commit():
+            return await volumes.commit(node, request, call)
+        case asked.Volumes():
+            return await volumes.list_volumes(node)
+        case asked.RemoveVolume():
+            return await volumes.remove_volume(node, request)
+        case asked.Pull():
+            return await keeping.pull(node, request, call)
+        case asked.Verify():
+            return await keeping.verify(node, request, call)
+        case asked.Pin():
+            return await keeping.pin(node, request)
+        case asked.Collect():
+            return await keeping.collect(node, request, call)
+        case asked.Usage():
+            return await keeping.usage(node)
         case _:
             assert_never(request)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypernode.image_mounts import OnReadFailure
 from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
+from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.views import View, open_view
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, require
@@ -29,10 +31,20 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
     """Hold a writable root over the image; afterwards tell what it moved."""
     require(Purpose.CONTAINER)
     bytes_before = node.swarm.statistics().bytes_in
-    image = await _open(node, request, call)
-    async with _failures(call) as on_failure:
-        async with node.mounts.container_root(image.mountable, request.read_deadline, on_failure) as root:
-            await call.hold(root=root, **_describe(image))
+    async with AsyncExitStack() as stack:
+        if request.keep is not None:
+            stack.enter_context(node.volumes.using(request.keep))
+            request = replace(request, link=link_for_volume(node, request.link, request.keep))
+        async with node.gate.passing():
+            image = await _open(node, request, call)
+            stack.enter_context(node.holding(image.mountable.reference))
+        volume = None if request.keep is None else await volume_over(node, request.keep, image)
+        on_failure = await stack.enter_async_context(_failures(call))
+        mounting = node.mounts.container_root(
+            image.mountable, request.read_deadline, on_failure, volume=None if volume is None else volume.path
+        )
+        root = await stack.enter_async_context(mounting)
+        await call.hold(root=root, **_describe(image))
     counted = image.source.statistics()
     return {
         "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
@@ -45,9 +57,10 @@ async def mount(node: Node, request: Mount, call: Call) -> Mapping[str, Any]:
     """Show the image at a directory: while the request is held, or under a daemon until `unmount`."""
     require(Purpose.MOUNT)
     directory = await in_mount_thread(partial(_check_directory, node, request.directory))
-    image = await _open(node, request, call)
     async with _failures(call) as on_failure:
-        view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure)
+        async with node.gate.passing():
+            image = await _open(node, request, call)
+            view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure)
         ready = {"directory": directory, "is_daemon": node.is_daemon, **_describe(image)}
         if node.is_daemon:
             view.listener = _ignore  # who asked for it goes away, the view stays
