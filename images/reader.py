@@ -13,7 +13,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from images.compression import decompress
-from images.limits import READER_CACHE_BYTES
+from images.limits import READER_CACHE_BYTES, READER_PARALLEL_MAX
 from images.manifest import Manifest
 from images.source import StoredSource
 
@@ -53,7 +53,8 @@ class BlobReader:
                 missing.append(number)
             else:
                 parts[number] = raw
-        await self._fetch_all(missing, parts)
+        for start in range(0, len(missing), READER_PARALLEL_MAX):
+            await self._fetch_all(missing[start : start + READER_PARALLEL_MAX], parts)
         return self._cut(numbers, [parts[number] for number in numbers], offset, end)
 
     async def _fetch_all(self, missing: list[int], parts: dict[int, bytes]) -> None:
@@ -65,7 +66,9 @@ class BlobReader:
                 block = self._blocks[number]
                 try:
                     payload = await self._source.get(block.id, block.stored_bytes)
-                    parts[number] = self._remember(number, decompress(payload, block.raw_bytes))
+                    # Of many readers that waited for the block, the first has decompressed it for all.
+                    raw = self._memory.get(number)
+                    parts[number] = raw or self._remember(number, decompress(payload, block.raw_bytes))
                 except HyperError as error:  # told plainly below: the nursery would wrap it
                     failures.append(error)
                     nursery.cancel_scope.cancel()

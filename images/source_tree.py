@@ -33,7 +33,7 @@ from images.limits import (
 )
 from images.tree import Device, Node, xattr_allowed
 
-_STAMP: Final = struct.Struct("<QQIIIQQqq")
+_STAMP: Final = struct.Struct("<QQIIIQQqIqI")
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Non-blocking: should a FIFO have taken the file's place, opening it must not wait for a writer."""
@@ -77,8 +77,9 @@ def stamp_of(status: os.stat_result) -> bytes:
         status.st_gid,
         status.st_rdev,
         status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
+        # 64 bits of nanoseconds would end in the year 2262.
+        *divmod(status.st_mtime_ns, 10**9),
+        *divmod(status.st_ctime_ns, 10**9),
     )
 
 
@@ -87,7 +88,9 @@ def open_root(path: bytes) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise named(error, path) from error
+        raise ImportRefused(
+            f"{shown(path)} cannot be read: {error.strerror}", "share a directory", path=path
+        ) from error
 
 
 def open_file(found: Found) -> int:
