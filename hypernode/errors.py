@@ -21,6 +21,14 @@ class BadRequest(Refused):
     """A request that this version of the API does not know."""
 
 
+class ToolMissing(Refused):
+    """A program that hypernode hands work to is not installed."""
+
+
+class ToolFailed(Unavailable):
+    """A program that hypernode handed work to did not succeed; the message has its last words."""
+
+
 def expected(error: BaseException) -> HyperError | None:
     """The expected failure inside `error`, which nurseries may have wrapped; None when a bug is among the leaves."""
     if isinstance(error, HyperError):

@@ -37,3 +37,6 @@ DRAIN_NOTICE_SECONDS: Final = 1.0
 
 EROFS_CACHE_FILES_MAX: Final = 64
 """Derived file system headers kept, newest first; each is under 1 % of its image."""
+
+TOOL_STALL_SECONDS: Final = 300.0
+"""A registry that brings nothing for so long is given up."""

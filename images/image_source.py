@@ -8,7 +8,7 @@ it has more digests) from a root file system.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +34,13 @@ def is_root_directory(path: Path) -> bool:
 
 
 @contextmanager
-def open_stack(path: Path, spool_directory: Path, wanted: Platform, name: str | None) -> Iterator[Opened]:
+def open_stack(
+    path: Path, spool_directory: Path, wanted: Platform, name: str | None, should_stop: Callable[[], bool]
+) -> Iterator[Opened]:
     """The image that the folder or file `path` holds; its layers can be read until this is left.
 
     Raises `ImageSourceCorrupt` kinds, `ArchiveCorrupt`, `NoSuchPlatform`, `AmbiguousSource`, `SourceUnsupported`,
-    `SourceTooLarge`, `ImportRefused`, `StoreFull`.
+    `SourceTooLarge`, `ImportRefused`, `ImportStopped`, `StoreFull`.
     """
     if path.is_dir():
         with open_folder(path) as folder:
@@ -47,7 +49,7 @@ def open_stack(path: Path, spool_directory: Path, wanted: Platform, name: str | 
             else:
                 yield Opened("a registry's image", registry_image(folder, wanted), has_config=True)
         return
-    with open_archive(path, spool_directory) as archive:
+    with open_archive(path, spool_directory, should_stop) as archive:
         yield _in_archive(archive, wanted, name)
 
 

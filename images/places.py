@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,7 +20,7 @@ from images.contents import Spool
 from images.errors import ImageSourceCorrupt, ImportRefused, SourceTooLarge
 from images.layer_stream import LayerStream, Stored
 from images.limits import DOCUMENT_BYTES_MAX, SPOOL_CHUNK_BYTES, UNPACKED_BYTES_MAX
-from images.source_tree import named
+from images.source_tree import named, stopped
 from images.tar_reader import TarReader
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -174,7 +174,7 @@ def open_folder(path: Path) -> Iterator[Folder]:
 
 
 @contextmanager
-def open_archive(path: Path, spool_directory: Path) -> Iterator[Archive]:
+def open_archive(path: Path, spool_directory: Path, should_stop: Callable[[], bool]) -> Iterator[Archive]:
     """The tar `path`, plain or compressed.
 
     Raises `ArchiveCorrupt`, `SourceUnsupported`, `SourceTooLarge`, `ImportRefused`, `StoreFull`.
@@ -196,4 +196,6 @@ def open_archive(path: Path, spool_directory: Path) -> Iterator[Archive]:
         spool = stack.enter_context(Spool(spool_directory))
         while data := stream.read(SPOOL_CHUNK_BYTES):
             spool.append(data)
+            if should_stop():
+                raise stopped()
         yield Archive(spool.descriptor, spool.end)

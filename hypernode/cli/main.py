@@ -9,12 +9,15 @@ import typer
 
 from hypernode.cli import version_commands
 from hypernode.cli.options import (
+    AuthFileOption,
     DeadlineOption,
     Globals,
+    InsecureOption,
     JsonOption,
     LinkArgument,
     ListenOption,
     PeerOption,
+    PlatformOption,
     RefreshOption,
     run,
 )
@@ -71,7 +74,14 @@ def _globals(
 
 @app.command()
 def share(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The directory that holds a root file system.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A directory that holds a root file system, an OCI layout (folder or tar), a docker archive, "
+            "the tar of a root file system, or docker://REGISTRY/NAME.",
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")
     ] = None,
@@ -93,24 +103,48 @@ def share(
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="DIR", help="The directory that boot runs commands in.")
     ] = None,
+    platform: PlatformOption = None,
+    ref: Annotated[
+        str | None, typer.Option("--ref", metavar="NAME", help="Which of the images in a layout or archive.")
+    ] = None,
+    insecure: InsecureOption = False,
+    auth_file: AuthFileOption = None,
+    build: Annotated[
+        bool, typer.Option("--build", help="SOURCE is the directory of a Dockerfile: build it (with buildah).")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="With --build: the Dockerfile.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="STAGE", help="With --build: the stage to build.")
+    ] = None,
+    build_arguments: Annotated[
+        list[str] | None,
+        typer.Option("--build-arg", metavar="NAME=VALUE", help="With --build; may be given several times."),
+    ] = None,
     listen: ListenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a directory, print its link, and seed it.
+    """Import a root file system or an image, print its link, and seed it.
 
     With a daemon running in the same home this returns at once and the daemon seeds; without one it stays and seeds
     until Ctrl-C. Sharing the same directory or name again adds a version under the same link. What a .hyperignore at
-    the top of the directory names (patterns as in .dockerignore) is left out.
+    the top of the directory names (patterns as in .dockerignore) is left out. Of an image, how to run it (command,
+    environment, user, volumes, ports, labels, health check) is kept; the options here come first. Registries are read
+    through skopeo, which must be installed; user and password come from HYPERNODE_REGISTRY_USER and
+    HYPERNODE_REGISTRY_PASSWORD, or an auth file.
 
     [bold]Examples[/bold]
 
         hypernode share ./rootfs
         hypernode share ./rootfs --name web --message "nginx 1.27" --cmd "nginx -g 'daemon off;'"
         link=$(hypernode share ./rootfs)      # with a daemon
+        hypernode share docker://registry.example/web:1.0 --platform linux/arm64
+        hypernode share --build ./app --build-arg VERSION=2
     """
     run(
         "share",
-        path=path,
+        source=source,
         name=name,
         update=update,
         message=message,
@@ -118,6 +152,14 @@ def share(
         environment=environment or [],
         user=user,
         workdir=workdir,
+        platform=platform,
+        ref=ref,
+        insecure=insecure,
+        auth_file=auth_file,
+        build=build,
+        file=file,
+        target=target,
+        build_arguments=build_arguments or [],
         listen=listen or [],
         as_json=as_json,
     )

@@ -33,6 +33,17 @@ DeadlineOption = Annotated[
     ),
 ]
 RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
+PlatformOption = Annotated[
+    str | None,
+    typer.Option("--platform", metavar="OS/ARCH", help="Of an image for several: which (default: this machine's)."),
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Talk to the registry without TLS, or without checking its certificate.")
+]
+AuthFileOption = Annotated[
+    str | None,
+    typer.Option("--authfile", metavar="FILE", help="Registry credentials as podman and docker keep them."),
+]
 
 
 class Globals:

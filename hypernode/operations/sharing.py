@@ -1,56 +1,50 @@
-"""Importing a directory as a version of an image, and seeding."""
+"""Publishing what a person names as a version of an image, and seeding."""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import trio
-
-from hyperlog.errors import NotFound, Refused
+from hyperlog.errors import Refused
 from hyperlog.ids import BlockId, ManifestId
 from hyperlog.link import Link, parse_link, printable
 from hyperlog.log import Log
 from hypernode.api.requests import Share
 from hypernode.api.server import Call
 from hypernode.node import Node
+from hypernode.operations.importing import Source, find_source, import_source
 from images.catalog import Catalog, Resolved
 from images.errors import NoSuchVersion, VersionCorrupt
-from images.import_dir import Imported, Progress, import_directory
 from images.ingest import StoredBlock
 from images.limits import NAME_CHARACTERS_MAX
 from images.manifest_store import ManifestRef
-from images.source_tree import shown
 from images.version import Config, ImageVersion, valid_name
 from vmhost.mount_syscalls import in_mount_thread
 
-_PROGRESS_SECONDS: Final = 0.1
 _DEFAULT_COMMAND: Final = ("/bin/sh",)
-_OCI_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
-    """Import `request.path` and append it to its log as a new version; an unchanged tree adds none."""
-    path = await in_mount_thread(partial(_source_directory, request.path))
+    """Import what `request.path` names and append it to its log as a new version; an unchanged tree adds none."""
+    source = await in_mount_thread(partial(find_source, request))
     if request.update is not None and request.name is not None:
         raise Refused("--update says which image this is, so it cannot be given a --name", "leave one of them out")
-    name = request.name or os.path.basename(path)[:NAME_CHARACTERS_MAX] or "root"
+    name = request.name or source.name[:NAME_CHARACTERS_MAX] or "root"
     if not valid_name(name):
         raise Refused(f"{printable(name)} cannot be an image's name", "choose one with --name")
-    _check_settings(request, name)
-    log = _log_of(node, request, path)
+    _check_settings(request, name, source, None)
+    log = _log_of(node, request, source.key)
     if request.update is not None and log is not None:
         name = log.name or name
     latest = None if log is None else _latest(log)
     node.swarm.need_network()  # takes a second, in which the import gets on
-    imported = await _import(node, path, call)
+    check = partial(_check_settings, request, name, source)
+    imported, config = await import_source(node, request, source, check, call)
     version = replace(
-        _new_version(imported.ref, latest, request, name),
+        _new_version(imported.ref, latest, request, name, _configure(request, source, config)),
         image_bytes=imported.image_bytes,
         stored_bytes=imported.stored_bytes,
         inodes=imported.inodes,
@@ -61,7 +55,7 @@ async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
         log = log or node.repository.logs.create(name)
         log.append(version.encode())
     assert log is not None
-    node.records.remember_path(path, log.key)
+    node.records.remember_path(source.key, log.key)
     node.join(log.key)
     return {
         "link": Link(log.key).text,
@@ -79,15 +73,6 @@ async def seed(node: Node, call: Call) -> Mapping[str, Any]:
     await node.wait_addresses()
     await call.hold()
     return {}
-
-
-def _source_directory(text: str) -> str:
-    path = os.path.realpath(text)
-    if not os.path.isdir(path):
-        raise (Refused if os.path.lexists(path) else NotFound)(
-            f"{text} is not a directory", "share the directory that holds a root file system"
-        )
-    return path
 
 
 def _log_of(node: Node, request: Share, path: str) -> Log | None:
@@ -115,53 +100,28 @@ def _latest(log: Log) -> Resolved | None:
         return None
 
 
-async def _import(node: Node, path: str, call: Call) -> Imported:
-    """The tree in blocks, with progress events. Cancelled, it stops soon and leaves nothing but blocks."""
-    seen = Progress()
-
-    def look(progress: Progress) -> None:
-        nonlocal seen
-        seen = progress
-
-    async def report() -> None:
-        while True:
-            await call.event("progress", stage="importing", done=seen.bytes, total=seen.bytes_total or None)
-            await trio.sleep(_PROGRESS_SECONDS)
-
-    work = partial(
-        import_directory,
-        path,
-        node.repository.blocks,
-        node.repository.ingest_index,
-        progress=look,
-        should_stop=_is_cancelled,
+def _configure(request: Share, source: Source, base: Config | None) -> Config:
+    """How to run the image: as its source says, but for what the request says."""
+    if base is None:
+        base = Config(os=source.platform.os, arch=source.platform.arch, cmd=_DEFAULT_COMMAND)
+    named = {variable.partition("=")[0] for variable in request.environment}
+    inherited = (variable for variable in base.env if variable.partition("=")[0] not in named)
+    return replace(
+        base,
+        entrypoint=() if request.command else base.entrypoint,
+        cmd=request.command or base.cmd or (() if base.entrypoint else _DEFAULT_COMMAND),
+        env=(*inherited, *request.environment),
+        user=base.user if request.user is None else request.user,
+        workdir=base.workdir if request.workdir is None else request.workdir,
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(report)
-        imported = await trio.to_thread.run_sync(work)
-        nursery.cancel_scope.cancel()
-    for left_out in imported.notes:
-        await call.event("note", text=f"left out {shown(left_out.path)}: {left_out.reason}")
-    return imported
 
 
-def _is_cancelled() -> bool:
-    """Called in the import's thread: raises trio's `Cancelled` there once the request is."""
-    trio.from_thread.check_cancelled()
-    return False
-
-
-def _new_version(manifest: ManifestRef, latest: Resolved | None, request: Share, name: str) -> ImageVersion:
+def _new_version(
+    manifest: ManifestRef, latest: Resolved | None, request: Share, name: str, config: Config
+) -> ImageVersion:
     return ImageVersion(
         manifest=manifest,
-        config=Config(
-            os="linux",
-            arch=_OCI_ARCHITECTURES.get(platform.machine(), platform.machine()),
-            cmd=request.command or _DEFAULT_COMMAND,
-            env=request.environment,
-            user=request.user or "",
-            workdir=request.workdir or "",
-        ),
+        config=config,
         parent=None if latest is None else latest.entry,
         name=name,
         message=request.message or "",
@@ -169,11 +129,11 @@ def _new_version(manifest: ManifestRef, latest: Resolved | None, request: Share,
     )
 
 
-def _check_settings(request: Share, name: str) -> None:
+def _check_settings(request: Share, name: str, source: Source, base: Config | None) -> None:
     """Refuse before a long import what could not be published after it."""
     nothing = ManifestRef(ManifestId(bytes(32)), 1, (StoredBlock(BlockId(bytes(32)), 1),))
     try:
-        _new_version(nothing, None, request, name).encode()
+        _new_version(nothing, None, request, name, _configure(request, source, base)).encode()
     except VersionCorrupt as error:
         raise Refused(error.message.removeprefix("image version: "), "see `hypernode share --help`") from None
 
