@@ -16,9 +16,11 @@ from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Import the directory `path` as a version. Events: `progress`, `note`.
+    """Import `path` as a version: a directory, an OCI layout, a tar, or docker://REF. Events: `progress`, `note`.
 
-    Of which image: the one that `update` links to, or that `name` names, or that came from `path` before.
+    Of which image: the one that `update` links to, or that `name` names, or that came from `path` before. `ref` chooses
+    among the images in one file or folder, `platform` (OS/ARCH) among those of one name. With `build`, `path` is the
+    context of a Dockerfile.
     """
 
     op: ClassVar[str] = "share"
@@ -30,6 +32,14 @@ class Share:
     environment: tuple[str, ...] = ()
     user: str | None = None
     workdir: str | None = None
+    platform: str | None = None
+    ref: str | None = None
+    insecure: bool = False
+    auth_file: str | None = None
+    build: bool = False
+    build_file: str | None = None
+    build_target: str | None = None
+    build_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
