@@ -59,6 +59,31 @@ UPGRADES_PER_ADDRESS_MAX: Final = 8
 STREAMS_PER_PEER_MAX: Final = 64
 """Inbound streams of one peer; further ones are reset (W8)."""
 
+OPENED_STREAMS_MAX: Final = 256
+"""Streams that we open on one connection."""
+
+WINDOW_BYTES_MAX: Final = 4 << 20
+"""Flow-control window of one stream, once its reader has shown that it reads: 40 MB/s at 100 ms."""
+
+WINDOW_BYTES_PER_CONNECTION_MAX: Final = 8 << 20
+WINDOW_BYTES_ALL_MAX: Final = 128 << 20
+"""What windows add beyond the 256 KiB that a stream starts with, on one connection and on all."""
+
+UNREAD_BYTES_ALL_MAX: Final = 64 << 20
+"""Unread bytes of all connections; sessions always read, so only somebody hostile comes near."""
+
+UNSENT_BYTES_HIGH: Final = 256 << 10
+"""Encrypted bytes of one connection that the kernel did not take; writers wait from here on (W22)."""
+
+UNSENT_BYTES_MAX: Final = 1 << 20
+"""Control frames may add to that up to here; a peer that reads none of them is disconnected."""
+
+FLOOD_FRAMES_MAX: Final = 20_000
+FLOOD_FRAMES_PER_SECOND: Final = 4_000
+STREAM_FRAMES_COST: Final = 40
+"""Frames of a connection that carry next to nothing: so many at once, so many a second; a new stream counts as 40,
+so that 500 streams can be opened at once and 100 a second (W8, W10)."""
+
 HANDSHAKES_MAX: Final = 128
 SESSIONS_MAX: Final = 4096
 LOG_ADDRESSES_MAX: Final = 64
@@ -105,6 +130,9 @@ RETRY_FIRST_SECONDS: Final = 0.2
 RETRY_WANTED_SECONDS_MAX: Final = 2.0
 RETRY_IDLE_SECONDS_MAX: Final = 30.0
 """Pauses between dials of a peer: short while somebody waits for the log, longer otherwise."""
+
+KEEP_ALIVE_SECONDS: Final = 20.0
+"""A connection that was silent this long is pinged, and closed when it is silent twice as long."""
 
 AGREE_SECONDS: Final = 2.0
 """After the first peer agreed on a log's state, how long the others may still bring news."""

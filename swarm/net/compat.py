@@ -4,22 +4,20 @@ D1  An inbound slot and a task are kept until the host ends: after 250 peers, no
     the connection's close instead.
 D2  Every connect waits 250 ms, and dials a peer's second address as well. `FencedSwarm.dial`: one address, directly.
 D3  A stream handler, or any task of a connection, that raises ends the host. `contained_handler`, `_ContainedTasks`.
-D4  A writer gives up after 5 s of closed window. `write_patiently` waits as long as its caller.
-D5  The muxer class that is configured is ignored. `FencedMuxers`.
-D6  The 257th outbound stream of a connection waits for ever. We open few, under a deadline.
-D7  An error inside a frame is swallowed and parsing goes on at a wrong place. `FencedYamux._read_data_body`.
+D5  The muxer class that is configured is ignored. `OwnMuxers`.
 D8  A silent peer holds a dial for over 70 s and is then blocked for 60 s. No retries, the caller's deadline.
-D10 Unread data is buffered without bound. `FencedYamux` has a byte meter.
 D11 A message that arrives in more than 100 pieces breaks its connection. `read_exactly`.
 D15 Connection limits stand in three places with three defaults. One `ConnectionConfig`, no resource manager, and
     `Admission` by address.
 D16 Loopback addresses are skipped at times. `FencedSwarm.dial`.
 D17 Known peers are dialled behind our back, whatever the watermarks. `_NoConnector`.
 D18 Sockets and system tasks outlive a host that is cancelled. `FencedSwarm.close_all`, shielded.
-D20 Cancelling a task inside a write leaves half a message on the wire. `FencedYamux` has one task that writes.
 D21 Identify runs by itself, in system tasks, where an error ends the process. `without_identify_tasks`.
 D22 Calls on the root logger configure the application's logging. `quiet_logging`.
-D23 A reset and a lost connection read like an orderly end. `check_is_end`.
+
+The defects of its noise reader and of its yamux went with them (channel.py, muxer.py): a writer that gives up after 5 s
+of closed window (D4), the 257th stream that waits for ever (D6), errors swallowed inside a frame (D7), windows that
+are not enforced (D10), half a message on the wire after a cancel (D20), a lost connection that reads like an end (D23).
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import Reader, ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -43,10 +41,8 @@ from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
 from multiaddr import Multiaddr
 
-from swarm.errors import ConnectionLost
 from swarm.limits import (
     CLOSE_SECONDS,
     CONNECTIONS_MAX,
@@ -56,17 +52,11 @@ from swarm.limits import (
     UPGRADE_SECONDS,
 )
 from swarm.net.admission import Admission
+from swarm.net.channel import Channel
+from swarm.net.muxer import Muxer
 
 _log: Final = logging.getLogger(__name__)
 
-UNREAD_BYTES_MAX: Final = 8 << 20
-"""Unread bytes of one connection, over all its streams. Our sessions always read, and ask for 4 MiB at most."""
-
-NOISE_PAYLOAD_MAX: Final = 65535 - 16
-FRAME_PAYLOAD_MAX: Final = NOISE_PAYLOAD_MAX - HEADER_SIZE
-"""Stock frames are 12 bytes longer than one noise message holds, so that each became two."""
-
-_WINDOW_POLL_SECONDS: Final = 0.005
 _UNKNOWN_ADDRESS: Final = "?"
 
 CONNECTION_CONFIG: Final = ConnectionConfig(
@@ -81,10 +71,6 @@ CONNECTION_CONFIG: Final = ConnectionConfig(
     outbound_stream_protocol_negotiation_timeout=STREAM_SECONDS,
 )
 RETRY_CONFIG: Final = RetryConfig(max_retries=0)
-
-
-class BrokenConnection(trio.TooSlowError):
-    """Ends a connection at once: the one kind of error that stock yamux does not swallow inside a frame."""
 
 
 # ------------------------------------------------------------------------------------------------------ the process
@@ -119,127 +105,13 @@ def install() -> None:
 # ------------------------------------------------------------------------------------------------------- the muxer
 
 
-def tcp_socket(secured: ISecureConn) -> trio.socket.SocketType:
-    """The socket under a noise connection."""
-    layers: Any = secured
-    socket: trio.socket.SocketType = layers.conn.read_writer.read_write_closer.stream.stream.socket
-    return socket
-
-
-class FencedYamux(Yamux):
-    """Stock yamux with one task that writes, a bound on what is unread, and no second chances inside a frame."""
-
-    def __init__(self, secured: ISecureConn, peer: ID, *, is_initiator: bool) -> None:
-        super().__init__(secured, peer, is_initiator=is_initiator)
-        self._socket = tcp_socket(secured)
-        self._unsent: list[bytes] = []
-        self._unsent_wake = trio.Event()
-        self._sent = trio.Event()
-        self._is_torn = False
-
-    async def start(self) -> None:
-        """As stock, with the writer beside it. An error ends this connection and nothing else."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._flush)
-                await super().start()
-                nursery.cancel_scope.cancel()
-        finally:
-            self._tear()
-
-    async def _write_frame(self, data: bytes) -> None:
-        """Hand a frame to the writer and wait until it is on its way. Cancelled: it is sent whole all the same."""
-        if self._is_torn:
-            raise ConnectionClosedError("connection closed")
-        self._unsent.append(data)
-        self._unsent_wake.set()
-        await self._sent.wait()
-        if self._is_torn:
-            raise ConnectionClosedError("connection closed")
-
-    async def _flush(self) -> None:
-        try:
-            while True:
-                await self._unsent_wake.wait()
-                self._unsent_wake = trio.Event()
-                frames, self._unsent = self._unsent, []
-                sent, self._sent = self._sent, trio.Event()
-                for message in _pack(frames):
-                    await self.secured_conn.write(message)
-                sent.set()
-        except Exception as error:  # noqa: BLE001
-            # Whatever it was, nothing more can be written here; who waits learns it from `_write_frame`.
-            _log.debug("connection with %s broke while writing: %r", self.peer_id, error)
-        finally:
-            self._tear()
-
-    def _tear(self) -> None:
-        """Nothing can be sent any more: close the socket, so that the reader notices, and wake the writers."""
-        self._is_torn = True
-        self._socket.close()
-        self._sent.set()
-
-    async def _read_data_body(self, length: int) -> bytes:
-        unread = length + sum(map(len, self.stream_buffers.values()))
-        if unread > UNREAD_BYTES_MAX:
-            raise BrokenConnection(f"{unread} bytes unread")
-        try:
-            return await read_exactly(self.secured_conn, length)
-        except Exception as error:
-            raise BrokenConnection("connection broke inside a frame") from error
-
-    async def close(self, error_code: int = 0) -> None:
-        """As stock, but over in `CLOSE_SECONDS` whatever the peer does."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
-            await super().close(error_code)
-        self._tear()
-        self.event_shutting_down.set()
-        self.event_closed.set()
-
-
-def _pack(frames: list[bytes]) -> list[bytes]:
-    """Join frames into as few noise messages as they fit in."""
-    if len(frames) == 1:
-        return frames
-    messages: list[bytes] = []
-    group: list[bytes] = []
-    size = 0
-    for frame in frames:
-        if group and size + len(frame) > NOISE_PAYLOAD_MAX:
-            messages.append(b"".join(group))
-            group, size = [], 0
-        group.append(frame)
-        size += len(frame)
-    messages.append(b"".join(group))
-    return messages
-
-
-class FencedMuxers(MuxerMultistream):
+class OwnMuxers(MuxerMultistream):
     """Stock negotiation, our yamux."""
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        return self._annotate_connection(FencedYamux(conn, peer_id, is_initiator=conn.is_initiator), conn, protocol)
-
-
-def check_is_end(stream: YamuxStream, error: Exception) -> None:
-    """Raise `ConnectionLost` unless the end of `stream`, which the library has reported by `error`, is the peer's."""
-    if stream.reset_received:
-        raise ConnectionLost("the stream was reset") from error
-    if stream.conn.event_shutting_down.is_set():
-        raise ConnectionLost("the connection to the peer was lost") from error
-
-
-async def write_patiently(stream: YamuxStream, data: bytes) -> None:
-    """Write all of `data`, waiting for window as long as the caller does. Pieces fit one noise message each."""
-    view = memoryview(data)
-    while view:
-        while stream.send_window <= 0 and not (stream.closed or stream.send_closed):  # noqa: ASYNC110
-            # The library has no event for this; it polls, too.
-            await trio.sleep(_WINDOW_POLL_SECONDS)
-        piece = view[: min(len(view), FRAME_PAYLOAD_MAX, max(stream.send_window, 1))]
-        await stream.write(bytes(piece))
-        view = view[len(piece) :]
+        assert isinstance(conn, Channel)
+        return self._annotate_connection(Muxer(conn, peer_id), conn, protocol)
 
 
 # ------------------------------------------------------------------------------------------------------- the swarm

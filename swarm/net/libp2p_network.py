@@ -27,7 +27,6 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -38,9 +37,11 @@ from swarm.errors import BadAddress, ConnectionLost, ListenFailed, PeerUnreachab
 from swarm.limits import CLOSE_SECONDS, READ_CHUNK_BYTES, STREAM_SECONDS, UPGRADE_SECONDS
 from swarm.net import compat
 from swarm.net.admission import Admission
+from swarm.net.channel import Noise
 from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of, peer_id_text
 from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
+from swarm.net.muxer import MuxedStream, Muxer
 from swarm.network import NetworkSetup, Serving
 
 PROTOCOL: Final = TProtocol("/hypernode/1")
@@ -52,7 +53,7 @@ _log: Final = logging.getLogger(__name__)
 class LibP2PStream:
     """One yamux stream. Reads and writes go straight to the muxer: the layer above it only keeps states and locks."""
 
-    def __init__(self, stream: INetStream, muxed: YamuxStream, remote: PeerId, address: str) -> None:
+    def __init__(self, stream: INetStream, muxed: MuxedStream, remote: PeerId, address: str) -> None:
         self._stream = stream
         self.muxed = muxed
         self._remote = remote
@@ -70,15 +71,14 @@ class LibP2PStream:
     async def receive_some(self) -> bytes:
         try:
             return await self.muxed.read(READ_CHUNK_BYTES)
-        except MuxedStreamEOF as error:
-            compat.check_is_end(self.muxed, error)
+        except MuxedStreamEOF:
             return b""
         except BaseLibp2pError as error:
             raise ConnectionLost("the stream was reset") from error
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await compat.write_patiently(self.muxed, data)
+            await self.muxed.write(data)
         except BaseLibp2pError as error:
             raise ConnectionLost("the stream to the peer broke") from error
 
@@ -147,11 +147,9 @@ class LibP2PNetwork:
         store = PeerStore()
         identity = ID.from_pubkey(self._pair.public_key)
         store.add_key_pair(identity, self._pair)
-        noise = NoiseTransport(self._pair, noise_privkey=create_x25519_pair().private_key)
+        noise = Noise(NoiseTransport(self._pair, noise_privkey=create_x25519_pair().private_key))
         upgrader = TransportUpgrader({TProtocol(NOISE): noise}, {}, negotiate_timeout=int(UPGRADE_SECONDS))
-        upgrader.muxer_multistream = compat.FencedMuxers(
-            {TProtocol(YAMUX): compat.FencedYamux}, negotiate_timeout=int(UPGRADE_SECONDS)
-        )
+        upgrader.muxer_multistream = compat.OwnMuxers({TProtocol(YAMUX): Muxer}, negotiate_timeout=int(UPGRADE_SECONDS))
         swarm = compat.FencedSwarm(
             identity,
             store,
@@ -228,8 +226,8 @@ class LibP2PNetwork:
 
     def _wrap(self, stream: INetStream) -> LibP2PStream:
         muxed: Any = getattr(stream, "muxed_stream", None)
-        assert isinstance(muxed, YamuxStream)
-        remote = peer_id_text(muxed.conn.peer_id)
+        assert isinstance(muxed, MuxedStream)
+        remote = peer_id_text(muxed.muxed_conn.peer_id)
         where = muxed.get_remote_address()
         host, port = where or ("", 0)
         kind = "ip6" if ":" in host else "ip4"

@@ -225,13 +225,13 @@ async def test_d10_unread_bytes_of_a_peer_that_ignores_its_window_are_bounded() 
     async with serving(ignore) as (_, address), serving() as (client, _):
         stream = await client.open_stream(address)
         with trio.fail_after(20), pytest.raises(ConnectionLost):
-            await send_without_window(stream, 4 * compat.UNREAD_BYTES_MAX)
+            await send_without_window(stream, 32 << 20)
         await stream.close()
 
 
 async def send_without_window(stream: LibP2PStream, count: int) -> None:
     for _ in range(count // SIZE):
-        stream.muxed.send_window = 1 << 30
+        stream.muxed.flow.may_send = 1 << 30
         await stream.send_all(bytes(SIZE))
 
 
@@ -322,13 +322,16 @@ async def test_d18_nothing_outlives_a_network_that_was_cancelled() -> None:
 
 async def test_d20_a_write_that_is_cancelled_does_not_tear_the_connection() -> None:
     async def first_ignored(stream: Stream) -> None:
-        await (ignore if await stream.receive_some() == b"ignore" else echo)(stream)
+        wish = await stream.receive_some()
+        await stream.send_all(b"granted")
+        await (ignore if wish == b"ignore" else echo)(stream)
 
     async with serving(first_ignored) as (_, address), serving() as (client, _):
         blocked = await client.open_stream(address)
         other = await client.open_stream(address)
-        await blocked.send_all(b"ignore")
-        await other.send_all(b"echo")
+        for stream, wish in ((blocked, b"ignore"), (other, b"echo")):
+            await stream.send_all(wish)
+            assert await stream.receive_some() == b"granted"
         chance = random.Random(20)
         for round_ in range(60):
             with trio.move_on_after(chance.random() * 0.004):

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # foreign library → path prefixes of the files that may import it
 DOORS: dict[str, tuple[str, ...]] = {
     "nacl": ("hyperlog/keys.py",),
-    "cryptography": ("hyperlog/sealing.py",),
+    "cryptography": ("hyperlog/sealing.py", "swarm/net/channel.py"),
     "rocksdict": ("hyperlog/rocks.py",),
     "blake3": ("hyperlog/hashing.py",),
     "zstandard": ("images/compression.py",),

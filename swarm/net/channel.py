@@ -1,0 +1,232 @@
+"""The encrypted channel of one TCP connection: noise messages read and written in bulk, straight from the socket.
+
+    noise message = length (2 bytes) | ciphertext of up to 65 519 bytes | tag (16)
+
+The handshake is the library's (XX, peer ids proven); this takes over its two keys and counters. What a read brings,
+up to `READ_BYTES`, goes through one buffer that all connections share: no await stands between reading into it and
+having decrypted it. What is sent is encrypted at once, so that the order of the counters is the order of the bytes, and
+handed to the kernel at once; what the kernel does not take waits here, whole, whoever is cancelled meanwhile, and
+`flush_forever` sends it on. Writers keep to `has_room`, so the queue of a peer that does not read is bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from typing import Any, Final
+
+import trio
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
+from libp2p.connection_types import ConnectionType
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.peer.id import ID
+from libp2p.security.base_session import BaseSession
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from multiaddr import Multiaddr
+
+from hyperlog.errors import PeerMisbehaved
+from swarm.limits import UNSENT_BYTES_HIGH, UNSENT_BYTES_MAX
+
+READ_BYTES: Final = 512 << 10
+PLAIN_BYTES_MAX: Final = 65535 - 16
+_PIECES_MAX: Final = 64
+_EMPTY_MESSAGES_MAX: Final = 64
+_nonce: Final = struct.Struct("<xxxxQ").pack
+_shared: Final = memoryview(bytearray(READ_BYTES + 65537))
+
+
+class Noise(ISecureTransport):
+    """`/noise` with the library's handshake and our channel."""
+
+    def __init__(self, inner: NoiseTransport) -> None:
+        self._inner = inner
+
+    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
+        return Channel(await self._inner.secure_inbound(conn), conn)
+
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        return Channel(await self._inner.secure_outbound(conn, peer_id), conn)
+
+
+class Channel(BaseSession):
+    """Made from a finished handshake (`secured`) and the connection under it."""
+
+    def __init__(self, secured: Any, raw: Any) -> None:
+        super().__init__(
+            local_peer=secured.local_peer,
+            local_private_key=secured.local_private_key,
+            remote_peer=secured.remote_peer,
+            remote_permanent_pubkey=secured.remote_permanent_pubkey,
+            is_initiator=secured.is_initiator,
+        )
+        states = secured.conn.noise_state.noise_protocol
+        self._raw = raw
+        self.socket: trio.socket.SocketType = raw.stream.stream.socket
+        self.socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        self._encrypt = ChaCha20Poly1305(bytes(states.cipher_state_encrypt.k)).encrypt
+        self._encrypted = int(states.cipher_state_encrypt.n)
+        self._decrypt = ChaCha20Poly1305(bytes(states.cipher_state_decrypt.k)).decrypt
+        self._decrypted = int(states.cipher_state_decrypt.n)
+        self._part = b""
+        self._plain: deque[bytes] = deque()
+        self._empty = 0
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsent_bytes = 0
+        self._stuck = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+        self.is_closed = False
+        self.bytes_in = 0
+        """Bytes of the wire, with all that noise and yamux add."""
+        self.bytes_out = 0
+
+    # ---------------------------------------------------------------------------------------------------- receiving
+
+    async def receive(self) -> list[bytes]:
+        """What is there, decrypted: at least one message. Raises `ConnectionClosedError` or `PeerMisbehaved`."""
+        if self._plain:
+            plain = list(self._plain)
+            self._plain.clear()
+            return plain
+        while True:
+            kept = len(self._part)
+            try:
+                _shared[:kept] = self._part
+                count = os.readv(self.socket.fileno(), [_shared[kept : kept + READ_BYTES]])
+            except BlockingIOError:
+                await self._readable()
+                continue
+            except OSError as error:
+                raise ConnectionClosedError(str(error)) from error
+            if not count:
+                raise ConnectionClosedError("the connection ended")
+            self.bytes_in += count
+            plain = self._open(_shared[: kept + count])
+            if plain:
+                return plain
+
+    async def _readable(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self.socket)
+        except trio.ClosedResourceError as error:
+            raise ConnectionClosedError("the connection was closed") from error
+
+    def _open(self, view: memoryview) -> list[bytes]:
+        """Decrypt the whole messages in `view`; what remains is kept for the next read."""
+        plain: list[bytes] = []
+        at, end = 0, len(view)
+        try:
+            while end - at >= 2:
+                after = at + 2 + (view[at] << 8 | view[at + 1])
+                if after > end:
+                    break
+                message = self._decrypt(_nonce(self._decrypted), view[at + 2 : after], None)
+                self._decrypted += 1
+                at = after
+                if message:
+                    plain.append(message)
+                else:
+                    self._empty += 1
+        except (InvalidTag, ValueError) as error:
+            raise PeerMisbehaved("a message that was not encrypted with our key") from error
+        if self._empty > _EMPTY_MESSAGES_MAX:
+            raise PeerMisbehaved("a flood of empty messages")
+        self._part = bytes(view[at:])
+        return plain
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Some bytes, at most `n`. For negotiation; afterwards the muxer calls `receive`."""
+        if not self._plain:
+            self._plain.extend(await self.receive())
+        first = self._plain.popleft()
+        if n is not None and n < len(first):
+            self._plain.appendleft(first[n:])
+            return first[:n]
+        return first
+
+    # ------------------------------------------------------------------------------------------------------ sending
+
+    @property
+    def has_room(self) -> bool:
+        return self._unsent_bytes < UNSENT_BYTES_HIGH
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Encrypt `data` and queue it for `send_now`."""
+        encrypt = self._encrypt
+        view = memoryview(data)
+        for start in range(0, len(view), PLAIN_BYTES_MAX):
+            message = encrypt(_nonce(self._encrypted), view[start : start + PLAIN_BYTES_MAX], None)
+            self._encrypted += 1
+            self._unsent.append(len(message).to_bytes(2, "big"))
+            self._unsent.append(message)
+            self._unsent_bytes += len(message) + 2
+
+    def send_now(self) -> None:
+        """Give the kernel what it takes. Raises `ConnectionClosedError`, `PeerMisbehaved` once too much waits here."""
+        unsent = self._unsent
+        try:
+            while unsent:
+                pieces = list(unsent) if len(unsent) <= _PIECES_MAX else [unsent[n] for n in range(_PIECES_MAX)]
+                count = os.writev(self.socket.fileno(), pieces)
+                self.bytes_out += count
+                self._unsent_bytes -= count
+                while unsent and count >= len(unsent[0]):
+                    count -= len(unsent.popleft())
+                if count:
+                    unsent[0] = memoryview(unsent[0])[count:]
+        except BlockingIOError:
+            if self._unsent_bytes > UNSENT_BYTES_MAX:
+                raise PeerMisbehaved("the peer does not read") from None
+            self._stuck.set()
+        except OSError as error:
+            raise ConnectionClosedError(str(error)) from error
+        if self._room and self.has_room:
+            self._room.unpark_all()
+
+    async def flush_forever(self) -> None:
+        """Send on what the kernel did not take at once. Raises `ConnectionClosedError`."""
+        while True:
+            await self._stuck.wait()
+            await self._flush()
+            self._stuck = trio.Event()
+
+    async def _flush(self) -> None:
+        while self._unsent:
+            try:
+                await trio.lowlevel.wait_writable(self.socket)
+            except trio.ClosedResourceError as error:
+                raise ConnectionClosedError("the connection was closed") from error
+            self.send_now()
+
+    async def wait_room(self) -> None:
+        """Until `has_room`. Raises `ConnectionClosedError`."""
+        while not self.has_room and not self.is_closed:
+            await self._room.park()
+        if self.is_closed:
+            raise ConnectionClosedError("the connection was closed")
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`. For negotiation, where one task writes and nobody flushes."""
+        self.put(data)
+        self.send_now()
+        await self._flush()
+
+    async def close(self) -> None:
+        """Close the socket; whoever waits here learns it. Safe to call twice."""
+        self.is_closed = True
+        self.socket.close()
+        self._room.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        address: tuple[str, int] | None = self._raw.get_remote_address()
+        return address
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        return list(self._raw.get_transport_addresses())
+
+    def get_connection_type(self) -> ConnectionType:
+        kind: ConnectionType = self._raw.get_connection_type()
+        return kind
