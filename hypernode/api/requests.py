@@ -32,6 +32,7 @@ class Share:
     environment: tuple[str, ...] = ()
     user: str | None = None
     workdir: str | None = None
+    confirm: bool = False
     platform: str | None = None
     ref: str | None = None
     insecure: bool = False

@@ -123,6 +123,12 @@ def share(
         typer.Option("--build-arg", metavar="NAME=VALUE", help="With --build; may be given several times."),
     ] = None,
     listen: ListenOption = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="This home was restored or copied, and no newer copy published anything: go on with it."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import a root file system or an image, print its link, and seed it.
@@ -161,6 +167,7 @@ def share(
         target=target,
         build_arguments=build_arguments or [],
         listen=listen or [],
+        confirm=confirm,
         as_json=as_json,
     )
 

@@ -55,6 +55,7 @@ def _request(arguments: Mapping[str, Any]) -> Share:
         build_file=None if arguments["file"] is None else os.path.abspath(arguments["file"]),
         build_target=arguments["target"],
         build_arguments=tuple(arguments["build_arguments"]),
+        confirm=arguments["confirm"],
     )
     if not request.build and (request.build_file or request.build_target or request.build_arguments):
         raise Refused("--file, --target and --build-arg are for --build", "hypernode share --build DIR")

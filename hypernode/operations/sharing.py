@@ -53,6 +53,8 @@ async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
         await call.event("note", text=f"nothing changed since version {latest.number}")
     else:
         log = log or node.repository.logs.create(name)
+        if request.confirm:
+            log.confirm()
         log.append(version.encode())
     assert log is not None
     node.records.remember_path(source.key, log.key)
