@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from hypernode.api.export_requests import Export
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -110,8 +111,9 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-Request = VersionRequest | Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status
+Request = VersionRequest | Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status | Export
 
 REQUESTS: Final[dict[str, type[Request]]] = {
-    request.op: request for request in (*VERSION_REQUESTS, Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status)
+    request.op: request
+    for request in (*VERSION_REQUESTS, Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status, Export)
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import version_commands
+from hypernode.cli import main_export, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
     DeadlineOption,
@@ -301,6 +301,7 @@ def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where
 
 
 version_commands.register(app)
+main_export.register(app)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ _MODULES: Final = {
     "status": "hypernode.cli.listing",
     "mount": "hypernode.cli.mount",
     "unmount": "hypernode.cli.mount",
+    "export": "hypernode.cli.export",
     **dict.fromkeys(
         (
             "show",

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
+from hypernode.api.export_requests import Export
 from hypernode.api.requests import Boot, Images, Mount, Request, Seed, Share, ShowLog, Status, Unmount
 from hypernode.api.server import Call
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, mount, unmount
+from hypernode.operations.exporting import export
 from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.sharing import seed, share
 
@@ -35,6 +37,8 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return await show_log(node, request, call)
         case Status():
             return show_status(node)
+        case Export():
+            return await export(node, request, call)
         case _:
             return await _operate_on_versions(node, request, call)
 

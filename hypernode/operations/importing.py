@@ -92,7 +92,7 @@ async def import_source(
         imported = await _with_progress(call, partial(_import_root, node, source.key))
         config = None
     else:
-        async with _incoming(node) as folder:
+        async with incoming(node) as folder:
             packed = await _fetch(request, source, folder, call)
             opened, imported = await _with_progress(call, partial(_import_packed, node, request, source, packed, check))
         await call.event("note", text=f"{request.path} is {opened.kind}" if source.kind == "packed" else opened.kind)
@@ -136,7 +136,7 @@ async def _fetch(request: Share, source: Source, folder: Path, call: Call) -> Pa
 
 
 @asynccontextmanager
-async def _incoming(node: Node) -> AsyncIterator[Path]:
+async def incoming(node: Node) -> AsyncIterator[Path]:
     """A fresh folder for what an import needs on disk; gone afterwards, after a crash with the run directory."""
     folder = node.config.incoming / uuid.uuid4().hex[:12]
     folder.mkdir(mode=0o700, parents=True)
