@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
-from hyperlog.errors import NoProvider, NotFound
-from hyperlog.ids import LogKey, to_text
+from hyperlog.errors import NoProvider, NotFound, StoreFull
+from hyperlog.ids import to_text
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.config import Config
@@ -122,16 +122,29 @@ async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manife
 
 def _metadata(config: Config, manifest: Manifest) -> Path:
     """The file with the EROFS header of `manifest`. Blocks for the building, once for each manifest."""
-    config.erofs.mkdir(mode=0o700, exist_ok=True)
     path = config.erofs / f"{manifest.id.hex()}.erofs"
     if path.exists():
         os.utime(path)
         return path
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(build_erofs(manifest))
-    temporary.replace(path)
+    try:
+        _write_whole(path, build_erofs(manifest))
+    except OSError as error:
+        raise StoreFull(
+            f"the file system header cannot be written to {path.parent}: {error.strerror}", "free some space"
+        ) from error
     _trim(config.erofs)
     return path
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Durable before it has its name: the kernel will trust what it says."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _trim(directory: Path) -> None:
@@ -139,8 +152,3 @@ def _trim(directory: Path) -> None:
     files = sorted(directory.glob("*.erofs"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files[EROFS_CACHE_FILES_MAX:]:
         path.unlink()
-
-
-def log_link(key: LogKey) -> str:
-    """The link of a whole log."""
-    return Link(key).text

@@ -58,7 +58,7 @@ def build_erofs(manifest: Manifest) -> bytes:
 
 
 def plan_chunks(runs: Sequence[Run], size: int) -> tuple[int, list[int]]:
-    """(log2 of the chunk bytes, first granule of each chunk or `HOLE`) for a file: the largest chunks that express it."""
+    """(log2 of the chunk bytes, first granule of each chunk or `HOLE`): the largest chunks that express the file."""
     if len(runs) == 1:
         bits = max(BLOCK_BITS, (size - 1).bit_length())
         return bits, [runs[0].granule]

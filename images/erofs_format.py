@@ -1,4 +1,4 @@
-"""The on-disk structures of EROFS that our writer uses (Linux Documentation/filesystems/erofs.rst, fs/erofs/erofs_fs.h).
+"""The on-disk structures of EROFS that our writer uses (Linux, Documentation/filesystems/erofs.rst and erofs_fs.h).
 
 Uncompressed images with 4 KiB blocks, 64-byte inodes, inline xattrs, and file data on a second device.
 """

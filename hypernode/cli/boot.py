@@ -68,11 +68,12 @@ def _make_spec(ready: Mapping[str, Any], command: tuple[str, ...]) -> NspawnSpec
 async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
     """The exit status and the transfer figures. The node's going away ends the container with `NodeGone`."""
     figures: Json = {key: held.ready[key] for key in ("link", "version", "image_bytes")}
-    figures["first_output_seconds"] = None
+    figures["first_output_seconds"] = figures["container_seconds"] = None
     failures = 0
 
     def saw_output() -> None:
         figures["first_output_seconds"] = round(_process_age_seconds(), 3)
+        figures["container_seconds"] = round(trio.current_time() - started, 3)
 
     def heard(kind: str, fields: Json) -> None:
         nonlocal failures
@@ -85,6 +86,7 @@ async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
         figures.update(await held.wait_result())
 
     held.on_event = heard
+    started = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         try:
