@@ -44,6 +44,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "nspawn": _program("systemd-nspawn"),
     "netns": _program("ip"),
     "tc": _program("tc"),
+    "npm": _program("npm"),
     "mmdebstrap": _program("mmdebstrap"),
     "fsck.erofs": _program("fsck.erofs"),
 }
