@@ -21,6 +21,16 @@ from hypernode.cli.options import (
     RefreshOption,
     run,
 )
+from hypernode.cli.share_options import (
+    BuildArgumentsOption,
+    BuildOption,
+    CommandOption,
+    EnvironmentOption,
+    FileOption,
+    RefOption,
+    SourceArgument,
+    TargetOption,
+)
 
 _EPILOG: Final = """
 [bold]Exit status[/bold]: 0 done, 2 wrong usage, 3 not found, 4 refused, 5 conflict, 6 unavailable (no peer, disk full),
@@ -74,14 +84,7 @@ def _globals(
 
 @app.command()
 def share(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A directory that holds a root file system, an OCI layout (folder or tar), a docker archive, "
-            "the tar of a root file system, or docker://REGISTRY/NAME.",
-        ),
-    ],
+    source: SourceArgument,
     name: Annotated[
         str | None, typer.Option("--name", help="A name for you; sharing under the same name again adds a version.")
     ] = None,
@@ -89,39 +92,20 @@ def share(
         str | None, typer.Option("--update", metavar="LINK", help="Add a version to this image, whatever its name.")
     ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="What is new in this version.")] = None,
-    command: Annotated[
-        str | None,
-        typer.Option("--cmd", metavar="COMMAND", help="What boot runs when it is given no command (default /bin/sh)."),
-    ] = None,
-    environment: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env", "-e", metavar="NAME=VALUE", help="Environment of the container; may be given several times."
-        ),
-    ] = None,
+    command: CommandOption = None,
+    environment: EnvironmentOption = None,
     user: Annotated[str | None, typer.Option("--user", "-u", help="The user that boot runs commands as.")] = None,
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="DIR", help="The directory that boot runs commands in.")
     ] = None,
     platform: PlatformOption = None,
-    ref: Annotated[
-        str | None, typer.Option("--ref", metavar="NAME", help="Which of the images in a layout or archive.")
-    ] = None,
+    ref: RefOption = None,
     insecure: InsecureOption = False,
     auth_file: AuthFileOption = None,
-    build: Annotated[
-        bool, typer.Option("--build", help="SOURCE is the directory of a Dockerfile: build it (with buildah).")
-    ] = False,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="With --build: the Dockerfile.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="STAGE", help="With --build: the stage to build.")
-    ] = None,
-    build_arguments: Annotated[
-        list[str] | None,
-        typer.Option("--build-arg", metavar="NAME=VALUE", help="With --build; may be given several times."),
-    ] = None,
+    build: BuildOption = False,
+    file: FileOption = None,
+    target: TargetOption = None,
+    build_arguments: BuildArgumentsOption = None,
     listen: ListenOption = None,
     confirm: Annotated[
         bool,
@@ -270,13 +254,17 @@ def mount(
     link: LinkArgument,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory.")],
     peer: PeerOption = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Through FUSE alone, even where EROFS can be mounted; slower to look up.")
+    ] = False,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
 ) -> None:
     """Mount an image read-only, lazily filled, without running anything.
 
-    With a daemon this returns and the daemon keeps the mount; without one it stays until Ctrl-C or `unmount`.
+    With a daemon this returns and the daemon keeps the mount; without one it stays until Ctrl-C or `unmount`. Where
+    EROFS is missing, or for who is not root, the view goes through FUSE alone, and this says so.
 
     [bold]Examples[/bold]
 
@@ -288,6 +276,7 @@ def mount(
         link=link,
         directory=directory,
         peers=peer or [],
+        plain=plain,
         read_deadline=read_deadline,
         refresh=refresh,
         listen=listen or [],
