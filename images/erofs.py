@@ -36,6 +36,7 @@ from images.erofs_format import (
     META_OFFSET,
     NULL_ADDRESS,
     SLOT_BYTES,
+    XATTR_HEADER_BYTES,
     device_number,
     inode_format,
     write_super,
@@ -96,7 +97,8 @@ class _Writer:
 
     def build(self) -> bytearray:
         end = self._plan()
-        image = bytearray(-(-end // BLOCK_BYTES) * BLOCK_BYTES)
+        # fsck.erofs reads an xattr header behind every inode, also behind one that has none and ends the image.
+        image = bytearray(-(-(end + XATTR_HEADER_BYTES) // BLOCK_BYTES) * BLOCK_BYTES)
         blocks = self._write(image)
         image += b"".join(blocks)
         write_super(

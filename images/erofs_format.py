@@ -42,7 +42,7 @@ NULL_ADDRESS: Final = 0xFFFF_FFFF
 INODE: Final = struct.Struct("<HHHHQIIIIqII16x")
 DIRENT: Final = struct.Struct("<QHBx")
 CHUNK_INDEX: Final = struct.Struct("<HHI")
-_XATTR_HEADER: Final = bytes(12)
+XATTR_HEADER_BYTES: Final = 12
 _XATTR_ENTRY: Final = struct.Struct("<BBH")
 _XATTR_PREFIXES: Final = ((b"user.", 1), (b"trusted.", 4), (b"security.", 6))
 _XATTR_ACL_INDEXES: Final = {XATTR_ACLS[0]: 2, XATTR_ACLS[1]: 3}
@@ -71,12 +71,12 @@ def xattr_body(group: Xattrs) -> tuple[bytes, int]:
     """The inline xattr area of an inode, and its count field; (b"", 0) when there are none."""
     if not group:
         return b"", 0
-    area = bytearray(_XATTR_HEADER)
+    area = bytearray(XATTR_HEADER_BYTES)
     for name, value in group:
         index, suffix = _xattr_name(name)
         area += _XATTR_ENTRY.pack(len(suffix), index, len(value)) + suffix + value
         area += bytes(-len(area) % 4)
-    return bytes(area), (len(area) - len(_XATTR_HEADER)) // 4 + 1
+    return bytes(area), (len(area) - XATTR_HEADER_BYTES) // 4 + 1
 
 
 def _xattr_name(name: bytes) -> tuple[int, bytes]:

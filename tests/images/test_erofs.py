@@ -29,6 +29,16 @@ def test_fsck_accepts_any_tree(tmp_path_factory: pytest.TempPathFactory, root: N
     check(place, manifest_of(root))
 
 
+@pytest.mark.real("fsck.erofs")
+@pytest.mark.parametrize("padding", range(0, 80, 16))
+def test_fsck_accepts_an_image_that_ends_with_an_inode(tmp_path: Path, padding: int) -> None:
+    root = Node(mode=0o40755)
+    # With 48 bytes of padding in a name the last of these inodes ends with its block.
+    for number in range(34):
+        root.entries[b"%02d" % number + b"-" * (padding if number == 0 else 0)] = Node(mode=0o100644)
+    check(tmp_path, manifest_of(root))
+
+
 def check(place: Path, manifest: Manifest) -> None:
     """Raises when fsck.erofs finds anything."""
     (place / "meta").write_bytes(build_erofs(manifest))
