@@ -51,9 +51,10 @@ def parse_header(block: bytes, offset: int) -> Header:
     # Old tars summed signed bytes; both are in use.
     rest = block[: _CHECKSUM_AT.start] + b" " * 8 + block[_CHECKSUM_AT.stop :]
     unsigned = sum(rest)
-    told = number(checksum, offset, "checksum")
+    digits = checksum.strip(b" \0")
+    told = int(digits, 8) if digits and not digits.strip(b"01234567") else None
     if told not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest)):
-        raise ArchiveCorrupt(f"no tar header at byte {offset}: its checksum is wrong")
+        raise ArchiveCorrupt(f"no tar header at byte {offset}: its checksum is wrong", "is it a tar, and whole?")
     name, is_posix = _text(name), version == _USTAR
     if is_posix and _text(prefix):
         name = _text(prefix) + b"/" + name
