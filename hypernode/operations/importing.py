@@ -95,7 +95,8 @@ async def import_source(
         async with incoming(node) as folder:
             packed = await _fetch(request, source, folder, call)
             opened, imported = await _with_progress(call, partial(_import_packed, node, request, source, packed, check))
-        await call.event("note", text=f"{request.path} is {opened.kind}" if source.kind == "packed" else opened.kind)
+        if source.kind == "packed":
+            await call.event("note", text=f"{request.path} is {opened.kind}")
         config = opened.stack.config if opened.has_config else None
         for text in opened.stack.notes:
             await call.event("note", text=f"left out {text}")

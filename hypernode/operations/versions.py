@@ -6,7 +6,7 @@ import base64
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final
 
@@ -69,6 +69,11 @@ async def show(node: Node, request: Show, call: Call) -> Mapping[str, Any]:
             "env": config.env,
             "user": config.user,
             "workdir": config.workdir,
+            "volumes": config.volumes,
+            "ports": config.ports,
+            "labels": dict(config.labels),
+            "stop_signal": config.stop_signal,
+            "healthcheck": None if config.healthcheck is None else asdict(config.healthcheck),
         },
     }
 
