@@ -23,6 +23,7 @@ import trio
 
 from hypernode.config import Config
 from hypernode.limits import CLOSE_SECONDS, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
+from images.manifest import Manifest
 from images.manifest_store import ManifestRef
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
 from vmhost.errors import MountFailed, ReadDeadline
@@ -30,6 +31,7 @@ from vmhost.host_probe import Purpose, require
 from vmhost.image_mount import CONTAINER_LOWER, READ_ONLY_VIEW, mount_image, mount_overlay, mount_tmpfs
 from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
 from vmhost.stale import clear_crashed_run
+from vmhost.tree_view import detach_as_user, mount_tree
 
 _log: Final = logging.getLogger("hypernode.mounts")
 _SERVER_DEADLINE_SECONDS: Final = 86400.0
@@ -46,6 +48,7 @@ class MountableImage:
     blob: BlobFile
     metadata: Path
     reference: ManifestRef
+    manifest: Manifest
 
 
 class DeadlineBlob:
@@ -115,9 +118,20 @@ class ImageMounts:
 
     @contextlib.asynccontextmanager
     async def view_at(
-        self, image: MountableImage, target: str, deadline: float, on_failure: OnReadFailure
+        self, image: MountableImage, target: str, deadline: float, on_failure: OnReadFailure, *, plain: bool
     ) -> AsyncIterator[None]:
-        """`image`, read-only, at the directory `target`. Raises `HostUnfit`, `MountFailed`."""
+        """`image`, read-only, at the directory `target`; `plain`: without EROFS. Raises `HostUnfit`, `MountFailed`."""
+        if plain:
+            require(Purpose.VIEW)
+            async with mount_tree(
+                image.manifest,
+                DeadlineBlob(image.blob, deadline),
+                target,
+                on_read_failure=on_failure,
+                read_deadline_seconds=_SERVER_DEADLINE_SECONDS,
+            ):
+                yield
+            return
         require(Purpose.MOUNT)
         async with self._changing:
             server = await self._serving()
@@ -244,5 +258,12 @@ def clear_leftovers(config: Config) -> None:
 def clear_view(config: Config, directory: str) -> None:
     """Unmount a view that a crashed node left at `directory`; what others mounted there meanwhile stays. Blocks."""
     point = mounted_at(directory)
-    if point is not None and point.filesystem == "erofs" and point.source.startswith((str(config.erofs), "/dev/loop")):
+    if point is None:
+        return
+    if point.filesystem == "erofs" and point.source.startswith((str(config.erofs), "/dev/loop")):
         clear_stale(directory)
+    elif point.filesystem == "fuse" and point.source == "hypernode":
+        if os.geteuid() == 0:
+            clear_stale(directory)
+        else:
+            detach_as_user(directory)

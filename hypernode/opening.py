@@ -95,7 +95,9 @@ async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bo
     node.records.remember_use(link.key, resolved.entry)
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
-    mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata, resolved.version.manifest)
+    mountable = MountableImage(
+        manifest.id.hex(), BlobReader(manifest, source), metadata, resolved.version.manifest, manifest
+    )
     return OpenImage(link, log, resolved, manifest, source, mountable)
 
 

@@ -37,23 +37,23 @@ class View:
 
 
 async def open_view(
-    node: Node, image: MountableImage, directory: str, deadline: float, listener: OnReadFailure
+    node: Node, image: MountableImage, directory: str, deadline: float, listener: OnReadFailure, *, plain: bool
 ) -> View:
     """Mount `image` at `directory` until `close`, or the node's end. Raises `MountFailed`, `HostUnfit`."""
     view = View(directory, listener)
-    await node.mounts_nursery.start(_run_view, node, image, deadline, view)
+    await node.mounts_nursery.start(_run_view, node, image, deadline, view, plain)
     return view
 
 
 async def _run_view(
-    node: Node, image: MountableImage, deadline: float, view: View, *, task_status: trio.TaskStatus[None]
+    node: Node, image: MountableImage, deadline: float, view: View, plain: bool, *, task_status: trio.TaskStatus[None]
 ) -> None:
     node.views[view.directory] = view
     node.records.remember_mount(view.directory)
     is_up = False
     try:
         with node.holding(image.reference), view.leave:
-            async with node.mounts.view_at(image, view.directory, deadline, view.hear):
+            async with node.mounts.view_at(image, view.directory, deadline, view.hear, plain=plain):
                 is_up = True
                 task_status.started()
                 await trio.sleep_forever()

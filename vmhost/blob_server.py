@@ -134,7 +134,7 @@ class BlobServer:
 
         Raises MountFailed; MountLost when somebody else unmounts it or aborts its connection.
         """
-        with _sole_session():
+        with sole_session():
             await in_mount_thread(self._mount)
             try:
                 async with trio.open_nursery() as nursery:
@@ -197,8 +197,12 @@ class BlobServer:
 
 
 @contextmanager
-def _sole_session() -> Iterator[None]:
-    assert not _sessions, "pyfuse3 can serve one mount in a process"
+def sole_session() -> Iterator[None]:
+    """pyfuse3 can serve one mount in a process. Raises `MountFailed` when it does."""
+    if _sessions:
+        raise MountFailed(
+            "this node serves a FUSE file system already, and can serve one", hint="use another node: another --home"
+        )
     _sessions.append(None)
     try:
         yield

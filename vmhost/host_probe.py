@@ -27,6 +27,8 @@ class Purpose(StrEnum):
 
     MOUNT = "mount"
     CONTAINER = "container"
+    VIEW = "view"
+    """A plain FUSE view of an image, for which one need not be root."""
 
 
 class Problem(StrEnum):
@@ -38,6 +40,7 @@ class Problem(StrEnum):
     NO_PYFUSE3 = "no-pyfuse3"
     NO_LIBFUSE = "no-libfuse"
     OLD_KERNEL = "old-kernel"
+    NO_FUSERMOUNT = "no-fusermount"
     NO_EROFS = "no-erofs"
     NO_LOOP = "no-loop"
     NO_OVERLAYFS = "no-overlayfs"
@@ -55,6 +58,7 @@ class Host:
     may_open_fuse: bool
     has_pyfuse3: bool
     has_libfuse: bool  # the one that pyfuse3 was built for
+    has_fusermount: bool
     has_erofs: bool
     has_loop: bool
     has_overlayfs: bool
@@ -82,6 +86,7 @@ def observe() -> Host:
         may_open_fuse=_may_open("/dev/fuse"),
         has_pyfuse3=pyfuse3 is not None,
         has_libfuse=pyfuse3 is not None and pyfuse3.origin is not None and _can_load(pyfuse3.origin),
+        has_fusermount=shutil.which("fusermount3") is not None,
         has_erofs="erofs" in systems or _has_module("erofs"),
         has_loop=os.path.exists("/dev/loop-control") or _has_module("loop"),
         has_overlayfs="overlay" in systems or _has_module("overlay"),
@@ -92,6 +97,8 @@ def observe() -> Host:
 
 def findings(host: Host, purpose: Purpose) -> list[Finding]:
     """What keeps `host` from it, most fundamental first; empty when nothing does."""
+    if purpose is Purpose.VIEW:
+        return list(_view_findings(host))
     found = list(_mount_findings(host))
     if purpose is Purpose.CONTAINER:
         found += _container_findings(host)
@@ -108,6 +115,34 @@ def require(purpose: Purpose) -> None:
 def _mount_findings(host: Host) -> Iterable[Finding]:
     if host.user_id != 0:
         yield Finding(Problem.NOT_ROOT, "mounting images needs root", "run it with sudo")
+    yield from _fuse_findings(host)
+    if host.kernel < _MULTI_DEVICE_EROFS:
+        yield Finding(
+            Problem.OLD_KERNEL,
+            "Linux {}.{} is too old: EROFS reads from several devices since 5.16".format(*host.kernel),
+            "upgrade the kernel",
+        )
+    if not host.has_erofs:
+        yield Finding(Problem.NO_EROFS, "this kernel has no EROFS", "load it with `modprobe erofs`")
+    if host.kernel < _FILE_BACKED_EROFS and not host.has_loop:
+        yield Finding(
+            Problem.NO_LOOP,
+            "there are no loop devices, which EROFS needs before Linux 6.12",
+            "load them with `modprobe loop`",
+        )
+
+
+def _view_findings(host: Host) -> Iterable[Finding]:
+    yield from _fuse_findings(host)
+    if host.user_id != 0 and host.has_fuse_device and not host.may_open_fuse:
+        yield Finding(
+            Problem.FUSE_DENIED, "/dev/fuse cannot be opened", "ask for access to it: usually it has mode 0666"
+        )
+    if host.user_id != 0 and not host.has_fusermount:
+        yield Finding(Problem.NO_FUSERMOUNT, "fusermount3 is not installed", "apt install fuse3")
+
+
+def _fuse_findings(host: Host) -> Iterable[Finding]:
     if not host.has_fuse_device:
         yield Finding(
             Problem.NO_FUSE_DEVICE,
@@ -126,20 +161,6 @@ def _mount_findings(host: Host) -> Iterable[Finding]:
         )
     elif not host.has_libfuse:
         yield Finding(Problem.NO_LIBFUSE, "the library that pyfuse3 needs is missing", "apt install libfuse3-3")
-    if host.kernel < _MULTI_DEVICE_EROFS:
-        yield Finding(
-            Problem.OLD_KERNEL,
-            "Linux {}.{} is too old: EROFS reads from several devices since 5.16".format(*host.kernel),
-            "upgrade the kernel",
-        )
-    if not host.has_erofs:
-        yield Finding(Problem.NO_EROFS, "this kernel has no EROFS", "load it with `modprobe erofs`")
-    if host.kernel < _FILE_BACKED_EROFS and not host.has_loop:
-        yield Finding(
-            Problem.NO_LOOP,
-            "there are no loop devices, which EROFS needs before Linux 6.12",
-            "load them with `modprobe loop`",
-        )
 
 
 def _container_findings(host: Host) -> Iterable[Finding]:

@@ -77,6 +77,8 @@ class Mount:
     peers: tuple[str, ...] = ()
     read_deadline: float = 30.0
     refresh: bool = False
+    plain: bool = False
+    """Through FUSE alone, straight from the manifest, even where EROFS can be mounted."""
 
 
 @dataclass(frozen=True, slots=True)

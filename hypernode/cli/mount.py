@@ -23,6 +23,7 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
         peers=tuple(arguments["peers"]),
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
+        plain=arguments["plain"],
     )
     async with reach_node(config) as node:
         with EventPrinter() as printer:

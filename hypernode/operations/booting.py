@@ -23,7 +23,7 @@ from hypernode.opening import OpenImage, open_image
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.views import View, open_view
 from vmhost.blob_server import ReadFailure
-from vmhost.host_probe import Purpose, require
+from vmhost.host_probe import Purpose, findings, observe, require
 from vmhost.mount_syscalls import in_mount_thread, mounted_at
 
 
@@ -55,19 +55,32 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
 
 async def mount(node: Node, request: Mount, call: Call) -> Mapping[str, Any]:
     """Show the image at a directory: while the request is held, or under a daemon until `unmount`."""
-    require(Purpose.MOUNT)
+    plain = await _choose_view(request, call)
     directory = await in_mount_thread(partial(_check_directory, node, request.directory))
     async with _failures(call) as on_failure:
         async with node.gate.passing():
             image = await _open(node, request, call)
-            view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure)
-        ready = {"directory": directory, "is_daemon": node.is_daemon, **_describe(image)}
+            view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure, plain=plain)
+        ready = {"directory": directory, "is_daemon": node.is_daemon, "plain": plain, **_describe(image)}
         if node.is_daemon:
             view.listener = _ignore  # who asked for it goes away, the view stays
             await call.event("ready", **ready)
         else:
             await _hold_view(view, call, ready)
     return {}
+
+
+async def _choose_view(request: Mount, call: Call) -> bool:
+    """Whether to show the image without EROFS: if asked to, or if that is what this host and user can do."""
+    if request.plain:
+        return True
+    host = observe()
+    problems = findings(host, Purpose.MOUNT)
+    if problems and not findings(host, Purpose.VIEW):
+        await call.event("note", text=f"showing it as a plain FUSE file system: {problems[0].message}")
+        return True
+    require(Purpose.MOUNT)
+    return False
 
 
 async def unmount(node: Node, request: Unmount) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ FIT = Host(
     may_open_fuse=True,
     has_pyfuse3=True,
     has_libfuse=True,
+    has_fusermount=True,
     has_erofs=True,
     has_loop=False,
     has_overlayfs=True,
@@ -53,6 +54,14 @@ def test_problems_of_a_container_host(host: Host, problems: list[Problem]) -> No
 def test_a_view_needs_less_than_a_container() -> None:
     bare = replace(FIT, has_overlayfs=False, has_nspawn=False, has_setpriv=False)
     assert findings(bare, Purpose.MOUNT) == []
+    plain = replace(bare, user_id=1000, has_erofs=False, kernel=(5, 4))
+    assert findings(plain, Purpose.VIEW) == []
+    assert [each.problem for each in findings(replace(plain, has_fusermount=False), Purpose.VIEW)] == [
+        Problem.NO_FUSERMOUNT
+    ]
+    assert [each.problem for each in findings(replace(plain, may_open_fuse=False), Purpose.VIEW)] == [
+        Problem.FUSE_DENIED
+    ]
 
 
 @pytest.mark.parametrize(
