@@ -1,0 +1,247 @@
+"""Images come from the tools that people have, and go back to them, with the same tree: a loopback registry, skopeo,
+umoci, buildah and podman are the other side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.images.layers import Entry, folder, layout, link, symlink, tar
+from tests.support.nodes import Daemon, Node, daemon, wait_until
+from tests.support.trees import differences
+
+pytestmark = [
+    pytest.mark.real("root", "fuse", "erofs", "nspawn", "skopeo", "umoci", "docker-registry"),
+    pytest.mark.slow,
+]
+
+# podman and runc as they work without the right to raise limits, without systemd, and on mixed control groups.
+RUNTIME = """#!{python}
+import json, os, sys
+for word, following in zip(sys.argv, [*sys.argv[1:], ""]):
+    path = following + "/config.json" if word == "--bundle" else following if word == "--process" else ""
+    if path:
+        with open(path) as file:
+            spec = json.load(file)
+        spec.pop("rlimits", None)
+        spec.get("process", {{}}).pop("rlimits", None)
+        with open(path, "w") as file:
+            json.dump(spec, file)
+os.execv("{runc}", ["runc", *sys.argv[1:]])
+"""
+CONTAINERS = """[engine]
+events_logger="file"
+cgroup_manager="cgroupfs"
+runtime="wrapped"
+[engine.runtimes]
+wrapped=["{wrapper}"]
+"""
+DOCKERFILE = """FROM scratch AS base
+COPY busybox /bin/sh
+ARG WHAT=nothing
+RUN echo "made with $WHAT" > /made
+FROM base AS last
+COPY --chown=5:6 busybox /bin/busybox
+ENV GREETING=hello
+USER 7:8
+EXPOSE 80
+VOLUME /data
+LABEL a.b=c
+STOPSIGNAL SIGQUIT
+HEALTHCHECK --interval=5s CMD ["/bin/busybox", "true"]
+ENTRYPOINT ["/bin/busybox"]
+CMD ["cat", "/made"]
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A registry on loopback; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    (tmp_path / "registry.json").write_text(json.dumps(config))
+    argv = ["docker-registry", "serve", str(tmp_path / "registry.json")]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: _answers(address), "the registry answers")
+            yield address
+        finally:
+            process.terminate()
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment in which buildah and podman keep everything to themselves and run on any machine."""
+    wrapper = tmp_path / "runtime"
+    wrapper.write_text(RUNTIME.format(python=sys.executable, runc=shutil.which("runc")))
+    wrapper.chmod(0o755)
+    (tmp_path / "containers.conf").write_text(CONTAINERS.format(wrapper=wrapper))
+    with tempfile.TemporaryDirectory(prefix="c") as short:  # podman takes no longer path for this
+        storage = f'[storage]\ndriver="vfs"\ngraphroot="{tmp_path / "store"}"\nrunroot="{short}"\n'
+        (tmp_path / "storage.conf").write_text(storage)
+        yield {
+            "BUILDAH_ISOLATION": "chroot",
+            "CONTAINERS_CONF": str(tmp_path / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf"),
+        }
+
+
+@pytest.fixture
+def home(tmp_path: Path, containers: dict[str, str]) -> Iterator[Daemon]:
+    with daemon(Node(tmp_path / "home", environment=containers)) as running:
+        yield running
+
+
+def run(*argv: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        list(map(str, argv)), capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def share(node: Node, *arguments: str) -> str:
+    done = node.run("share", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def show(node: Node, link: str) -> dict[str, Any]:
+    done = node.run("show", "--json", link)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def export(node: Node, link: str, *arguments: str) -> None:
+    done = node.run("export", link, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.real("mmdebstrap")
+def test_a_debian_image_of_several_layers_there_and_back(
+    debian_root: Path, registry: str, home: Daemon, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.tar"
+    argv = [
+        "--numeric-owner",
+        "--format=posix",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--pax-option=delete=atime,delete=ctime",
+    ]
+    run("tar", "-C", debian_root, *argv, "-cf", base, ".")
+    second = [
+        folder("opt/"),
+        folder("opt/app/", 0o750, owner=(1000, 1000)),
+        Entry("opt/app/data", os.urandom(300_000), owner=(1000, 1000)),
+        link("opt/app/shell", "usr/bin/dash"),
+        Entry("etc/.wh.hostname"),
+        Entry("etc/motd", "second\n"),
+    ]
+    third = [
+        folder("var/cache/"),
+        Entry("var/cache/.wh..wh..opq"),
+        Entry("etc/motd", "third\n", kind=tarfile.REGTYPE, mode=0o600),
+        symlink("opt/app/link", "/etc/motd"),
+        Entry("opt/app/.wh.nothing"),
+    ]
+    image = layout(
+        tmp_path / "image", [base.read_bytes(), tar(second), tar(third)], config={"Cmd": ["/bin/cat", "/etc/motd"]}
+    )
+    base.unlink()
+    reference = f"docker://{registry}/debian:1"
+    run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{image}:x", reference)
+
+    link_ = share(home.node, reference, "--insecure", "--name", "debian")
+    done = home.node.run("boot", link_)
+    assert (done.returncode, done.stdout) == (0, "third\n"), done.stderr
+
+    run("umoci", "unpack", "--image", f"{image}:x", tmp_path / "reference")
+    shutil.rmtree(image)
+    export(home.node, link_, "--dir", str(tmp_path / "exported"))
+    found = differences(tmp_path / "reference" / "rootfs", tmp_path / "exported")
+    # umoci takes these from its clock: the root's time, and of what it removes from after setting the time.
+    assert [line for line in found if not line.startswith(("/: mtime", "/etc: mtime", "/var/cache: mtime"))] == []
+    shutil.rmtree(tmp_path / "reference")
+    shutil.rmtree(tmp_path / "exported")
+
+    export(home.node, link_, "--oci", str(tmp_path / "layout"))
+    again = share(home.node, str(tmp_path / "layout"), "--name", "again")
+    assert show(home.node, again)["manifest"] == show(home.node, link_)["manifest"]
+
+
+@pytest.mark.real("buildah", "podman", "runc")
+def test_a_dockerfile_is_built_pushed_pulled_and_run_by_podman(
+    registry: str, home: Daemon, containers: dict[str, str], tmp_path: Path
+) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Other").write_text(DOCKERFILE)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, context / "busybox")
+    built = share(
+        home.node,
+        "--build",
+        str(context),
+        "--file",
+        str(context / "Other"),
+        "--build-arg",
+        "WHAT=care",
+        "--name",
+        "built",
+    )
+    config = show(home.node, built)["config"]
+    assert (config["entrypoint"], config["cmd"], config["user"]) == (["/bin/busybox"], ["cat", "/made"], "7:8")
+    assert (config["volumes"], config["ports"], config["labels"]["a.b"]) == (["/data"], ["80/tcp"], "c")
+    assert (config["stop_signal"], config["healthcheck"]["interval"]) == ("SIGQUIT", 5_000_000_000)
+    done = home.node.run("boot", built)
+    assert (done.returncode, done.stdout) == (0, "made with care\n"), done.stderr
+
+    reference = f"docker://{registry}/built:1"
+    export(home.node, built, "--push", reference, "--insecure")
+    pulled = share(home.node, reference, "--insecure", "--name", "pulled")
+    assert show(home.node, pulled)["manifest"] == show(home.node, built)["manifest"]
+    done = home.node.run("share", reference, "--insecure", "--platform", "linux/arm64")
+    assert (done.returncode, "there is: linux/amd64" in done.stderr) == (3, True)
+    done = home.node.run("share", f"docker://{registry}/nothing:1", "--insecure")
+    assert (done.returncode, "manifest unknown" in done.stderr) == (6, True)
+
+    for name in ("one.tar", "two.tar"):
+        export(home.node, pulled, "--docker-archive", str(tmp_path / name), "--ref", "mine:1")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    done = home.node.run("export", pulled, "--tar", str(tmp_path / "one.tar"))
+    assert (done.returncode, "exists already" in done.stderr) == (5, True)
+
+    run("podman", "load", "-q", "-i", tmp_path / "one.tar", **containers)
+    said = run("podman", "run", "--rm", "--network", "none", "localhost/mine:1", **containers)
+    assert said == "made with care\n"
+    assert not list((tmp_path / "home" / "run").glob("incoming/*"))
