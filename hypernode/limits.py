@@ -20,8 +20,11 @@ NETWORK_START_SECONDS: Final = 30.0
 SYNC_SECONDS: Final = 30.0
 """Looking for anybody who has a log, before the user is told that nobody does."""
 
-MANIFEST_SECONDS: Final = 120.0
-"""Fetching all blocks of a manifest (1 to 20 MB) on a slow link."""
+MANIFEST_STALL_SECONDS: Final = 30.0
+"""Fetching a manifest (1 to 20 MB) may take its time on a slow link, but ends when nothing arrives for so long."""
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long a pull or an export waits for one block before it says that nobody delivers."""
 
 READ_DEADLINE_SECONDS: Final = 30.0
 """How long a read of a container may wait for peers before it fails with EIO."""

@@ -27,7 +27,7 @@ from hyperlog.repository import Repository
 from hypernode.config import Config
 from hypernode.gate import Gate
 from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
-from hypernode.limits import NETWORK_START_SECONDS
+from hypernode.limits import NETWORK_START_SECONDS, PATIENCE_SECONDS
 from hypernode.records import Records
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
@@ -90,7 +90,11 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
     with repository:
         await trio.to_thread.run_sync(_clear_crash, config, Records(repository.records))
         settings = SwarmConfig(
-            identity_seed=_identity_seed(config), listen=config.listen, mdns=config.mdns, on_demand=not is_daemon
+            identity_seed=_identity_seed(config),
+            listen=config.listen,
+            mdns=config.mdns,
+            on_demand=not is_daemon,
+            give_up_seconds=max(PATIENCE_SECONDS, config.read_deadline),
         )
         swarm = Swarm(repository.logs, repository.blocks, settings)
         async with trio.open_nursery() as ground:

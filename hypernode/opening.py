@@ -21,7 +21,7 @@ from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.config import Config
 from hypernode.image_mounts import MountableImage
-from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_SECONDS, SYNC_SECONDS
+from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_STALL_SECONDS, SYNC_SECONDS
 from hypernode.node import Node
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
@@ -110,14 +110,16 @@ async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manife
         async with slots:
             block = reference.blocks[place]
             payloads[place] = await source.get(block.id, block.stored_bytes)
+            scope.deadline = trio.current_time() + MANIFEST_STALL_SECONDS
 
-    with trio.move_on_after(MANIFEST_SECONDS) as scope:
+    with trio.move_on_after(MANIFEST_STALL_SECONDS) as scope:
         async with trio.open_nursery() as nursery:
             for place in range(len(payloads)):
                 nursery.start_soon(fetch, place)
     if scope.cancelled_caught:
         raise NoProvider(
-            f"the manifest did not arrive within {MANIFEST_SECONDS:g} s", "is a peer that has all of the image online?"
+            f"nobody delivered what is missing of the manifest for {MANIFEST_STALL_SECONDS:g} s",
+            "is a peer that has all of the image online?",
         )
     return await trio.to_thread.run_sync(join_manifest, reference, payloads)
 
