@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import multiaddr
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from libp2p import generate_new_ed25519_identity, new_host
+from libp2p import create_yamux_muxer_option, generate_new_ed25519_identity, new_host
 from libp2p.crypto.x25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -136,7 +136,8 @@ async def fetch_ours(blocks: Blocks, server: dict[str, Any]) -> None:
 
 def _host() -> Any:
     pair = generate_new_ed25519_identity()
-    return new_host(key_pair=pair, sec_opt={NOISE: Transport(pair, create_new_key_pair().private_key)})
+    noise = Transport(pair, create_new_key_pair().private_key)
+    return new_host(key_pair=pair, sec_opt={NOISE: noise}, muxer_opt=create_yamux_muxer_option())
 
 
 async def _exactly(stream: Any, count: int) -> bytes:

@@ -8,6 +8,7 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from swarm.limits import (
     CLOSE_SECONDS,
     HANDSHAKE_SECONDS,
     PING_SECONDS,
+    READ_AHEAD_BYTES,
     SERVE_BATCH_MAX,
     SILENT_SECONDS,
     WRITE_CHUNK_BYTES,
@@ -92,6 +94,8 @@ class LiveSession:
         self._wake = trio.Event()
         self._opened = trio.Event()
         self._has_news = False
+        self._loaded: deque[tuple[Wanted, bytes | None]] = deque()
+        """Blocks that were read ahead, to be answered next."""
         self._scope = trio.CancelScope()
         self._failure: Exception | None = None
         self._ended: Reason | None = None
@@ -233,14 +237,18 @@ class LiveSession:
 
     async def _compose(self) -> bytes:
         """Blocks the peer asked for, else entries it lacks: about `WRITE_CHUNK_BYTES` of it. Empty: nothing to say."""
-        asked = self._take_asked()
-        if asked:
+        if not self._loaded and (asked := self._take_asked()):
             if self._disk is None:
                 found = self._load(asked)
             else:
                 found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
-            for wanted, payload in found:
+            self._loaded.extend(found)
+        if self._loaded:
+            room = WRITE_CHUNK_BYTES
+            while self._loaded and room > 0:
+                wanted, payload = self._loaded.popleft()
                 self._answer(wanted, payload)
+                room -= wanted.bytes_max
         elif self._has_news and self._session.state is State.OPEN:
             self._has_news = False
             batch = self._owner.entries_for(self)
@@ -252,7 +260,7 @@ class LiveSession:
 
     def _take_asked(self) -> list[Wanted]:
         asked: list[Wanted] = []
-        room = WRITE_CHUNK_BYTES
+        room = READ_AHEAD_BYTES
         while room > 0 and len(asked) < SERVE_BATCH_MAX:
             wanted = self._session.next_asked()
             if wanted is None:

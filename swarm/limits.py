@@ -41,7 +41,10 @@ CONTROL_BYTES_MAX: Final = 1 << 20
 WRITE_CHUNK_BYTES: Final = 128 << 10
 """Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames."""
 
-READ_CHUNK_BYTES: Final = 256 << 10
+READ_AHEAD_BYTES: Final = 512 << 10
+"""Blocks read at once for one session: a turn of a thread costs as much as sending a block."""
+
+READ_CHUNK_BYTES: Final = 1 << 20
 UNREQUESTED_MAX: Final = 3
 """Answers nobody asked for before the sender is dropped (W19)."""
 

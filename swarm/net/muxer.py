@@ -44,7 +44,7 @@ class MuxedStream(IMuxedStream):
     def __init__(self, connection: Muxer, flow: Flow) -> None:
         self.muxed_conn = connection
         self.flow = flow
-        self._connection = connection
+        self.connection = connection
         self._news = trio.lowlevel.ParkingLot()
         self._deadline = float("inf")
 
@@ -61,7 +61,7 @@ class MuxedStream(IMuxedStream):
             if flow.is_finished:
                 raise MuxedStreamEOF("the peer has finished")
             await self._wait()
-        return self._connection.take(flow, _READ_BYTES if n is None or n < 0 else n)
+        return self.connection.take(flow, _READ_BYTES if n is None or n < 0 else n)
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`, waiting for the peer's window. Cancelled: a part of it may be on its way."""
@@ -71,15 +71,15 @@ class MuxedStream(IMuxedStream):
                 raise MuxedStreamReset("the stream was reset")
             if self.flow.is_sent:
                 raise MuxedStreamClosed("the stream is closed for writing")
-            view = view[self._connection.send(self.flow, view) :]
+            view = view[self.connection.send(self.flow, view) :]
             if not view:
                 break
             if self.flow.may_send:
-                await self._connection.wait_room()
+                await self.connection.wait_room()
             else:
                 await self._wait()
-        if not self._connection.has_room:
-            await self._connection.wait_room()
+        if not self.connection.has_room:
+            await self.connection.wait_room()
 
     async def _wait(self) -> None:
         with trio.move_on_at(self._deadline):
@@ -89,11 +89,11 @@ class MuxedStream(IMuxedStream):
 
     async def close(self) -> None:
         """Finish our direction; the peer's stays open."""
-        self._connection.finish(self.flow)
+        self.connection.finish(self.flow)
         await trio.lowlevel.checkpoint()
 
     async def reset(self) -> None:
-        self._connection.reset(self.flow)
+        self.connection.reset(self.flow)
         self.wake()
         await trio.lowlevel.checkpoint()
 
@@ -104,7 +104,7 @@ class MuxedStream(IMuxedStream):
         self._deadline = trio.current_time() + ttl
 
     def get_remote_address(self) -> tuple[str, int] | None:
-        return self._connection.get_remote_address()
+        return self.connection.get_remote_address()
 
     async def __aenter__(self) -> MuxedStream:
         return self

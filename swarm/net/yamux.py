@@ -15,6 +15,7 @@ Everything wrong raises `PeerMisbehaved`; the session is then over, and `goodbye
 from __future__ import annotations
 
 import struct
+from collections import deque
 from enum import IntEnum
 from typing import Final
 
@@ -36,6 +37,8 @@ WINDOW_FIRST: Final = 256 << 10
 FRAME_BYTES_MAX: Final = 256 << 10
 """Payload of one frame that we send."""
 
+_KEPT_BYTES: Final = 32 << 10
+"""Half of what one noise message holds: so no more than twice what is counted as unread is held."""
 _SMALL_FRAME: Final = 256
 _BYTES_PER_FRAME: Final = 1024
 """So many bytes sent earn the peer one frame; stock py-libp2p answers each read with a window."""
@@ -74,12 +77,25 @@ class Memory:
 class Flow:
     """One stream of a session: what came and is not read yet, what may be sent, what has ended."""
 
-    __slots__ = ("id", "is_finished", "is_inbound", "is_reset", "is_sent", "may_come", "may_send", "unread", "window")
+    __slots__ = (
+        "id",
+        "is_finished",
+        "is_inbound",
+        "is_reset",
+        "is_sent",
+        "may_come",
+        "may_send",
+        "pieces",
+        "unread",
+        "window",
+    )
 
     def __init__(self, stream_id: int, *, is_inbound: bool) -> None:
         self.id = stream_id
         self.is_inbound = is_inbound
-        self.unread = bytearray()
+        self.unread = 0
+        """Bytes in `pieces`."""
+        self.pieces: deque[bytearray | memoryview] = deque()
         self.may_send = WINDOW_FIRST
         self.may_come = WINDOW_FIRST
         """Bytes the peer may still send; never less than 0."""
@@ -151,12 +167,22 @@ class Yamux:
 
     def take(self, flow: Flow, most: int) -> bytes:
         """Up to `most` unread bytes; grants the peer a new window once half of it is used up."""
-        if most >= len(flow.unread):
-            data = bytes(flow.unread)
-            flow.unread.clear()
+        pieces = flow.pieces
+        if most >= flow.unread:
+            data = b"".join(pieces)
+            pieces.clear()
         else:
-            data = bytes(memoryview(flow.unread)[:most])
-            del flow.unread[:most]
+            taken: list[bytes | bytearray | memoryview] = []
+            left = most
+            while left:
+                piece = pieces.popleft()
+                if len(piece) > left:
+                    pieces.appendleft(memoryview(piece)[left:])
+                    piece = memoryview(piece)[:left]
+                taken.append(piece)
+                left -= len(piece)
+            data = b"".join(taken)
+        flow.unread -= len(data)
         self._count_unread(-len(data))
         if not (flow.is_finished or flow.is_reset):
             self._grant(flow)
@@ -198,7 +224,7 @@ class Yamux:
         self._output += HEADER.pack(0, kind, flags, stream_id, value)
 
     def _grant(self, flow: Flow) -> None:
-        due = flow.window - flow.may_come - len(flow.unread)
+        due = flow.window - flow.may_come - flow.unread
         if due * 2 < flow.window:
             return
         memory, more = self._memory, flow.window
@@ -300,7 +326,15 @@ class Yamux:
     def _keep(self, flow: Flow, piece: memoryview) -> None:
         if flow.is_reset:
             return
-        flow.unread += piece
+        # Large pieces are kept where they were decrypted. Small ones are copied together: each would hold a message.
+        pieces = flow.pieces
+        if len(piece) >= _KEPT_BYTES:
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
+        flow.unread += len(piece)
         self._count_unread(len(piece))
         self.touched[flow] = None
         if self._memory.unread > UNREAD_BYTES_ALL_MAX and self._unread > WINDOW_FIRST:
@@ -338,8 +372,9 @@ class Yamux:
             self._memory.unread += more
 
     def _drop_unread(self, flow: Flow) -> None:
-        self._count_unread(-len(flow.unread))
-        flow.unread.clear()
+        self._count_unread(-flow.unread)
+        flow.unread = 0
+        flow.pieces.clear()
 
     def _forget_if_over(self, flow: Flow) -> None:
         if flow.is_sent and flow.is_finished:

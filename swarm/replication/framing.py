@@ -20,13 +20,15 @@ HEAD: Final = struct.Struct(">IB")
 
 
 class Frame(NamedTuple):
+    """`body` may be a view of what was fed."""
+
     type: int
-    body: bytes
+    body: bytes | memoryview
 
 
-def encode_frame(frame_type: int, body: bytes | bytearray | memoryview) -> bytes:
-    """One frame, ready to be sent."""
-    return b"".join((HEAD.pack(len(body), frame_type), body))
+def encode_frame(frame_type: int, *body: bytes | bytearray | memoryview) -> bytes:
+    """One frame, ready to be sent; `body` may come in parts."""
+    return b"".join((HEAD.pack(sum(map(len, body)), frame_type), *body))
 
 
 class FrameReader:
@@ -43,18 +45,38 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes. Raises `PeerMisbehaved` for a body over its cap."""
-        self._buffer += data
         frames: list[Frame] = []
-        start, buffer = 0, self._buffer
-        while len(buffer) - start >= HEAD.size:
-            length, frame_type = HEAD.unpack_from(buffer, start)
-            if length > self._caps.get(frame_type, UNKNOWN_BODY_BYTES_MAX):
-                raise PeerMisbehaved(f"frame of type {frame_type} with {length} bytes")
-            end = start + HEAD.size + length
-            if len(buffer) < end:
+        view = memoryview(data)
+        at = 0
+        if self._buffer:
+            at = self._fill(view, frames)
+        while len(view) - at >= HEAD.size:
+            end = at + self._frame_size(view, at)
+            if len(view) < end:
                 break
-            with memoryview(buffer) as view:
-                frames.append(Frame(frame_type, bytes(view[start + HEAD.size : end])))
-            start = end
-        del buffer[:start]
+            frames.append(Frame(view[at + 4], view[at + HEAD.size : end]))
+            at = end
+        # Copied once more only where a frame is cut in two.
+        self._buffer += view[at:]
         return frames
+
+    def _fill(self, view: memoryview, frames: list[Frame]) -> int:
+        """Complete the frame that was cut; returns how many bytes of `view` that took."""
+        buffer = self._buffer
+        at = min(max(HEAD.size - len(buffer), 0), len(view))
+        buffer += view[:at]
+        if len(buffer) < HEAD.size:
+            return at
+        missing = self._frame_size(buffer, 0) - len(buffer)
+        buffer += view[at : at + missing]
+        if missing > len(view) - at:
+            return len(view)
+        frames.append(Frame(buffer[4], memoryview(buffer)[HEAD.size :]))
+        self._buffer = bytearray()
+        return at + missing
+
+    def _frame_size(self, data: bytearray | memoryview, at: int) -> int:
+        length, frame_type = HEAD.unpack_from(data, at)
+        if length > self._caps.get(frame_type, UNKNOWN_BODY_BYTES_MAX):
+            raise PeerMisbehaved(f"frame of type {frame_type} with {length} bytes")
+        return HEAD.size + int(length)

@@ -206,7 +206,7 @@ def encode_message(message: Message) -> bytes:
         case Cancel(numbers):
             return _binary(Type.CANCEL, b"".join(map(_NUMBER.pack, numbers)))
         case Block(number, payload):
-            return _binary(Type.BLOCK, b"".join((_NUMBER.pack(number), payload)))
+            return _binary(Type.BLOCK, _NUMBER.pack(number), payload)
         case Absent(answers):
             return _binary(Type.ABSENT, b"".join(_ANSWER.pack(number, why) for number, why in answers))
 
@@ -217,7 +217,9 @@ def decode_message(frame: Frame) -> Message | None:
     if decoder is None:
         return None
     try:
-        return decoder(frame.body)
+        if frame.type == Type.BLOCK:
+            return _decode_block(frame.body)
+        return decoder(bytes(frame.body))
     except Corrupt as error:
         raise PeerMisbehaved(f"malformed {Type(frame.type).name}: {error.message}") from None
 
@@ -228,9 +230,9 @@ def _control(kind: Type, value: Sequence[Encodable]) -> bytes:
     return encode_frame(kind, body)
 
 
-def _binary(kind: Type, body: bytes) -> bytes:
-    assert 0 < len(body) <= BODY_BYTES_MAX[kind], kind
-    return encode_frame(kind, body)
+def _binary(kind: Type, *body: bytes) -> bytes:
+    assert 0 < sum(map(len, body)) <= BODY_BYTES_MAX[kind], kind
+    return encode_frame(kind, *body)
 
 
 def _array(kind: Type, body: bytes) -> list[Value]:
@@ -312,10 +314,10 @@ def _decode_cancel(body: bytes) -> Cancel:
     return Cancel(tuple(number for (number,) in _NUMBER.iter_unpack(body)))
 
 
-def _decode_block(body: bytes) -> Block:
+def _decode_block(body: bytes | memoryview) -> Block:
     if len(body) <= _NUMBER.size:
         raise Corrupt("no payload")
-    return Block(_NUMBER.unpack_from(body)[0], body[_NUMBER.size :])
+    return Block(_NUMBER.unpack_from(body)[0], bytes(body[_NUMBER.size :]))
 
 
 def _decode_absent(body: bytes) -> Absent:

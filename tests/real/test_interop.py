@@ -137,7 +137,7 @@ async def test_we_dial_js_and_ping_it(js_peer: list[str]) -> None:
         await nursery.start(network.serve, [LISTEN], Serving(accept=ignore, found=lambda _: None))
         with trio.fail_after(10):
             block_stream = await network.open_stream(parse_address(address))
-            stream = await block_stream.muxed.muxed_conn.open_stream()
+            stream = await block_stream.muxed.connection.open_stream()
             agreed = await MultiselectClient().select_one_of(
                 [TProtocol("/ipfs/ping/1.0.0")], MultiselectCommunicator(stream), negotiate_timeout=5
             )
