@@ -127,6 +127,7 @@ class Channel(BaseSession):
                 at = after
                 if message:
                     plain.append(message)
+                    self._empty = 0
                 else:
                     self._empty += 1
         except (InvalidTag, ValueError) as error:
