@@ -12,18 +12,22 @@ import trio
 
 from hyperlog.repository import open_repository
 from hypernode.api.server import serve_socket
+from hypernode.budget import keep_budget, parse_size
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import open_node
 from hypernode.operations import operate
 
 
-async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
+async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    budget = None if arguments["budget"] is None else parse_size(arguments["budget"])
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
+            if budget is not None:
+                work.start_soon(keep_budget, node, budget)
             print("ready", *await node.wait_addresses(), flush=True)
             number = await anext(aiter(signals))
             print(f"hypernode: stopping on {signal.Signals(number).name}", file=sys.stderr, flush=True)

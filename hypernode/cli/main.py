@@ -204,18 +204,29 @@ def boot(
 
 
 @app.command()
-def daemon(listen: ListenOption = None) -> None:
+def daemon(
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="SIZE",
+            help="Disk for blocks (20G): beyond it, what is not kept goes, oldest use first.",
+        ),
+    ] = None,
+    listen: ListenOption = None,
+) -> None:
     """Run the node for long: seed everything it has, serve the other commands.
 
     Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
-    home, it seeds again what it seeded. One home has one node.
+    home, it seeds again what it seeded. One home has one node. With --budget, versions that no pin, volume, mount or
+    container needs are removed when the disk fills up.
 
     [bold]Examples[/bold]
 
         hypernode daemon
-        hypernode --home /srv/hypernode daemon --listen /ip4/0.0.0.0/tcp/4001
+        hypernode --home /srv/hypernode daemon --budget 50G --listen /ip4/0.0.0.0/tcp/4001
     """
-    run("daemon", listen=listen or [])
+    run("daemon", budget=budget, listen=listen or [])
 
 
 @app.command()

@@ -8,7 +8,7 @@ by what the logs, records and manifests say at one moment, in which nobody may b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -137,7 +137,7 @@ class _Version:
 
 async def collect(node: Node, request: Collect, call: Call) -> Mapping[str, Any]:
     """Remove what nothing keeps."""
-    plan, given = await collect_down_to(node, 0, dry_run=request.dry_run, tell=None)
+    plan, given = await collect_down_to(node, 0, dry_run=request.dry_run)
     for name in plan.versions:
         await call.event("version", link=name)
     return {
@@ -148,9 +148,7 @@ async def collect(node: Node, request: Collect, call: Call) -> Mapping[str, Any]
     }
 
 
-async def collect_down_to(
-    node: Node, budget: int, *, dry_run: bool = False, tell: Callable[[Plan], None] | None = None
-) -> tuple[Plan, int]:
+async def collect_down_to(node: Node, budget: int, *, dry_run: bool = False) -> tuple[Plan, int]:
     """Remove unkept versions, longest unused first, until what is stored fits `budget` bytes; (plan, bytes given back).
 
     Raises `Conflict` while something is imported, or when a kept image's manifest cannot be read.
@@ -161,8 +159,6 @@ async def collect_down_to(
         plan = await trio.to_thread.run_sync(partial(_plan, node.repository.blocks, versions, held, budget))
         if dry_run:
             return plan, 0
-        if tell is not None and plan.blocks:
-            tell(plan)
         # What was opened in the meantime passed the gate before it was closed, so it is among `held`.
         given = await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
     return plan, given

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.nodes import Daemon, Node, daemon, running
+from tests.support.nodes import Daemon, Node, daemon, running, wait_until
 from tests.support.trees import differences
 from tests.vmhost.support import make_busybox_root
 
@@ -302,3 +302,22 @@ def test_a_commit_that_is_killed_publishes_all_or_nothing(boxed: tuple[Node, str
     assert _json(node, "commit", "work")["version"] == 2
     assert _json(node, "verify", link)["complete"]
     assert len(_ok(node, "boot", link, "--", "ls", "/big1", "/big8").split()) == 2
+
+
+def test_a_daemon_within_its_budget_lets_go_of_what_nothing_keeps(
+    author: tuple[Daemon, str, Path], tmp_path: Path
+) -> None:
+    serving, link, _ = author
+    node = Node(tmp_path / "reader")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "file").write_bytes(_noise(2_500_000, 5))
+    argv = ("daemon", "--budget", "4M", "--listen", "/ip4/127.0.0.1/tcp/0")
+    with running(node.start(*argv)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready")
+        _ok(node, "pull", link, *serving.peers)
+        assert _json(node, "verify", link)["complete"]
+        own = _ok(node, "share", str(tmp_path / "own"))
+        wait_until(lambda: _json(node, "images", "--du")["disk_bytes"] <= 4_000_000, "it is within its budget")
+        assert _json(node, "verify", own)["complete"]
+        assert not _json(node, "verify", link)["complete"]

@@ -1,0 +1,73 @@
+"""A daemon's disk budget: when the packs take more, versions that nothing keeps go, longest unused first.
+
+Collecting goes down to nine tenths of the budget, so that it does not begin again with the next block. What is pinned,
+of this home's own, under a volume or in use always stays, so a budget smaller than that is exceeded, and said once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import partial
+from typing import Final
+
+import trio
+
+from hyperlog.blocks import BlockStore
+from hyperlog.errors import Conflict, Refused, StoreFull
+from hypernode.node import Node
+from hypernode.operations.keeping import collect_down_to
+
+_log: Final = logging.getLogger("hypernode.budget")
+_LOOK_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 300.0
+"""After a collection that could not get below the budget: planning one reads every manifest."""
+
+_SIZE: Final = re.compile(r"([0-9]{1,15})([kMGT]?)B?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `20G`, `500MB`, `1000000`. Raises `Refused`."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not int(found[1]):
+        raise Refused(f"{text!r} is no size", "write 20G, 500M or a number of bytes")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def goal(stored: int, disk: int, budget: int) -> int | None:
+    """How many stored bytes to come down to, None when the packs' `disk` bytes are within `budget`; pure."""
+    if disk <= budget:
+        return None
+    return max(0, stored - (disk - budget * 9 // 10))
+
+
+async def keep_budget(node: Node, budget: int) -> None:
+    """Look every few seconds, and collect when it is time, until cancelled."""
+    blocks = node.repository.blocks
+    while True:
+        await trio.sleep(_LOOK_SECONDS)
+        if await trio.to_thread.run_sync(blocks.disk_bytes) <= budget:
+            continue
+        try:
+            await _collect(node, blocks, budget)
+        except Conflict as error:
+            _log.info("over the budget, but not now: %s", error.message)
+            continue
+        except StoreFull as error:
+            _log.warning("over the budget, and nothing can be removed: %s", error.message)
+        if await trio.to_thread.run_sync(blocks.disk_bytes) > budget:
+            _log.warning("what is kept takes more than the budget of %d bytes; unpin something", budget)
+            await trio.sleep(_AGAIN_SECONDS)
+
+
+async def _collect(node: Node, blocks: BlockStore, budget: int) -> None:
+    stored, disk = await trio.to_thread.run_sync(partial(_sizes, blocks))
+    target = goal(stored, disk, budget)
+    if target is not None:
+        plan, given = await collect_down_to(node, target)
+        _log.info("removed %d blocks, %d bytes of disk given back", len(plan.blocks), given)
+
+
+def _sizes(blocks: BlockStore) -> tuple[int, int]:
+    return sum(size for _, size in blocks.ids()), blocks.disk_bytes()
