@@ -20,7 +20,7 @@ from images.contents import Spool
 from images.errors import ImageSourceCorrupt, ImportRefused, SourceTooLarge
 from images.layer_stream import LayerStream, Stored
 from images.limits import DOCUMENT_BYTES_MAX, SPOOL_CHUNK_BYTES, UNPACKED_BYTES_MAX
-from images.source_tree import named, stopped
+from images.source_tree import changed, named, stamp_of, stopped
 from images.tar_reader import TarReader
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -177,7 +177,7 @@ def open_folder(path: Path) -> Iterator[Folder]:
 def open_archive(path: Path, spool_directory: Path, should_stop: Callable[[], bool]) -> Iterator[Archive]:
     """The tar `path`, plain or compressed.
 
-    Raises `ArchiveCorrupt`, `SourceUnsupported`, `SourceTooLarge`, `ImportRefused`, `StoreFull`.
+    Raises `ArchiveCorrupt`, `SourceUnsupported`, `SourceTooLarge`, `ImportRefused`, `ImportChanged`, `StoreFull`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -192,10 +192,18 @@ def open_archive(path: Path, spool_directory: Path, should_stop: Callable[[], bo
         stream = LayerStream(stored, digest=None, diff_id=None, limit=UNPACKED_BYTES_MAX)
         if not stream.is_compressed:
             yield Archive(descriptor, status.st_size)
+            _check_unchanged(path, descriptor, status)
             return
         spool = stack.enter_context(Spool(spool_directory))
         while data := stream.read(SPOOL_CHUNK_BYTES):
             spool.append(data)
             if should_stop():
                 raise stopped()
+        _check_unchanged(path, descriptor, status)
         yield Archive(spool.descriptor, spool.end)
+
+
+def _check_unchanged(path: Path, descriptor: int, before: os.stat_result) -> None:
+    """Raises `ImportChanged` when the file was written to since."""
+    if stamp_of(os.fstat(descriptor)) != stamp_of(before):
+        raise changed(os.fsencode(path))

@@ -4,10 +4,12 @@ umoci, buildah and podman are the other side.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.images.layers import Entry, folder, layout, link, symlink, tar
-from tests.support.nodes import Daemon, Node, daemon, wait_until
+from tests.support.nodes import Daemon, Node, daemon, running, wait_until
 from tests.support.trees import differences
 
 pytestmark = [
@@ -67,9 +69,26 @@ CMD ["cat", "/made"]
 """
 
 
+PASSWORDS = "ali:$2b$04$EOVoHNV3CYaV0st7dD7mC.C4uN7hQuxcacD5O7Xx33yro.dvK2PXK\n"  # open sesame
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A registry on loopback; its address."""
+    with _registry(tmp_path) as address:
+        yield address
+
+
+@pytest.fixture
+def closed_registry(tmp_path: Path) -> Iterator[str]:
+    """One that asks for a password."""
+    (tmp_path / "passwords").write_text(PASSWORDS)
+    with _registry(tmp_path, auth={"htpasswd": {"realm": "x", "path": str(tmp_path / "passwords")}}) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _registry(tmp_path: Path, **settings: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -78,6 +97,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
         "http": {"addr": address},
+        **settings,
     }
     (tmp_path / "registry.json").write_text(json.dumps(config))
     argv = ["docker-registry", "serve", str(tmp_path / "registry.json")]
@@ -245,3 +265,37 @@ def test_a_dockerfile_is_built_pushed_pulled_and_run_by_podman(
     said = run("podman", "run", "--rm", "--network", "none", "localhost/mine:1", **containers)
     assert said == "made with care\n"
     assert not list((tmp_path / "home" / "run").glob("incoming/*"))
+
+
+def test_credentials_come_from_the_environment_or_a_file(closed_registry: str, home: Daemon, tmp_path: Path) -> None:
+    image = layout(tmp_path / "image", [tar([folder("a/"), Entry("a/x", "x")])])
+    reference = f"docker://{closed_registry}/closed:1"
+    link_ = share(home.node, str(image), "--name", "closed")
+    done = home.node.run("export", link_, "--push", reference, "--insecure")
+    assert done.returncode == 6, done.stderr
+    secret = {"HYPERNODE_REGISTRY_USER": "ali", "HYPERNODE_REGISTRY_PASSWORD": "open sesame"}
+    knowing = Node(home.node.home, environment=secret)
+    export(knowing, link_, "--push", reference, "--insecure")
+    done = home.node.run("share", reference, "--insecure")
+    assert done.returncode == 6, done.stderr
+    pulled = share(knowing, reference, "--insecure", "--name", "pulled")
+    assert show(home.node, pulled)["manifest"] == show(home.node, link_)["manifest"]
+    token = base64.b64encode(b"ali:open sesame").decode()
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {closed_registry: {"auth": token}}}))
+    assert (
+        share(home.node, reference, "--insecure", "--authfile", str(tmp_path / "auth.json"), "--name", "pulled")
+        == pulled
+    )
+
+
+def test_an_interrupted_share_leaves_nothing(home: Daemon, tmp_path: Path) -> None:
+    image = layout(tmp_path / "image", [tar([Entry("zeros", os.urandom(1 << 20) * 200)])], compress=False)
+    with running(home.node.start("share", str(image), "--name", "stopped")) as process:
+        incoming = home.node.home / "run" / "incoming"
+        wait_until(lambda: incoming.is_dir() and any(incoming.iterdir()), "the import has begun")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    wait_until(lambda: not any(incoming.iterdir()), "the import is undone")
+    assert home.node.status()["logs"] == []
+    assert share(home.node, str(image), "--name", "stopped").startswith("hyper://")

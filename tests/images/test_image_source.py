@@ -22,6 +22,7 @@ from images.errors import (
     ArchiveCorrupt,
     DigestMismatch,
     ImageSourceCorrupt,
+    ImportChanged,
     ImportStopped,
     NoSuchPlatform,
     SourceTooLarge,
@@ -263,6 +264,16 @@ def test_bare_tars_must_be_whole(repository: Repository, tmp_path: Path) -> None
     path.write_bytes(b"hsqs" + os.urandom(5000))
     with pytest.raises(ArchiveCorrupt, match="no tar header at byte 0"):
         opened(path)
+
+
+def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "root.tar"
+    path.write_bytes(LAYER)
+    with (
+        pytest.raises(ImportChanged, match="changed while it was read"),
+        open_stack(path, tmp_path, AMD64, None, lambda: False),
+    ):
+        path.write_bytes(LAYER + bytes(512))
 
 
 class Memory:

@@ -18,7 +18,7 @@ from images.catalog import Catalog
 from images.errors import AmbiguousVersion, ImageTooNew, NoSuchVersion, VersionCorrupt
 from images.ingest import StoredBlock
 from images.manifest_store import ManifestRef
-from images.version import Config, ImageVersion, decode_version, is_version
+from images.version import Config, Healthcheck, ImageVersion, decode_version, is_version
 
 
 def make_version(number: int = 0, **fields: Any) -> ImageVersion:
@@ -28,6 +28,20 @@ def make_version(number: int = 0, **fields: Any) -> ImageVersion:
         config=Config(os="linux", arch="amd64", cmd=("sh", "-c", "echo ü"), env=("A=b=c", "PATH=/bin"), workdir="/srv"),
         **fields,
     )
+
+
+def test_how_to_run_survives() -> None:
+    config = Config(
+        os="linux",
+        arch="arm64",
+        volumes=("/a", "/b"),
+        ports=("53/udp", "80/tcp"),
+        labels=(("a.b", ""), ("c", "d\ne")),
+        stop_signal="SIGRTMIN+3",
+        healthcheck=Healthcheck(test=("CMD-SHELL", "true"), interval=5, timeout=6, start_period=7, retries=8),
+    )
+    version = replace(make_version(), config=config)
+    assert decode_version(version.encode()) == version
 
 
 def test_a_version_survives() -> None:
@@ -50,6 +64,17 @@ def test_a_version_survives() -> None:
         {"env": ("A=\x1b[2J",)},
         {"cmd": ("a\0b",)},
         {"os": "Linux!"},
+        {"volumes": ("data",)},
+        {"volumes": ("/b", "/a")},
+        {"ports": ("80",)},
+        {"ports": ("80/tcp", "80/tcp")},
+        {"labels": (("", "x"),)},
+        {"labels": (("a\x1b", "x"),)},
+        {"stop_signal": "KILL"},
+        {"healthcheck": Healthcheck(test=())},
+        {"healthcheck": Healthcheck(test=("CMD",))},
+        {"healthcheck": Healthcheck(test=("NONE", "x"))},
+        {"healthcheck": Healthcheck(test=("CMD", "x"), interval=-1)},
         {"arch": ""},
     ],
 )
