@@ -43,23 +43,32 @@ Replicas: `Replication` is one end of an exchange and does no input or output; w
 
 Values of other types: `TypedLog(log, JSON)`. Records derived from entries: `Index`. Checking everything that is stored:
 `audit` (audit.py), `hyperlog.repair`.
+
+The names below are the public interface. They are imported when first used, so that a program that needs an error
+class does not load a database.
 """
 
-from hyperlog.blocks import BlockStore
-from hyperlog.codecs import BYTES, CBOR, JSON, UTF8, Codec, TypedLog
-from hyperlog.dag import ancestors, causal_order, comes_after
-from hyperlog.entry import Claim, Entry, Evidence, Kind, decode_claim, decode_entry
-from hyperlog.events import Observer, Proposal
-from hyperlog.forks import ForkProof, decode_fork
-from hyperlog.ids import BlockId, DiscoveryKey, EntryId, LogKey, ManifestId, WriterKey, discovery_key
-from hyperlog.index import Index
-from hyperlog.link import Link, parse_link
-from hyperlog.log import Log, Logs
-from hyperlog.replication import Replication, ReplicationStats
-from hyperlog.repository import Repository, open_repository
-from hyperlog.run import Run, decode_run, encode_run
-from hyperlog.selection import ALL, Fetching, Selection
-from hyperlog.writers import Grant, Policy, Revoke, Rights, Rotate, Transfer
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hyperlog.blocks import BlockStore
+    from hyperlog.codecs import BYTES, CBOR, JSON, UTF8, Codec, TypedLog
+    from hyperlog.dag import ancestors, causal_order, comes_after
+    from hyperlog.entry import Claim, Entry, Evidence, Kind, decode_claim, decode_entry
+    from hyperlog.events import Observer, Proposal
+    from hyperlog.forks import ForkProof, decode_fork
+    from hyperlog.ids import BlockId, DiscoveryKey, EntryId, LogKey, ManifestId, WriterKey, discovery_key
+    from hyperlog.index import Index
+    from hyperlog.link import Link, parse_link
+    from hyperlog.log import Log, Logs
+    from hyperlog.replication import Replication, ReplicationStats
+    from hyperlog.repository import Repository, open_repository
+    from hyperlog.run import Run, decode_run, encode_run
+    from hyperlog.selection import ALL, Fetching, Selection
+    from hyperlog.writers import Grant, Policy, Revoke, Rights, Rotate, Transfer
 
 __all__ = [
     "ALL",
@@ -111,3 +120,28 @@ __all__ = [
     "open_repository",
     "parse_link",
 ]
+
+_MODULES: Final = {
+    "blocks": ("BlockStore",),
+    "codecs": ("BYTES", "CBOR", "JSON", "UTF8", "Codec", "TypedLog"),
+    "dag": ("ancestors", "causal_order", "comes_after"),
+    "entry": ("Claim", "Entry", "Evidence", "Kind", "decode_claim", "decode_entry"),
+    "events": ("Observer", "Proposal"),
+    "forks": ("ForkProof", "decode_fork"),
+    "ids": ("BlockId", "DiscoveryKey", "EntryId", "LogKey", "ManifestId", "WriterKey", "discovery_key"),
+    "index": ("Index",),
+    "link": ("Link", "parse_link"),
+    "log": ("Log", "Logs"),
+    "replication": ("Replication", "ReplicationStats"),
+    "repository": ("Repository", "open_repository"),
+    "run": ("Run", "decode_run", "encode_run"),
+    "selection": ("ALL", "Fetching", "Selection"),
+    "writers": ("Grant", "Policy", "Revoke", "Rights", "Rotate", "Transfer"),
+}
+_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hyperlog.{_HOMES[name]}"), name)

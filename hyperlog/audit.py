@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.errors import HyperError, StoreDamaged
-from hyperlog.guard import read_guard
+from hyperlog.guard import check_guard
 from hyperlog.ids import BlockId, EntryId, LogKey, to_text
 from hyperlog.keys import KeyPair, read_secret
-from hyperlog.log import Log, Logs
+from hyperlog.log import Log, Logs, check_marks
 from hyperlog.replay import replay
 from hyperlog.repository import Repository
 from hyperlog.store import MemoryStore, Store
 from hyperlog.view import parts
-from hyperlog.watermarks import STORE, Watermarks
+from hyperlog.watermarks import Watermarks
 
 _LOG_PREFIXES: Final = (b"s", b"f", b"v", b"c", b"h", b"t", b"a", b"p", b"k", b"d")
 """Kinds of records whose keys go on with the log's key."""
@@ -110,9 +110,11 @@ class _Auditor:
         self.verified = Progress(0, 0, 0)
 
     def marks(self) -> None:
-        mark, record = self._repository.marks.get(STORE), read_guard(self._store)
-        if mark is not None and mark != record.last:
-            self._found(FindingKind.MARK, "the store is not at its high-water mark")
+        try:
+            check_guard(self._store, self._repository.marks)
+            check_marks(self._store, self._repository.marks)
+        except StoreDamaged as error:
+            self._found(FindingKind.MARK, error.message)
 
     def logs(self) -> None:
         keys = {LogKey(key[1:]) for key in self._keys(b"l")}
@@ -136,6 +138,8 @@ class _Auditor:
     def keys(self) -> None:
         directory = self._repository.path / "keys"
         for path in sorted(directory.iterdir()) if directory.exists() else ():
+            if path.suffix == ".new":
+                continue  # left by a crash before the key was made
             try:
                 if to_text(KeyPair.from_seed(read_secret(path)).public) != path.name:
                     self._found(FindingKind.KEY, f"secret key {path} is not the one that it is filed as")

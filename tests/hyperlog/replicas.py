@@ -170,3 +170,15 @@ def forge(pair: KeyPair, log: LogKey, values: list[bytes]) -> bytes:
 def evidence_of_one(pair: KeyPair, log: LogKey, identifier: EntryId) -> Evidence:
     """The evidence of a feed's only entry."""
     return Evidence(1, sign_head(pair, log, 1, identifier), ())
+
+
+def values(log: Log) -> list[bytes]:
+    return [entry.value for _, entry in log.changes()]
+
+
+def done(line: Line) -> bool:
+    return all(end.is_done for end in line.ends)
+
+
+def agree(*logs: Log) -> bool:
+    return all(standing(log) == standing(logs[0]) for log in logs)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hyperlog
 from hyperlog import Rights, open_repository
 from hyperlog.errors import RolledBack
 from tests.hyperlog.replicas import Home, sync
@@ -38,6 +39,12 @@ def test_the_examples_of_the_package(tmp_path: Path) -> None:
         log.transfer(key)
         assert log.owner == key
         assert bytes(log.key) != bytes(key)
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(hyperlog, name) is not None for name in hyperlog.__all__)
+    with pytest.raises(AttributeError):
+        _ = hyperlog.no_such_name
 
 
 def test_a_key_moves_to_another_machine_and_waits_for_its_feed(tmp_path: Path) -> None:
