@@ -54,11 +54,12 @@ async def log(config: Config, arguments: Mapping[str, Any]) -> int:
             version["entry"][:12],
             datetime.fromtimestamp(version["created"], UTC).strftime("%Y-%m-%d %H:%M"),
             size_text(version["image_bytes"]),
+            " ".join(version["tags"]) or "-",
             plain(version["message"] or ""),
         )
         for version in reversed(result["versions"])
     ]
-    print_table(("VERSION", "ENTRY", "CREATED", "SIZE", "MESSAGE"), rows)
+    print_table(("VERSION", "ENTRY", "CREATED", "SIZE", "TAGS", "MESSAGE"), rows)
     return EXIT_OK
 
 

@@ -31,11 +31,15 @@ async def show_log(node: Node, request: ShowLog, call: Call) -> Mapping[str, Any
 
     link = parse_link(request.link)
     log, _ = await find_version(node, link, request.peers, refresh=request.refresh, tell=tell)
+    catalog = Catalog.of(log)
+    tags: dict[int, list[str]] = {}
+    for name, number in sorted(catalog.tags.items()):
+        tags.setdefault(number, []).append(name)
     return {
         "link": Link(log.key).text,
         "name": log.name,
         "writable": log.writable,
-        "versions": [_version(published) for published in Catalog.of(log).versions],
+        "versions": [{**_version(published), "tags": tags.get(published.number, [])} for published in catalog.versions],
     }
 
 

@@ -83,6 +83,7 @@ def test_versions_are_listed_compared_named_and_read(author: tuple[Daemon, str, 
     assert _json(node, "show", link)["number"] == 2, "a tag publishes nothing"
     _ok(node, "tag", f"{link}@2", "stable")
     assert _json(node, "show", f"{link}@stable")["message"] == "second"
+    assert [version["tags"] for version in _json(node, "log", link)["versions"]] == [[], ["stable"]]
     _ok(node, "tag", link, "stable", "--remove")
     assert node.run("show", f"{link}@stable").returncode == 3
     for bad in ("v3", "7", "a/b", ""):
