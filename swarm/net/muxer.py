@@ -298,6 +298,7 @@ class Muxer(IMuxedConn):
         for stream in self._streams.values():
             stream.wake()
         self._streams.clear()
+        _log.debug("%d bytes from %s, %d to it", self._channel.bytes_in, self.peer_id, self._channel.bytes_out)
         await self._channel.close()
         if self.on_close is not None:
             await self.on_close()

@@ -111,6 +111,7 @@ class SilentChannel:
 
     is_initiator = True
     has_room = True
+    bytes_in = bytes_out = 0
 
     def __init__(self) -> None:
         self.said = b""
