@@ -57,14 +57,12 @@ async def copy_from_registry(
     await _run([*argv, check_reference(reference), f"dir:{folder}"], lambda: _folder_bytes(folder), report)
 
 
-async def copy_to_registry(
-    source: str, reference: str, *, auth_file: str | None, insecure: bool, report: Report
-) -> None:
+async def copy_to_registry(source: str, reference: str, *, auth_file: str | None, insecure: bool) -> None:
     """Push `source` (a transport and a path of skopeo's)."""
     argv = [*_skopeo(), "copy", "--quiet"]
     argv += ["--dest-tls-verify=false"] if insecure else []
     argv += [f"--dest-authfile={auth_file}"] if auth_file else []
-    await _run([*argv, source, check_reference(reference)], None, report)
+    await _run([*argv, source, check_reference(reference)])
 
 
 async def build(
@@ -88,7 +86,7 @@ async def build(
     argv += [f"--target={target}"] if target else []
     argv += [f"--build-arg={argument}" for argument in arguments]
     argv += [f"--authfile={auth_file}"] if auth_file else []
-    await _run([*argv, "--", str(directory)], None, report)
+    await _run([*argv, "--", str(directory)])
     image = number.read_text().strip()
     number.unlink()
     await _run(
@@ -102,8 +100,8 @@ def _skopeo() -> list[str]:
     return ["skopeo"] if known else ["skopeo", "--insecure-policy"]
 
 
-async def _run(argv: Sequence[str], measure: Callable[[], int] | None, report: Report) -> None:
-    """Run a program to its end. One that stops making progress, where that can be measured, is ended.
+async def _run(argv: Sequence[str], measure: Callable[[], int] | None = None, report: Report | None = None) -> None:
+    """Run a program to its end. One that stops making progress, where that is measured, is ended.
 
     Raises `ToolMissing`, `ToolFailed` with the last that it said.
     """
@@ -120,7 +118,7 @@ async def _run(argv: Sequence[str], measure: Callable[[], int] | None, report: R
             death_signal=signal.SIGTERM,
         ) as child:
             async with trio.open_nursery() as nursery:
-                if measure is not None:
+                if measure is not None and report is not None:
                     nursery.start_soon(_watch, name, measure, report)
                 status = await child.wait()
                 nursery.cancel_scope.cancel()

@@ -80,16 +80,12 @@ async def _push(node: Node, image: Prepared, request: Export, ref: str, call: Ca
     async with incoming(node) as folder:
         layout = folder / "layout"
         await _write(image, "oci", layout, "image", call)
-
-        async def report(_done: int) -> None:
-            return
-
+        await call.event("stage", stage="pushing")
         await tools.copy_to_registry(
             f"oci:{layout}:image",
             request.target,
             auth_file=request.auth_file,
             insecure=request.insecure,
-            report=report,
         )
 
 
