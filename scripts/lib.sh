@@ -62,6 +62,12 @@ ensure_packages() {
     # shellcheck disable=SC2086
     quietly apt-get install -q -y --no-install-recommends $missing ||
         die "apt-get could not install: $missing" "is the network there, and a Debian mirror set up?"
+    # Its package starts a registry that listens on all interfaces; the tests start one of their own.
+    case " $missing " in
+    *" docker-registry "*)
+        if [ -d /run/systemd/system ]; then quietly systemctl disable --now docker-registry || true; fi
+        ;;
+    esac
 }
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
