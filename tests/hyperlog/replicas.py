@@ -76,6 +76,12 @@ def standing(log: Log) -> object:
     return log.ends(), log.heads(), policy.owner, dict(policy.admissions), limits
 
 
+def only_seed(home: Path) -> bytes:
+    """The one secret key of a home."""
+    (found,) = sorted((home / "keys").iterdir())
+    return found.read_bytes()
+
+
 class Line:
     """Two ends and what is on the way between them."""
 

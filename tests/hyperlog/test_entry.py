@@ -27,7 +27,7 @@ from hyperlog.keys import KeyPair
 from hyperlog.limits import ENTRY_LINKS_MAX, ENTRY_VALUE_BYTES_MAX
 from hyperlog.merkle import node
 from hyperlog.run import decode_run, encode_run
-from tests.hyperlog.replicas import Home, evidence_of_one, forge, two
+from tests.hyperlog.replicas import Home, evidence_of_one, forge, only_seed, two
 from tests.hyperlog.speccheck import VECTORS
 
 PAIR = KeyPair.from_seed(bytes(range(32)))
@@ -237,7 +237,7 @@ def test_a_header_has_one_spelling() -> None:
 def test_a_fork_made_of_two_entries_is_proven(tmp_path: Path) -> None:
     home = Home(tmp_path)
     log = home.logs.create("x")
-    seed = next((tmp_path / "keys").iterdir()).read_bytes()
+    seed = only_seed(tmp_path)
     log.append_many([b"1", b"2"])
     replica = Home(tmp_path / "other").logs.add_remote(log.key)
     replica.add_run(forge(KeyPair.from_seed(seed), log.key, [b"another 1"]))

@@ -15,7 +15,7 @@ from hyperlog.keys import KeyPair
 from hyperlog.log import Log
 from hyperlog.merkle import peaks_of, root, siblings
 from hyperlog.run import encode_run
-from tests.hyperlog.replicas import Home, forge, forge_feed, sync, two
+from tests.hyperlog.replicas import Home, forge, forge_feed, only_seed, sync, two
 
 
 def claims(pair: KeyPair, log: LogKey, values: list[bytes], links: tuple[EntryId, ...] | None = None) -> list[Claim]:
@@ -184,7 +184,7 @@ def test_the_log_goes_on_with_a_new_key_for_the_forked_writer(tmp_path: Path) ->
     log.grant(key)
     sync(log, replica)
     replica.append(b"mine")
-    seed = (tmp_path / "w" / "keys").joinpath(next((tmp_path / "w" / "keys").iterdir()).name).read_bytes()
+    seed = only_seed(tmp_path / "w")
     twin = encode_run(
         forge_feed(KeyPair.from_seed(seed), log.key, [b"the twin's"], (log.id_at(WriterKey(log.key), 0),))[0]
     )
@@ -203,7 +203,7 @@ def test_the_log_goes_on_with_a_new_key_for_the_forked_writer(tmp_path: Path) ->
 def test_an_own_history_that_was_signed_elsewhere_is_noticed_on_arrival(tmp_path: Path) -> None:
     home = Home(tmp_path)
     log = home.logs.create()
-    seed = next((tmp_path / "keys").iterdir()).read_bytes()
+    seed = only_seed(tmp_path)
     log.append_many([b"1", b"2"])
     with pytest.raises(ForkDetected):
         log.add_run(forge(KeyPair.from_seed(seed), log.key, [b"1", b"x", b"3"]))
