@@ -32,7 +32,7 @@ from libp2p.security.noise.transport import Transport
 from hyperlog.hashing import blake3_256
 from hyperlog.ids import BlockId, LogKey, block_id
 from swarm.swarm import Swarm, SwarmConfig
-from tests.swarm.support import NoLogs
+from tests.swarm.support import memory_logs
 
 ALPN: Final = b"bench/1"
 BLOCK_BYTES: Final = 65536
@@ -83,7 +83,7 @@ async def _until_told() -> None:
 
 
 def _swarm(blocks: Blocks) -> Swarm:
-    return Swarm(NoLogs(), blocks, SwarmConfig(identity_seed=os.urandom(32), listen=(_LISTEN,), mdns=False))
+    return Swarm(memory_logs(), blocks, SwarmConfig(identity_seed=os.urandom(32), listen=(_LISTEN,), mdns=False))
 
 
 async def serve_ours(blocks: Blocks) -> None:

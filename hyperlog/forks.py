@@ -15,7 +15,7 @@ from typing import Self
 
 from hyperlog.entry import FORMAT, Claim, decode_claim
 from hyperlog.errors import Corrupt, FeedFrozen
-from hyperlog.ids import LogKey, WriterKey
+from hyperlog.ids import LogKey, WriterKey, to_text
 from hyperlog.limits import FORK_PROOF_BYTES_MAX
 
 
@@ -78,5 +78,18 @@ def own_feed_frozen(seq: int, *, is_owner: bool) -> FeedFrozen:
             "This key owns the log, so go on in a new log and tell its readers the new address"
             if is_owner
             else "Make a new key here and ask the owner of the log to admit it"
+        ),
+    )
+
+
+def feed_frozen(writer: WriterKey, seq: int, *, is_owner: bool) -> FeedFrozen:
+    """What a reader is told of a feed that forked at `seq`."""
+    return FeedFrozen(
+        f"writer {to_text(writer)[:12]}… signed two different entries as number {seq}, so that feed ends there",
+        "its key was used in two places or an old backup was restored. "
+        + (
+            "It owns the log, so nothing new comes here: ask its author for a new address"
+            if is_owner
+            else "The owner of the log can admit a new key for this writer"
         ),
     )

@@ -119,16 +119,19 @@ class Replication:
     # ------------------------------------------------------------------------------------------------ for the driver
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the peer owes an answer to a request."""
+        return self._requests_answered < self._requests_out
+
+    @property
+    def has_all(self) -> bool:
+        """Whether this end has all it wants of what the peer told, which is news since the last `ask`."""
+        return self._done_out == self._news_in and not self.is_waiting and not self._changed
+
+    @property
     def is_done(self) -> bool:
         """Whether both ends have all they want of what the other last told, and nothing is left to be sent."""
-        return (
-            self._peer is not None
-            and self._done_out == self._news_in
-            and self._done_in == self._news_out
-            and not self._out
-            and not self._giving.is_busy
-            and not self._changed
-        )
+        return self.has_all and self._done_in == self._news_out and not self._out and not self._giving.is_busy
 
     @property
     def is_live(self) -> bool:
@@ -137,6 +140,11 @@ class Replication:
 
     def statistics(self) -> ReplicationStats:
         return ReplicationStats(*self._counts)
+
+    def ask(self) -> None:
+        """Ask a live peer for its news: requests are answered after these, so an empty one will do."""
+        self._say(Request(()))
+        self._requests_out += 1
 
     def close(self) -> None:
         """Give up what this exchange holds: its claims on feeds, its listeners, and the stop of appends."""
@@ -338,8 +346,11 @@ class Replication:
             return
         lacking = self._plan() if self._pull and self._done_out != self._news_in else 0
         self._guard_own_feed()
-        is_waiting = self._requests_answered < self._requests_out or self._comparing.is_busy or self._changed
-        if not lacking and not is_waiting and self._done_out != self._news_in:
+        if (
+            not lacking
+            and not (self.is_waiting or self._comparing.is_busy or self._changed)
+            and self._done_out != self._news_in
+        ):
             self._done_out = self._news_in
             self._confirm_own_feed()
             self._say(Done(self._news_in))
@@ -386,9 +397,7 @@ class Replication:
         """Stop appends while the peer claims newer entries of the own feed and these are on their way."""
         writer = self._log.writer
         is_behind = (
-            writer is not None
-            and self._asked.get(writer, 0) > self._log.vector().get(writer, 0)
-            and self._requests_answered < self._requests_out
+            writer is not None and self._asked.get(writer, 0) > self._log.vector().get(writer, 0) and self.is_waiting
         )
         if is_behind and self._release is None:
             self._release = self._log.hold_appends(self)

@@ -9,17 +9,19 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from hyperlog.errors import BlockMissing, PeerMisbehaved
-from hyperlog.ids import BlockId, LogKey, WriterKey
+from hyperlog.ids import BlockId, LogKey
 from swarm.addresses import PeerId
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
 from swarm.limits import (
+    BLOCK_TURNS_MAX,
     CLOSE_SECONDS,
+    EXCHANGE_UNREAD_MAX,
     HANDSHAKE_SECONDS,
     PING_SECONDS,
     READ_AHEAD_BYTES,
@@ -35,12 +37,11 @@ from swarm.replication.session import (
     BlockRefused,
     BlocksAsked,
     Ended,
-    EntriesCame,
     Event,
+    ExchangeCame,
     Opened,
     Session,
     State,
-    VectorCame,
 )
 from swarm.stats import Counters, PeerCounters
 
@@ -54,17 +55,16 @@ class BlockBook(Protocol):
 
 
 class Owner(Protocol):
-    """Whom a live session tells what came. Nothing here may wait; `PeerMisbehaved` ends the session."""
+    """Whom a live session tells what came. Nothing here may wait, but for a store; what it raises ends the session."""
 
     def on_open(self, live: LiveSession) -> None: ...
     def on_heard(self, live: LiveSession) -> None: ...
-    def on_vector(self, live: LiveSession, came: VectorCame) -> None: ...
-    def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None: ...
+    def on_exchange(self, live: LiveSession, frame: bytes) -> None: ...
     def on_block(self, live: LiveSession, came: BlockCame) -> None: ...
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None: ...
 
-    def entries_for(self, live: LiveSession) -> list[bytes]:
-        """The next batch of entries that the peer lacks; empty when it lacks none."""
+    def next_exchange(self, live: LiveSession) -> bytes | None:
+        """The next frame of the exchange about entries; None when there is nothing to say now."""
         ...
 
 
@@ -96,6 +96,8 @@ class LiveSession:
         self._has_news = False
         self._loaded: deque[tuple[Wanted, bytes | None]] = deque()
         """Blocks that were read ahead, to be answered next."""
+        self._block_turns = 0
+        self._exchange_unread = 0
         self._scope = trio.CancelScope()
         self._failure: Exception | None = None
         self._ended: Reason | None = None
@@ -128,12 +130,8 @@ class LiveSession:
         self._session.cancel(number)
         self._wake.set()
 
-    def send_vector(self, counts: Mapping[WriterKey, int], *, question: int = 0, answer: int = 0) -> None:
-        self._session.send_vector(counts, question=question, answer=answer)
-        self._wake.set()
-
     def tell_news(self) -> None:
-        """There may be entries for this peer: `Owner.entries_for` will be asked."""
+        """The exchange may have something to say: `Owner.next_exchange` will be asked."""
         self._has_news = True
         self._wake.set()
 
@@ -166,7 +164,7 @@ class LiveSession:
         if self._failure is not None:
             raise self._failure
         if self._scope.cancelled_caught:
-            raise PeerTooSlow("the peer owes blocks and is silent")
+            raise PeerTooSlow("the peer owes blocks or entries and is silent")
         if self.log is None:
             raise _refusal(self._ended)
 
@@ -199,11 +197,11 @@ class LiveSession:
                 self.log = log
                 self._opened.set()
                 self._owner.on_open(self)
-            case VectorCame():
-                self._owner.on_vector(self, event)
-            case EntriesCame(encoded):
-                self._counters.entries_in += len(encoded)
-                self._owner.on_entries(self, encoded)
+            case ExchangeCame(frame):
+                self._exchange_unread += 1
+                if self._exchange_unread > EXCHANGE_UNREAD_MAX:
+                    raise PeerTooSlow("the peer talks about entries but does not read the answers")
+                self._owner.on_exchange(self, frame)
             case BlockCame():
                 self._counters.blocks_in += 1
                 self._totals.blocks_in += 1
@@ -236,27 +234,39 @@ class LiveSession:
         self._totals.bytes_out += len(data)
 
     async def _compose(self) -> bytes:
-        """Blocks the peer asked for, else entries it lacks: about `WRITE_CHUNK_BYTES` of it. Empty: nothing to say."""
-        if not self._loaded and (asked := self._take_asked()):
+        """Blocks the peer asked for, else what there is to say about entries: about `WRITE_CHUNK_BYTES` of it.
+
+        Empty: nothing to say. After `BLOCK_TURNS_MAX` times blocks it is the entries' turn.
+        """
+        is_exchange_due = self._has_news and self._block_turns >= BLOCK_TURNS_MAX
+        if not is_exchange_due and not self._loaded and (asked := self._take_asked()):
             if self._disk is None:
                 found = self._load(asked)
             else:
                 found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
             self._loaded.extend(found)
-        if self._loaded:
+        if self._loaded and not is_exchange_due:
+            self._block_turns += 1
             room = WRITE_CHUNK_BYTES
             while self._loaded and room > 0:
                 wanted, payload = self._loaded.popleft()
                 self._answer(wanted, payload)
                 room -= wanted.bytes_max
         elif self._has_news and self._session.state is State.OPEN:
-            self._has_news = False
-            batch = self._owner.entries_for(self)
-            if batch:
-                self._has_news = True
-                self._counters.entries_out += len(batch)
-                self._session.send_entries(batch)
+            self._block_turns = 0
+            self._compose_exchange()
         return self._session.take_output()
+
+    def _compose_exchange(self) -> None:
+        room = WRITE_CHUNK_BYTES
+        while room > 0:
+            frame = self._owner.next_exchange(self)
+            if frame is None:
+                self._has_news = False
+                self._exchange_unread = 0
+                return
+            self._session.send_exchange(frame)
+            room -= len(frame)
 
     def _take_asked(self) -> list[Wanted]:
         asked: list[Wanted] = []

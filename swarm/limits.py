@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from hyperlog.limits import BLOCK_BYTES_MAX, ENTRY_BYTES_MAX
+from hyperlog.limits import BLOCK_BYTES_MAX
 
 # --- frames ---------------------------------------------------------------------------------------------------
-
-ENTRIES_BYTES_MAX: Final = ENTRY_BYTES_MAX + 1024
-"""Body of one batch of entries: room for the largest single entry."""
-
-ENTRIES_COUNT_MAX: Final = 256
-ENTRIES_BATCH_BYTES: Final = 256 << 10
-"""A sender closes a batch here, so that blocks are not held up behind entries; one larger entry goes alone."""
-
-VECTOR_WRITERS_MAX: Final = 1024
-VECTOR_BYTES_MAX: Final = 64 << 10
 
 BLOCK_BODY_BYTES_MAX: Final = 4 + BLOCK_BYTES_MAX
 
@@ -37,6 +27,12 @@ ASKED_PEERS_MAX: Final = 4
 
 CONTROL_BYTES_MAX: Final = 1 << 20
 """Control bytes waiting for a peer that does not read (W22)."""
+
+EXCHANGE_UNREAD_MAX: Final = 32_768
+"""Frames about entries from a peer that reads none of ours meanwhile (W22)."""
+
+BLOCK_TURNS_MAX: Final = 4
+"""Blocks go before entries, but not more often than this in a row: an exchange must not starve."""
 
 WRITE_CHUNK_BYTES: Final = 128 << 10
 """Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames."""
@@ -120,6 +116,9 @@ LATE_SECONDS: Final = 5.0
 
 DEAD_SECONDS: Final = 10.0
 """A peer that owes blocks and has been silent this long is disconnected."""
+
+ENTRIES_OWED_SECONDS: Final = 30.0
+"""A peer that owes entries and said nothing about the log for this long is disconnected."""
 
 PING_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 25.0

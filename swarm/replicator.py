@@ -1,113 +1,75 @@
-"""Bring a log and its replicas at peers to the same state.
+"""Bring joined logs and their replicas at peers to the same state: hyperlog's exchange, driven by live sessions.
 
-Each end says how many entries of each writer it holds (a vector); the other sends what is missing, in causal order
-and in batches, and goes on doing so as entries arrive: so a new entry is pushed to every connected peer of its log.
-Nothing is believed: entries are verified by `LogReplica.add_all` before they count, and a claim to hold more only
-makes us wait for it, which `sync` bounds.
+Each session carries one live exchange about its log (hyperlog/replication.py), frame by frame. All that is decided
+about entries, forks and admissions is decided there; here are only the clock, the peers and whoever waits.
 
-A view of a peer's state only grows, because stores do not forget.
+The exchanges of one log share who fetches which feed. A peer that claims entries and does not send them would keep that
+feed from being asked elsewhere, so after a moment the others may ask for it too: entries that come twice do no harm.
+Commits block the event loop for an fsync, as reads of the store do for less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
-from hyperlog.entry import Entry
-from hyperlog.errors import (
-    Corrupt,
-    ForkDetected,
-    HyperError,
-    NoProvider,
-    NotWriter,
-    OutOfOrder,
-    PeerMisbehaved,
-    StoreDamaged,
-)
-from hyperlog.ids import LogKey, WriterKey
+from hyperlog.errors import HyperError, ModesDiffer, NoProvider, PeerMisbehaved
+from hyperlog.ids import LogKey
+from hyperlog.replica import Log
+from hyperlog.replication import Replication
+from hyperlog.selection import Fetching
 from swarm.connection import LiveSession
 from swarm.errors import ConnectionLost
-from swarm.limits import (
-    AGREE_SECONDS,
-    ENTRIES_BATCH_BYTES,
-    ENTRIES_COUNT_MAX,
-    VECTOR_WRITERS_MAX,
-)
-from swarm.replication.session import VectorCame
-
-_READ_AHEAD: Final = 16
-
-
-class LogReplica(Protocol):
-    """What the swarm needs of a log (`hyperlog.Log`)."""
-
-    @property
-    def length(self) -> int: ...
-    def vector(self) -> dict[WriterKey, int]: ...
-    def feed(self, writer: WriterKey, start: int = 0, limit: int = 1000) -> list[Entry]: ...
-    def changes(self, since: int = 0) -> Iterator[tuple[int, Entry]]: ...
-    def add_all(self, encoded: Sequence[bytes]) -> list[Entry]: ...
-    def subscribe(self, listener: Callable[[Sequence[Entry]], None]) -> Callable[[], None]: ...
+from swarm.limits import AGREE_SECONDS, ENTRIES_OWED_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
 
 
 class LogBook(Protocol):
     """What the swarm needs of all logs (`hyperlog.Logs`)."""
 
-    def add_remote(self, key: LogKey, /) -> LogReplica:
+    def add_remote(self, key: LogKey, /) -> Log:
         """The log `key`, made empty unless it is here."""
         ...
 
 
-class _View:
-    """What is known of one peer's state of one log."""
+class _Peer:
+    """One peer's exchange about one log."""
 
-    __slots__ = ("claimed", "cursor", "epoch", "has_vector", "held", "is_unheard")
+    __slots__ = ("exchange", "heard_at", "owes_since")
 
-    def __init__(self) -> None:
-        self.held: dict[WriterKey, int] = {}
-        """Entries the peer has or has been sent."""
-        self.claimed: Mapping[WriterKey, int] = {}
-        self.cursor = 0
-        """Change number up to which `held` is known to cover our log."""
-        self.epoch = 0
-        """The last `sync` this peer's claim is an answer to."""
-        self.has_vector = False
-        self.is_unheard = False
-        """The peer sent entries that do not fit here; it is not listened to about the log any more."""
+    def __init__(self, exchange: Replication) -> None:
+        self.exchange = exchange
+        self.owes_since: float | None = None
+        """When the requests that are unanswered now began to be."""
+        self.heard_at = 0.0
+        """When it last said something about the log, or came to owe an answer."""
 
-    def note(self, writer: WriterKey, count: int) -> None:
-        if count > self.held.get(writer, 0):
-            self.held[writer] = count
+    def note(self, now: float, *, heard: bool) -> None:
+        """Look whether it owes anything, after a frame came or went."""
+        if not self.exchange.is_waiting:
+            self.owes_since = None
+        elif self.owes_since is None:
+            self.owes_since = self.heard_at = now
+        elif heard:
+            self.heard_at = now
 
 
 class _Replica:
     """One joined log with the peers that share it."""
 
-    def __init__(self, log: LogReplica) -> None:
+    def __init__(self, log: Log) -> None:
         self.log = log
-        self.views: dict[LiveSession, _View] = {}
-        self.epoch = 0
+        self.peers: dict[LiveSession, _Peer] = {}
+        self.fetching = Fetching()
         self.syncing = 0
         self.moved = trio.Event()
         self.failure: HyperError | None = None
-        self.is_forked = False
 
     def wake(self) -> None:
         self.moved.set()
         self.moved = trio.Event()
-
-    def own_vector(self) -> dict[WriterKey, int]:
-        vector = self.log.vector()
-        return dict(sorted(vector.items())[:VECTOR_WRITERS_MAX])
-
-    def agrees(self, view: _View) -> bool:
-        """Whether we hold all that the peer claimed in answer to the current question."""
-        own = self.log.vector()
-        covered = self.is_forked or all(own.get(writer, 0) >= count for writer, count in view.claimed.items())
-        return view.has_vector and view.epoch >= self.epoch and covered
 
 
 class Replicator:
@@ -126,14 +88,13 @@ class Replicator:
         self._why_none = why_none
         self._hurry = hurry
         self._replicas: dict[LogKey, _Replica] = {}
-        self._unsubscribes: list[Callable[[], None]] = []
         self._token: trio.lowlevel.TrioToken | None = None
+        self._busy = trio.Event()
 
     def join(self, key: LogKey) -> None:
         """Replicate `key` from here on."""
         if key not in self._replicas:
-            replica = self._replicas[key] = _Replica(self._logs.add_remote(key))
-            self._unsubscribes.append(replica.log.subscribe(partial(self._on_commit, key)))
+            self._replicas[key] = _Replica(self._logs.add_remote(key))
 
     def is_waiting(self, key: LogKey) -> bool:
         """Whether a `sync` of `key` is under way."""
@@ -141,15 +102,16 @@ class Replicator:
         return replica is not None and replica.syncing > 0
 
     async def run(self) -> None:
-        """Push local appends to peers until cancelled."""
+        """Push local appends to peers, and look after peers that owe entries, until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         try:
-            await trio.sleep_forever()
+            while True:
+                await self._busy.wait()
+                await trio.sleep(TICK_SECONDS)
+                if not self._look_after_owing(trio.current_time()):
+                    self._busy = trio.Event()
         finally:
             self._token = None
-            for unsubscribe in self._unsubscribes:
-                unsubscribe()
-            self._unsubscribes.clear()
 
     async def sync(self, key: LogKey) -> None:
         """Until we hold all that at least one peer has, and what the others say within `AGREE_SECONDS` of that.
@@ -157,28 +119,28 @@ class Replicator:
         Raises `NoProvider` when nobody agreed within `give_up_seconds`, and what the local store raised, if it did.
         """
         replica = self._replicas[key]
-        replica.epoch += 1
         replica.syncing += 1
         replica.failure = None
         try:
-            for live in replica.views:
-                live.send_vector(replica.own_vector(), question=replica.epoch)
-            if not replica.views:
+            for live, peer in replica.peers.items():
+                peer.exchange.ask()
+                live.tell_news()
+            if not replica.peers:
                 self._hurry(key)
-            with trio.move_on_after(self._give_up_seconds):
+            with trio.move_on_after(self._give_up_seconds) as waiting:
                 await self._wait_agreed(replica, any)
-                with trio.move_on_after(AGREE_SECONDS):
-                    await self._wait_agreed(replica, all)
-                return
+            if waiting.cancelled_caught:
+                raise NoProvider(f"no peer brought the log up to date: {self._why_none(key)}")
+            with trio.move_on_after(AGREE_SECONDS):
+                await self._wait_agreed(replica, all)
         finally:
             replica.syncing -= 1
-        raise NoProvider(f"no peer brought the log up to date: {self._why_none(key)}")
 
     async def _wait_agreed(self, replica: _Replica, enough: Callable[[Iterable[bool]], bool]) -> None:
         while True:
             if replica.failure is not None:
                 raise replica.failure
-            if enough(replica.agrees(view) for view in replica.views.values()):
+            if enough(peer.exchange.has_all for peer in replica.peers.values()):
                 return
             await replica.moved.wait()
 
@@ -187,87 +149,56 @@ class Replicator:
     def add_peer(self, live: LiveSession) -> None:
         assert live.log is not None
         replica = self._replicas[live.log]
-        replica.views[live] = _View()
-        live.send_vector(replica.own_vector())
+        exchange = Replication(replica.log, live=True, fetching=replica.fetching, wake=partial(self._wake, live))
+        replica.peers[live] = _Peer(exchange)
+        live.tell_news()
 
     def remove_peer(self, live: LiveSession) -> None:
+        """The session ended: what it was to fetch is asked elsewhere."""
         assert live.log is not None
         replica = self._replicas[live.log]
-        del replica.views[live]
+        replica.peers.pop(live).exchange.close()
         replica.wake()
 
-    def on_vector(self, live: LiveSession, came: VectorCame) -> None:
-        replica, view = self._of(live)
-        if came.answer > replica.epoch:
-            raise PeerMisbehaved("an answer to a question that was not asked")
-        # The first vector of a session was written after the session opened, so it answers whatever is asked now.
-        view.epoch = max(view.epoch, came.answer if view.has_vector else replica.epoch)
-        view.has_vector = True
-        view.claimed = came.counts
-        for writer, count in came.counts.items():
-            view.note(writer, count)
-        if came.question:
-            live.send_vector(replica.own_vector(), answer=came.question)
+    def receive(self, live: LiveSession, frame: bytes) -> None:
+        """Take a frame of the exchange. Raises `PeerMisbehaved`, or `ConnectionLost` when the own store failed."""
+        replica, peer = self._of(live)
+        before = peer.exchange.statistics().entries_in
+        try:
+            peer.exchange.receive(frame)
+        except PeerMisbehaved:
+            raise
+        except ModesDiffer as error:
+            raise PeerMisbehaved("a peer that neither gives nor takes entries") from error
+        except HyperError as error:
+            self._fail(replica, error)
+        live.counters.entries_in += peer.exchange.statistics().entries_in - before
+        peer.note(trio.current_time(), heard=True)
         live.tell_news()
         replica.wake()
 
-    def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None:
-        replica, view = self._of(live)
-        if replica.is_forked or view.is_unheard:
-            return
+    def next_frame(self, live: LiveSession) -> bytes | None:
+        """What to send next; None: nothing for now. Raises `ConnectionLost` when the own store failed."""
+        replica, peer = self._of(live)
+        before = peer.exchange.statistics().entries_out
         try:
-            added = replica.log.add_all(encoded)
-        except ForkDetected:
-            # The author's doing, not the peer's: what is held stays, nothing more of this log is taken.
-            replica.is_forked = True
-            replica.wake()
-            return
-        except (NotWriter, OutOfOrder) as error:
-            # An honest peer may know less about who may write than we do. Nothing more is taken from this session.
-            view.is_unheard = True
-            live.counters.fault = error.message
-            return
-        except StoreDamaged as error:
-            self._fail(replica, error)
-        except Corrupt as error:
-            raise PeerMisbehaved(f"an entry that cannot be right: {error.message}") from error
+            frame = peer.exchange.next_frame()
         except HyperError as error:
             self._fail(replica, error)
-        for entry in added:
-            view.note(entry.writer, entry.seq + 1)
-        replica.wake()
-
-    def entries_for(self, live: LiveSession) -> list[bytes]:
-        """The next batch for this peer, in causal order; counts as held by it from here on."""
-        replica, view = self._of(live)
-        if not view.has_vector:
-            return []
-        own = replica.log.vector()
-        behind = [writer for writer, count in own.items() if count > view.held.get(writer, 0)]
-        if not behind:
-            view.cursor = replica.log.length
-            return []
-        # With one writer behind, all that its entries link is held by the peer already: the feed's order is causal.
-        source = _feed(replica.log, behind[0], view) if len(behind) == 1 else _changes(replica.log, view)
-        batch: list[bytes] = []
-        room = ENTRIES_BATCH_BYTES
-        for entry in source:
-            encoded = entry.encoded
-            if batch and len(encoded) > room:
-                break
-            batch.append(encoded)
-            view.note(entry.writer, entry.seq + 1)
-            room -= len(encoded)
-            if room <= 0 or len(batch) == ENTRIES_COUNT_MAX:
-                break
-        return batch
+        live.counters.entries_out += peer.exchange.statistics().entries_out - before
+        peer.note(trio.current_time(), heard=False)
+        if peer.owes_since is not None:
+            self._busy.set()
+        if frame is None:
+            replica.wake()
+        return frame
 
     # ------------------------------------------------------------------------------------------------------ inside
 
-    def _of(self, live: LiveSession) -> tuple[_Replica, _View]:
+    def _of(self, live: LiveSession) -> tuple[_Replica, _Peer]:
         assert live.log is not None
         replica = self._replicas[live.log]
-        return replica, replica.views[live]
+        return replica, replica.peers[live]
 
     def _fail(self, replica: _Replica, error: HyperError) -> NoReturn:
         """Our own store failed: whoever syncs is told, and the session ends, for no fault of the peer."""
@@ -275,30 +206,22 @@ class Replicator:
         replica.wake()
         raise ConnectionLost(f"the local store failed: {error.message}") from error
 
-    def _on_commit(self, key: LogKey, _: Sequence[Entry]) -> None:
-        """Called with each commit, from whichever thread made it."""
+    def _wake(self, live: LiveSession) -> None:
+        """Called when an exchange has something to say, from whichever thread made the commit."""
         token = self._token
         if token is not None:
-            token.run_sync_soon(self._tell_news, key, idempotent=True)
+            token.run_sync_soon(live.tell_news, idempotent=True)
 
-    def _tell_news(self, key: LogKey) -> None:
-        replica = self._replicas[key]
-        for live in replica.views:
-            live.tell_news()
-        replica.wake()
-
-
-def _feed(log: LogReplica, writer: WriterKey, view: _View) -> Iterator[Entry]:
-    while True:
-        entries = log.feed(writer, view.held.get(writer, 0), _READ_AHEAD)
-        yield from entries
-        if len(entries) < _READ_AHEAD:
-            return
-
-
-def _changes(log: LogReplica, view: _View) -> Iterator[Entry]:
-    for number, entry in log.changes(view.cursor):
-        if entry.seq >= view.held.get(entry.writer, 0):
-            yield entry
-        # Reached only once the entry was taken, so one that did not fit is looked at again.
-        view.cursor = number
+    def _look_after_owing(self, now: float) -> bool:
+        """Let others fetch what a peer is late with, and drop who says nothing; whether any peer owes entries."""
+        is_any = False
+        for replica in self._replicas.values():
+            for live, peer in replica.peers.items():
+                if peer.owes_since is None:
+                    continue
+                is_any = True
+                if now - peer.heard_at >= STALL_SECONDS or now - peer.owes_since >= LATE_SECONDS:
+                    replica.fetching.release(peer.exchange)
+                if now - peer.heard_at >= ENTRIES_OWED_SECONDS:
+                    live.abandon()
+        return is_any

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -25,7 +25,7 @@ from swarm.limits import HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
 from swarm.network import Network, Stream
 from swarm.replication.ledger import Ledger
 from swarm.replication.messages import NONCE_BYTES, Reason
-from swarm.replication.session import BlockCame, BlockRefused, Session, VectorCame
+from swarm.replication.session import BlockCame, BlockRefused, Session
 from swarm.replicator import Replicator
 from swarm.stats import Counters, PeerRecords
 
@@ -162,13 +162,9 @@ class Sessions:
     def on_heard(self, live: LiveSession) -> None:
         self._fetcher.on_heard(live)
 
-    def on_vector(self, live: LiveSession, came: VectorCame) -> None:
+    def on_exchange(self, live: LiveSession, frame: bytes) -> None:
         if self._is_registered(live):
-            self._replicator.on_vector(live, came)
-
-    def on_entries(self, live: LiveSession, encoded: Sequence[bytes]) -> None:
-        if self._is_registered(live):
-            self._replicator.on_entries(live, encoded)
+            self._replicator.receive(live, frame)
 
     def on_block(self, live: LiveSession, came: BlockCame) -> None:
         self._fetcher.on_block(live, came)
@@ -176,5 +172,5 @@ class Sessions:
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
         self._fetcher.on_refused(live, came)
 
-    def entries_for(self, live: LiveSession) -> list[bytes]:
-        return self._replicator.entries_for(live) if self._is_registered(live) else []
+    def next_exchange(self, live: LiveSession) -> bytes | None:
+        return self._replicator.next_frame(live) if self._is_registered(live) else None

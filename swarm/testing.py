@@ -25,7 +25,7 @@ from swarm.connection import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from swarm.network import Network, NetworkSetup, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
-from swarm.replication.session import BlocksAsked, Session, VectorCame
+from swarm.replication.session import BlocksAsked, Session
 
 _PIPE_BYTES: Final = 256 << 10
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -286,9 +286,7 @@ class EvilPeer:
         with suppress(HyperError):
             while data := await stream.receive_some():
                 for event in session.receive(data):
-                    if isinstance(event, VectorCame):
-                        session.send_vector({}, answer=event.question)
-                    elif isinstance(event, BlocksAsked):
+                    if isinstance(event, BlocksAsked):
                         await self._mistreat(stream, session)
                 await stream.send_all(session.take_output())
         await stream.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +61,8 @@ async def log(config: Config, arguments: Mapping[str, Any]) -> int:
         for version in reversed(result["versions"])
     ]
     print_table(("VERSION", "ENTRY", "CREATED", "SIZE", "TAGS", "MESSAGE"), rows)
+    for fork in result["forks"]:
+        print(f"hypernode: {fork['message']}\n  hint: {fork['hint']}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -79,6 +82,8 @@ async def status(config: Config, arguments: Mapping[str, Any]) -> int:
     for entry in result["logs"]:
         name = plain(entry["name"] or "-")
         print(f"log        {entry['link']}  {name}  {entry['entries']} entries, {entry['peers']} peers")
+        for fork in entry["forks"]:
+            print(f"fork       {fork['message']}; {fork['hint']}")
     for peer in result["peers"]:
         moved = f"in {size_text(peer['bytes_in'])}, out {size_text(peer['bytes_out'])}"
         print(f"peer       {peer['peer']}  {peer['address']}  {moved}")

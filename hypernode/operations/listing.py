@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperlog.errors import HyperError
+from hyperlog.forks import feed_frozen, own_feed_frozen
 from hyperlog.ids import to_text
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
@@ -39,6 +40,7 @@ async def show_log(node: Node, request: ShowLog, call: Call) -> Mapping[str, Any
         "link": Link(log.key).text,
         "name": log.name,
         "writable": log.writable,
+        "forks": _forks(log),
         "versions": [{**_version(published), "tags": tags.get(published.number, [])} for published in catalog.versions],
     }
 
@@ -54,7 +56,13 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "peer_id": seen.peer_id,
         "addresses": list(seen.addresses),
         "logs": [
-            {"link": Link(log.key).text, "name": log.name, "entries": log.length, "peers": peers_of.get(log.key, 0)}
+            {
+                "link": Link(log.key).text,
+                "name": log.name,
+                "entries": log.length,
+                "peers": peers_of.get(log.key, 0),
+                "forks": _forks(log),
+            }
             for log in node.repository.logs.list()
             if log.length
         ],
@@ -76,6 +84,19 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,
     }
+
+
+def _forks(log: Log) -> list[Mapping[str, Any]]:
+    """Feeds that end because their writer signed two histories, in words."""
+    found: list[Mapping[str, Any]] = []
+    for writer, proof in sorted(log.forks().items()):
+        is_owner = writer == log.owner
+        if writer == log.writer:
+            told = own_feed_frozen(proof.seq, is_owner=is_owner)
+        else:
+            told = feed_frozen(writer, proof.seq, is_owner=is_owner)
+        found.append({"writer": to_text(writer), "number": proof.seq, "message": told.message, "hint": told.hint})
+    return found
 
 
 def _image(node: Node, log: Log) -> Mapping[str, Any]:

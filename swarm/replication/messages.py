@@ -1,7 +1,8 @@
 """Messages between two peers of one log, as frozen values, and their one spelling in bytes.
 
 Control messages are canonical CBOR arrays (hyperlog.encoding); the four that move blocks are fixed binary records,
-because they are made and read thousands of times a second. `decode_message` of any bytes returns a message or raises
+because they are made and read thousands of times a second; an exchange carries what hyperlog's end of it makes and
+reads, and is not looked into here. `decode_message` of any bytes returns a message or raises
 `PeerMisbehaved`; what it accepts re-encodes to the same bytes (goodbyes with an unknown reason apart).
 docs/WIRE.md is the specification.
 """
@@ -16,22 +17,15 @@ from typing import Final
 
 from hyperlog.encoding import Encodable, Value, decode, encode
 from hyperlog.errors import Corrupt, PeerMisbehaved
-from hyperlog.ids import ID_BYTES, BlockId, DiscoveryKey, WriterKey
-from hyperlog.limits import BLOCK_BYTES_MAX
-from swarm.limits import (
-    BLOCK_BODY_BYTES_MAX,
-    ENTRIES_BYTES_MAX,
-    ENTRIES_COUNT_MAX,
-    REQUESTS_IN_FLIGHT_MAX,
-    VECTOR_BYTES_MAX,
-    VECTOR_WRITERS_MAX,
-)
+from hyperlog.ids import ID_BYTES, BlockId, DiscoveryKey
+from hyperlog.limits import BLOCK_BYTES_MAX, FRAME_BYTES_MAX
+from swarm.limits import BLOCK_BODY_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
 from swarm.replication.framing import Frame, encode_frame
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 32
 PROOF_BYTES: Final = 32
-SEQ_MAX: Final = 1 << 53
+NUMBER_MAX: Final = 1 << 53
 
 
 class Type(IntEnum):
@@ -43,8 +37,7 @@ class Type(IntEnum):
     BYE = 4
     PING = 5
     PONG = 6
-    VECTOR = 16
-    ENTRIES = 17
+    EXCHANGE = 18
     REQUEST = 32
     CANCEL = 33
     BLOCK = 34
@@ -107,22 +100,10 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Vector:
-    """How many entries of each writer the sender holds.
+class Exchange:
+    """One frame of the exchange about the log's entries (hyperlog/messages.py)."""
 
-    `question` > 0 asks for a vector with that number as its `answer`; 0 means neither.
-    """
-
-    counts: Mapping[WriterKey, int]
-    question: int
-    answer: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """Encoded entries in causal order: each builds on earlier ones or on what the receiver said it holds."""
-
-    encoded: tuple[bytes, ...]
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +138,7 @@ class Absent:
     answers: tuple[tuple[int, Why], ...]
 
 
-Message = Hello | Challenge | Proof | Bye | Ping | Pong | Vector | Entries | Request | Cancel | Block | Absent
+Message = Hello | Challenge | Proof | Bye | Ping | Pong | Exchange | Request | Cancel | Block | Absent
 
 _WANTED: Final = struct.Struct(f">I{ID_BYTES}sI")
 _NUMBER: Final = struct.Struct(">I")
@@ -172,8 +153,7 @@ BODY_BYTES_MAX: Final[Mapping[int, int]] = {
     Type.BYE: 16,
     Type.PING: 16,
     Type.PONG: 16,
-    Type.VECTOR: VECTOR_BYTES_MAX,
-    Type.ENTRIES: ENTRIES_BYTES_MAX,
+    Type.EXCHANGE: FRAME_BYTES_MAX,
     Type.REQUEST: REQUESTS_IN_FLIGHT_MAX * _WANTED.size,
     Type.CANCEL: REQUESTS_IN_FLIGHT_MAX * _NUMBER.size,
     Type.BLOCK: BLOCK_BODY_BYTES_MAX,
@@ -196,11 +176,8 @@ def encode_message(message: Message) -> bytes:
             return _control(Type.PING, [token])
         case Pong(token):
             return _control(Type.PONG, [token])
-        case Vector(counts, question, answer):
-            writers: list[Encodable] = [[writer, count] for writer, count in sorted(counts.items())]
-            return _control(Type.VECTOR, [writers, question, answer])
-        case Entries(encoded):
-            return _control(Type.ENTRIES, list(encoded))
+        case Exchange(frame):
+            return _binary(Type.EXCHANGE, frame)
         case Request(wanted):
             return _binary(Type.REQUEST, b"".join(_WANTED.pack(w.number, w.block, w.bytes_max) for w in wanted))
         case Cancel(numbers):
@@ -273,32 +250,10 @@ def _decode_pong(body: bytes) -> Pong:
     return Pong(_only_number(Type.PONG, body))
 
 
-def _decode_vector(body: bytes) -> Vector:
-    match _array(Type.VECTOR, body):
-        case [list(pairs), int(question), int(answer)] if len(pairs) <= VECTOR_WRITERS_MAX:
-            return Vector(_counts(pairs), _natural(question), _natural(answer))
-    raise Corrupt("not a vector")
-
-
-def _counts(pairs: list[Value]) -> dict[WriterKey, int]:
-    counts: dict[WriterKey, int] = {}
-    before = b""
-    for pair in pairs:
-        match pair:
-            case [bytes(writer), int(count)] if len(writer) == ID_BYTES and writer > before:
-                counts[WriterKey(writer)] = _natural(count)
-                before = writer
-            case _:
-                raise Corrupt("writers malformed, unsorted or twice")
-    return counts
-
-
-def _decode_entries(body: bytes) -> Entries:
-    items = _array(Type.ENTRIES, body)
-    encoded = tuple(item for item in items if isinstance(item, bytes))
-    if not 0 < len(encoded) == len(items) <= ENTRIES_COUNT_MAX:
-        raise Corrupt("not a batch of entries")
-    return Entries(encoded)
+def _decode_exchange(body: bytes) -> Exchange:
+    if not body:
+        raise Corrupt("no frame")
+    return Exchange(body)
 
 
 def _decode_request(body: bytes) -> Request:
@@ -348,7 +303,7 @@ def _only_number(kind: Type, body: bytes) -> int:
 
 
 def _natural(number: int) -> int:
-    if isinstance(number, bool) or not 0 <= number < SEQ_MAX:
+    if isinstance(number, bool) or not 0 <= number < NUMBER_MAX:
         raise Corrupt("number out of range")
     return number
 
@@ -360,8 +315,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     Type.BYE: _decode_bye,
     Type.PING: _decode_ping,
     Type.PONG: _decode_pong,
-    Type.VECTOR: _decode_vector,
-    Type.ENTRIES: _decode_entries,
+    Type.EXCHANGE: _decode_exchange,
     Type.REQUEST: _decode_request,
     Type.CANCEL: _decode_cancel,
     Type.BLOCK: _decode_block,

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Final
 
 from hyperlog.errors import PeerMisbehaved
-from hyperlog.ids import BlockId, DiscoveryKey, LogKey, WriterKey, block_id, discovery_key
+from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
 from swarm.addresses import PeerId
 from swarm.errors import PeerTooSlow
 from swarm.limits import CONTROL_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, UNREQUESTED_MAX
@@ -32,7 +32,7 @@ from swarm.replication.messages import (
     Bye,
     Cancel,
     Challenge,
-    Entries,
+    Exchange,
     Hello,
     Message,
     Ping,
@@ -40,7 +40,6 @@ from swarm.replication.messages import (
     Proof,
     Reason,
     Request,
-    Vector,
     Wanted,
     Why,
     decode_message,
@@ -56,7 +55,7 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-_OPEN_MESSAGES: Final = (Ping, Pong, Vector, Entries, Request, Cancel, Block, Absent, Bye)
+_OPEN_MESSAGES: Final = (Ping, Pong, Exchange, Request, Cancel, Block, Absent, Bye)
 _MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
     State.HELLO_AWAITED: (Hello,),
     State.CHALLENGE_AWAITED: (Challenge, Bye),
@@ -74,15 +73,10 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorCame:
-    counts: Mapping[WriterKey, int]
-    question: int
-    answer: int
+class ExchangeCame:
+    """A frame of the exchange about the log's entries, unread."""
 
-
-@dataclass(frozen=True, slots=True)
-class EntriesCame:
-    encoded: Sequence[bytes]
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +107,7 @@ class Ended:
     reason: Reason
 
 
-Event = Opened | VectorCame | EntriesCame | BlockCame | BlockRefused | BlocksAsked | Ended
+Event = Opened | ExchangeCame | BlockCame | BlockRefused | BlocksAsked | Ended
 
 
 class Session:
@@ -224,13 +218,9 @@ class Session:
         if self.state is State.OPEN and number in self._owed:
             self._send(Cancel((number,)))
 
-    def send_vector(self, counts: Mapping[WriterKey, int], *, question: int = 0, answer: int = 0) -> None:
+    def send_exchange(self, frame: bytes) -> None:
         if self.state is State.OPEN:
-            self._send(Vector(counts, question, answer))
-
-    def send_entries(self, encoded: Sequence[bytes]) -> None:
-        if self.state is State.OPEN:
-            self._send(Entries(tuple(encoded)))
+            self._send(Exchange(frame))
 
     def ping(self, token: int) -> None:
         if self.state is State.OPEN:
@@ -286,10 +276,8 @@ class Session:
                 self._check_output()
             case Pong():
                 pass
-            case Vector(counts, question, answer):
-                self._events.append(VectorCame(counts, question, answer))
-            case Entries(encoded):
-                self._events.append(EntriesCame(encoded))
+            case Exchange(frame):
+                self._events.append(ExchangeCame(frame))
             case Request(wanted):
                 self._on_request(wanted)
             case Cancel(numbers):

@@ -13,7 +13,7 @@ import { createLibp2p } from 'libp2p'
 import crypto from 'crypto'
 
 const PROTOCOL = '/hypernode/1'
-const [HELLO, CHALLENGE, PROOF, BYE, VECTOR, REQUEST, BLOCK] = [1, 2, 3, 4, 16, 32, 34]
+const [HELLO, CHALLENGE, PROOF, BYE, EXCHANGE, REQUEST, BLOCK] = [1, 2, 3, 4, 18, 32, 34]
 const SIZE = 65536
 const WINDOW = 32
 
@@ -131,7 +131,7 @@ async function dial (node, address, key, count) {
   while (asked < Math.min(WINDOW, count)) await ask()
   while (good < count) {
     const { value: [type, body] } = await incoming.next()
-    if (type === VECTOR) continue
+    if (type === EXCHANGE) continue
     if (type !== BLOCK) fail(`frame of type ${type}`)
     if (!body.subarray(4).equals(block(body.readUInt32BE(0)))) fail('a wrong block')
     good += 1
@@ -147,7 +147,8 @@ async function listen (node, key) {
   await node.handle(PROTOCOL, async (stream, connection) => {
     const incoming = frames(stream)
     await respond(stream, incoming, key, node.peerId.toString(), connection.remotePeer.toString())
-    await send(stream, VECTOR, cbor([[], 0, 0]))
+    await send(stream, EXCHANGE, Buffer.from('018401f5f5f5', 'hex')) // hello: we give, take and go on
+    await send(stream, EXCHANGE, Buffer.from('0283f58080', 'hex')) // state: no entries, no forks
     for await (const [type, body] of incoming) {
       if (type !== REQUEST) continue
       for (let at = 0; at < body.length; at += 40) {

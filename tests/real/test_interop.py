@@ -26,7 +26,7 @@ from swarm.net.libp2p_network import LibP2PNetwork
 from swarm.network import NetworkSetup, Serving, Stream
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks
-from tests.swarm.support import LISTEN, NoLogs
+from tests.swarm.support import LISTEN, memory_logs
 
 pytestmark = [pytest.mark.real("npm"), pytest.mark.slow]
 
@@ -69,7 +69,7 @@ def js_peer() -> list[str]:
 
 def swarm(blocks: MemoryBlocks) -> Swarm:
     config = SwarmConfig(identity_seed=os.urandom(32), listen=(LISTEN,), mdns=False, give_up_seconds=20)
-    return Swarm(NoLogs(), blocks, config)
+    return Swarm(memory_logs(), blocks, config)
 
 
 async def test_js_dials_us_pings_and_fetches_blocks(js_peer: list[str]) -> None:

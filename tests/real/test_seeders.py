@@ -18,7 +18,7 @@ from swarm.limits import STALL_SECONDS
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks
 from tests.swarm.evil_seeder import made_payloads
-from tests.swarm.support import LISTEN, NoLogs
+from tests.swarm.support import LISTEN, memory_logs
 
 KEY = LogKey(b"k" * 32)
 SIZE = 1 << 16
@@ -67,7 +67,7 @@ async def fetch_all(swarm: Swarm, when: int, then: Callable[[], None]) -> float:
 @asynccontextmanager
 async def fetcher(*addresses: str) -> AsyncIterator[Swarm]:
     config = SwarmConfig(identity_seed=os.urandom(32), listen=(LISTEN,), mdns=False)
-    swarm = Swarm(NoLogs(), MemoryBlocks(), config)
+    swarm = Swarm(memory_logs(), MemoryBlocks(), config)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         swarm.join(KEY, addresses)

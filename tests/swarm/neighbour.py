@@ -14,7 +14,7 @@ import trio
 from hyperlog.ids import LogKey, block_id
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks
-from tests.swarm.support import NoLogs
+from tests.swarm.support import memory_logs
 
 KEY = LogKey(b"k" * 32)
 PAYLOAD = b"found on the local network"
@@ -23,7 +23,7 @@ PAYLOAD = b"found on the local network"
 async def main(role: str) -> None:
     blocks = MemoryBlocks([PAYLOAD] if role == "serve" else [])
     config = SwarmConfig(identity_seed=os.urandom(32), listen=("/ip4/0.0.0.0/tcp/0",), mdns=True)
-    swarm = Swarm(NoLogs(), blocks, config)
+    swarm = Swarm(memory_logs(), blocks, config)
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(swarm.run)
         swarm.join(KEY)

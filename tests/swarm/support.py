@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
-from hyperlog.entry import Entry
-from hyperlog.ids import LogKey, WriterKey
 from hyperlog.log import Logs
+from hyperlog.store import MemoryStore, Store
+from hyperlog.watermarks import Watermarks
 from swarm.swarm import Swarm
 from swarm.testing import MemoryBlocks
 
@@ -42,27 +43,10 @@ class Node:
         self._scope.cancel()
 
 
-class NoLogs:
-    """A `LogBook` whose logs stay empty."""
-
-    def add_remote(self, key: LogKey, /) -> NoLog:
-        return NoLog()
-
-
-class NoLog:
-    length = 0
-
-    def vector(self) -> dict[WriterKey, int]:
-        return {}
-
-    def feed(self, writer: WriterKey, start: int = 0, limit: int = 1000) -> list[Entry]:
-        return []
-
-    def changes(self, since: int = 0) -> Iterator[tuple[int, Entry]]:
-        return iter(())
-
-    def add_all(self, encoded: Sequence[bytes]) -> list[Entry]:
-        return []
-
-    def subscribe(self, listener: Callable[[Sequence[Entry]], None]) -> Callable[[], None]:
-        return lambda: None
+def memory_logs(store: Store | None = None) -> Logs:
+    """Empty logs that are kept nowhere and hold no secret key."""
+    with TemporaryDirectory() as directory:
+        marks = Watermarks(Path(directory) / "marks")
+        marks.leave_to_guard()
+        marks.close()  # nothing is written to it any more
+        return Logs(store or MemoryStore(), marks, Path(directory) / "keys")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hyperlog.encoding import encode
 from hyperlog.errors import PeerMisbehaved
-from hyperlog.ids import BlockId, DiscoveryKey, WriterKey
+from hyperlog.ids import BlockId, DiscoveryKey
 from hyperlog.limits import BLOCK_BYTES_MAX
 from swarm.replication.framing import HEAD, Frame
 from swarm.replication.messages import (
@@ -18,7 +18,7 @@ from swarm.replication.messages import (
     Bye,
     Cancel,
     Challenge,
-    Entries,
+    Exchange,
     Hello,
     Message,
     Ping,
@@ -27,7 +27,6 @@ from swarm.replication.messages import (
     Reason,
     Request,
     Type,
-    Vector,
     Wanted,
     Why,
     decode_message,
@@ -45,8 +44,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Bye, st.sampled_from(Reason)),
     st.builds(Ping, naturals),
     st.builds(Pong, naturals),
-    st.builds(Vector, st.dictionaries(ids.map(WriterKey), naturals, max_size=5), naturals, naturals),
-    st.builds(Entries, st.lists(st.binary(max_size=50), min_size=1, max_size=5).map(tuple)),
+    st.builds(Exchange, st.binary(min_size=1, max_size=300)),
     st.builds(Request, st.lists(wanted, min_size=1, max_size=64).map(tuple)),
     st.builds(Cancel, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
     st.builds(Block, numbers, st.binary(min_size=1, max_size=300)),
@@ -109,13 +107,7 @@ def test_a_later_version_may_say_more_in_its_hello() -> None:
         (Type.CHALLENGE, encode([b"n" * 33])),
         (Type.PING, encode([-1])),
         (Type.PING, encode([2**53])),
-        (Type.VECTOR, encode([[[b"b" * 32, 1], [b"a" * 32, 1]], 0, 0])),
-        (Type.VECTOR, encode([[[b"a" * 32, 1], [b"a" * 32, 2]], 0, 0])),
-        (Type.VECTOR, encode([[[b"a" * 32, True]], 0, 0])),
-        (Type.VECTOR, encode([[[bytes(32), 1]] * 1025, 0, 0])),
-        (Type.ENTRIES, encode([])),
-        (Type.ENTRIES, encode([b""] * 257)),
-        (Type.ENTRIES, encode(["text"])),
+        (Type.EXCHANGE, b""),
         (Type.REQUEST, b""),
         (Type.REQUEST, bytes(39)),
         (Type.REQUEST, bytes(40)),  # a length of 0

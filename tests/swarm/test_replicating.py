@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,17 +11,22 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from hyperlog import messages as exchange
 from hyperlog.errors import NoProvider, StoreFull
+from hyperlog.forks import ForkProof
 from hyperlog.ids import EntryId, LogKey, WriterKey, discovery_key
 from hyperlog.log import Log, Logs
+from hyperlog.run import encode_run
+from hyperlog.store import MemoryStore
 from swarm.addresses import parse_address
 from swarm.errors import ConnectionLost
+from swarm.limits import AGREE_SECONDS, ENTRIES_OWED_SECONDS, STALL_SECONDS
 from swarm.network import Network, NetworkSetup, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES
-from swarm.replication.session import Session, VectorCame
+from swarm.replication.session import ExchangeCame, Session
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks, MemoryInternet
-from tests.swarm.support import LISTEN, Node
+from tests.swarm.support import LISTEN, Node, memory_logs
 
 MakeNode = Callable[..., Node]
 
@@ -40,7 +45,11 @@ async def start_author(make_node: MakeNode, nursery: trio.Nursery, entries: int)
 
 
 def held(node: Node, key: LogKey) -> list[EntryId]:
-    return [entry.id for _, entry in node.logs.open(key).changes()]
+    return held_by(node.logs.open(key))
+
+
+def held_by(log: Log) -> list[EntryId]:
+    return [entry.id for _, entry in log.changes()]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 600])
@@ -145,13 +154,22 @@ async def test_a_peer_that_lags_behind_gets_ours(clock: MockClock, make_node: Ma
 
 
 class Forger:
-    """Goes through the handshake for `log`, claims `claimed` entries of its owner and sends `batches`."""
+    """Knows the log, claims `claimed` entries of its owner, and says `frames` when it is asked for them.
 
-    def __init__(self, network: Network, key: LogKey, claimed: int, batches: Sequence[Sequence[bytes]]) -> None:
+    Then it says that it answered, or else (`silent`) nothing more.
+    """
+
+    def __init__(
+        self, network: Network, key: LogKey, claimed: int, frames: Sequence[exchange.Message], *, silent: bool
+    ) -> None:
         self._network = network
         self._logs = {discovery_key(key): key}
-        self._vector = {WriterKey(key): claimed}
-        self._batches = batches
+        self._greeting: list[exchange.Message] = [
+            exchange.Hello(exchange.VERSION, pulls=True, pushes=True, live=True),
+            exchange.State(True, ((WriterKey(key), claimed, EntryId(b"?" * 32)),), ()),
+        ]
+        self._frames = frames
+        self._silent = silent
 
     async def accept(self, stream: Stream) -> None:
         session = Session.respond(
@@ -161,28 +179,45 @@ class Forger:
             nonce=os.urandom(NONCE_BYTES),
             decoy=bytes(32),
         )
+        requests = 0
         with suppress(ConnectionLost):
             while data := await stream.receive_some():
                 for event in session.receive(data):
-                    if isinstance(event, VectorCame):
-                        session.send_vector(self._vector, answer=event.question)
-                        for batch in self._batches:
-                            session.send_entries(batch)
+                    if not isinstance(event, ExchangeCame):
+                        continue
+                    answers: list[exchange.Message] = []
+                    match exchange.decode_message(event.frame):
+                        case exchange.Hello():
+                            answers = self._greeting
+                        case exchange.Request():
+                            requests += 1
+                            answers = [*self._frames, *([] if self._silent else [exchange.Sent(requests)])]
+                    for answer in answers:
+                        session.send_exchange(exchange.encode_message(answer))
                 await stream.send_all(session.take_output())
         await stream.close()
 
 
 @dataclass
 class Forgery:
-    """A log with two entries, one that contradicts the second, one of another log, and who sends what of it."""
+    """A log with two entries, another second one by the same key, runs of these, and who sends what."""
 
     log: Log
     first: bytes
     second: bytes
+    both: bytes
     other_second: bytes
+    proof: bytes
+    """That there are two second entries."""
     foreign: bytes
     read: Callable[..., Awaitable[Node]]
-    """(number of entries claimed, batches) → a reader who knows only the forger."""
+    """(number of entries claimed, frames) → a reader who knows only the forger."""
+
+
+def run_of(log: Log, start: int = 0, end: int | None = None) -> bytes:
+    writer = log.writer
+    assert writer is not None
+    return encode_run(log.run(writer, start, until=end))
 
 
 @pytest.fixture
@@ -191,15 +226,15 @@ def forgery(
 ) -> Forgery:
     logs = make_logs()
     log = logs.create("image")
-    append_many(log, 2)
-    first, second = [entry.encoded for _, entry in log.changes()]
+    append_many(log, 1)
     twin = make_logs(same_keys_as=logs).add_remote(log.key)
-    twin.add_all([first])
+    twin.add_run(run_of(log))
+    append_many(log, 1)
     append_many(twin, 1)
 
-    async def read(claimed: int, batches: Sequence[Sequence[bytes]]) -> Node:
+    async def read(claimed: int, frames: Sequence[exchange.Message], *, silent: bool = False) -> Node:
         network = internet.network(NetworkSetup(identity_seed=b"f" * 32, mdns=False))
-        forger = Forger(network, log.key, claimed, batches)
+        forger = Forger(network, log.key, claimed, frames, silent=silent)
         serving = Serving(accept=forger.accept, found=lambda _: None)
         addresses = await nursery.start(network.serve, [LISTEN], serving)
         reader = await make_node(give_up_seconds=4).start(nursery)
@@ -207,8 +242,17 @@ def forgery(
         return reader
 
     elsewhere = make_logs().create("other")
-    foreign = elsewhere.append(b"of another log").encoded
-    return Forgery(log, first, second, twin.get(twin.heads()[0]).encoded, foreign, read)
+    append_many(elsewhere, 1)
+    return Forgery(
+        log,
+        first=run_of(log, 0, 1),
+        second=run_of(log, 1, 2),
+        both=run_of(log),
+        other_second=run_of(twin, 1, 2),
+        proof=ForkProof.of(*(each.claim(WriterKey(log.key), 1) for each in (log, twin))).encode(),
+        foreign=run_of(elsewhere),
+        read=read,
+    )
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -216,87 +260,130 @@ def flipped(data: bytes, position: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("forge", "banned"),
+    "forge",
     [
-        (lambda f: [f.first[:-1]], True),
-        (lambda f: [flipped(f.first, 20)], True),  # in the signature
-        (lambda f: [flipped(f.first, len(f.first) - 1)], True),
-        (lambda f: [b""], True),
-        (lambda f: [f.foreign], True),
-        (lambda f: [f.first, f.second + b"x"], True),
-        (lambda f: [f.second], False),
+        lambda f: [f.first[:-1]],
+        lambda f: [flipped(f.first, 130)],  # in the signature
+        lambda f: [flipped(f.first, len(f.first) - 1)],
+        lambda f: [f.foreign],
+        lambda f: [f.first, f.second + b"x"],
+        lambda f: [f.first, flipped(f.second, len(f.second) - 1)],
     ],
-    ids=["cut", "bad signature", "bad value", "empty", "other log", "half a good batch", "gap"],
+    ids=["cut", "bad signature", "bad value", "other log", "half a good batch", "half a signed batch"],
 )
-async def test_a_forged_batch_is_not_taken(
-    forge: Callable[[Forgery], list[bytes]], banned: bool, clock: MockClock, forgery: Forgery
+async def test_forged_entries_are_not_taken(
+    forge: Callable[[Forgery], list[bytes]], clock: MockClock, forgery: Forgery
 ) -> None:
-    reader = await forgery.read(1, [forge(forgery)])
+    reader = await forgery.read(2, [exchange.Runs(tuple(forge(forgery)))])
     with pytest.raises(NoProvider):
         await reader.swarm.sync_log(forgery.log.key)
     assert held(reader, forgery.log.key) == []
     (peer,) = reader.swarm.statistics().peers
-    assert peer.banned == banned
+    assert peer.banned
     assert peer.fault is not None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        exchange.Hello(exchange.VERSION, pulls=True, pushes=True, live=True),  # twice
+        exchange.Done(1000),
+        exchange.Sent(1000),
+        exchange.Fork(b"\x01no proof"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_an_exchange_that_is_none_bans_the_peer(
+    message: exchange.Message, clock: MockClock, forgery: Forgery
+) -> None:
+    reader = await forgery.read(1, [message])
+    with pytest.raises(NoProvider):
+        await reader.swarm.sync_log(forgery.log.key)
+    assert [peer.banned for peer in reader.swarm.statistics().peers] == [True]
+
+
+async def test_entries_that_come_before_others_are_not_held_against_the_peer(
+    clock: MockClock, forgery: Forgery
+) -> None:
+    reader = await forgery.read(2, [exchange.Runs((forgery.second,)), exchange.Runs((forgery.first,))])
+    with trio.fail_after(3):
+        await reader.swarm.sync_log(forgery.log.key)
+    assert held(reader, forgery.log.key) == held_by(forgery.log)
+    assert [peer.banned for peer in reader.swarm.statistics().peers] == [False]
 
 
 async def test_a_claim_that_is_not_kept_does_not_hold_up_a_sync(
     clock: MockClock, make_node: MakeNode, forgery: Forgery, nursery: trio.Nursery
 ) -> None:
     key = forgery.log.key
-    reader = await forgery.read(1000, [])
+    reader = await forgery.read(1000, [], silent=True)
+    await trio.sleep(1)  # the feed is asked for there by now
     honest = await make_node().start(nursery)
-    honest.logs.add_remote(key).add_all([forgery.first, forgery.second])
+    honest.logs.add_remote(key).add_run(forgery.both)
     honest.swarm.join(key)
     reader.swarm.join(key, honest.addresses)
-    with trio.fail_after(3.5):
+    with trio.fail_after(STALL_SECONDS + AGREE_SECONDS + 0.5):
         await reader.swarm.sync_log(key)
     assert held(reader, key) == held(honest, key)
     assert len(held(reader, key)) == 2
+    await trio.sleep(ENTRIES_OWED_SECONDS)
+    sessions = [peer.sessions for peer in reader.swarm.statistics().peers]
+    assert sorted(sessions) == [1, 2]  # dropped, and dialed again
 
 
-async def test_a_fork_stops_the_log_but_is_nobodys_fault_but_the_authors(clock: MockClock, forgery: Forgery) -> None:
-    reader = await forgery.read(3, [[forgery.first, forgery.second], [forgery.other_second]])
+async def test_a_fork_stops_the_feed_and_is_nobodys_fault_but_the_authors(clock: MockClock, forgery: Forgery) -> None:
+    reader = await forgery.read(2, [exchange.Runs((forgery.both,)), exchange.Fork(forgery.proof)])
     with trio.fail_after(3):
         await reader.swarm.sync_log(forgery.log.key)
-    assert len(held(reader, forgery.log.key)) == 1
+    log = reader.logs.open(forgery.log.key)
+    assert log.vector() == {WriterKey(log.key): 1}
+    assert [(proof.writer, proof.seq) for proof in log.forks().values()] == [(WriterKey(log.key), 1)]
     assert [peer.banned for peer in reader.swarm.statistics().peers] == [False]
 
 
-class FullLogs:
-    """Logs whose store has no room left."""
+async def test_a_fork_is_found_between_honest_peers_and_told_to_all(
+    clock: MockClock, make_node: MakeNode, forgery: Forgery, nursery: trio.Nursery
+) -> None:
+    key = forgery.log.key
+    one, other, third = [await make_node().start(nursery) for _ in range(3)]
+    one.logs.add_remote(key).add_run(forgery.both)
+    for run in (forgery.first, forgery.other_second):
+        other.logs.add_remote(key).add_run(run)
+    one.swarm.join(key)
+    other.swarm.join(key, one.addresses)
+    third.swarm.join(key, other.addresses)
+    await trio.sleep(3)
+    for node in (one, other, third):
+        log = node.logs.open(key)
+        assert log.vector() == {WriterKey(key): 1}
+        assert [proof.seq for proof in log.forks().values()] == [1]
+        assert not any(peer.banned for peer in node.swarm.statistics().peers)
 
-    def __init__(self, logs: Logs) -> None:
-        self._logs = logs
 
-    def add_remote(self, key: LogKey, /) -> FullLog:
-        return FullLog(self._logs.add_remote(key))
+class FullStore(MemoryStore):
+    """Has no room left once `is_full`."""
 
+    is_full = False
 
-class FullLog:
-    def __init__(self, log: Log) -> None:
-        self.length = log.length
-        self.vector = log.vector
-        self.feed = log.feed
-        self.changes = log.changes
-        self.subscribe = log.subscribe
-
-    def add_all(self, encoded: Sequence[bytes]) -> list[object]:
-        raise StoreFull("no room")
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, durable: bool) -> None:
+        if self.is_full:
+            raise StoreFull("no room")
+        super().write(puts, deletes, durable=durable)
 
 
 async def test_a_full_store_is_told_to_who_syncs_and_not_held_against_the_peer(
     clock: MockClock,
     make_node: MakeNode,
     internet: MemoryInternet,
-    make_logs: Callable[..., Logs],
     nursery: trio.Nursery,
 ) -> None:
     author, log = await start_author(make_node, nursery, 3)
     config = SwarmConfig(identity_seed=b"r" * 32, listen=(LISTEN,), mdns=False)
-    reader = Swarm(FullLogs(make_logs()), MemoryBlocks(), config, internet.network)  # type: ignore[arg-type]
+    store = FullStore()
+    reader = Swarm(memory_logs(store), MemoryBlocks(), config, internet.network)
     await nursery.start(reader.run)
     reader.join(log.key, author.addresses)
+    store.is_full = True
     with trio.fail_after(5), pytest.raises(StoreFull):
         await reader.sync_log(log.key)
     assert [peer.banned for peer in reader.statistics().peers] == [False]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.errors import PeerMisbehaved
-from hyperlog.ids import BlockId, DiscoveryKey, LogKey, WriterKey, block_id, discovery_key
+from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
 from swarm.addresses import PeerId
 from swarm.errors import PeerTooSlow
 from swarm.limits import REQUESTS_IN_FLIGHT_MAX
@@ -21,7 +21,7 @@ from swarm.replication.messages import (
     Bye,
     Cancel,
     Challenge,
-    Entries,
+    Exchange,
     Hello,
     Message,
     Ping,
@@ -29,7 +29,6 @@ from swarm.replication.messages import (
     Proof,
     Reason,
     Request,
-    Vector,
     Wanted,
     Why,
     encode_message,
@@ -39,12 +38,11 @@ from swarm.replication.session import (
     BlockRefused,
     BlocksAsked,
     Ended,
-    EntriesCame,
     Event,
+    ExchangeCame,
     Opened,
     Session,
     State,
-    VectorCame,
 )
 
 KEY = LogKey(b"k" * 32)
@@ -167,8 +165,7 @@ EVERY_MESSAGE: list[Message] = [
     Bye(Reason.GOING),
     Ping(1),
     Pong(1),
-    Vector({}, 0, 0),
-    Entries((b"e",)),
+    Exchange(b"e"),
     Request((Wanted(0, BLOCK, 10),)),
     Cancel((0,)),
     Block(0, b"x"),
@@ -196,7 +193,7 @@ def proof_awaited() -> Session:
         (responder, {Hello}),
         (initiator, {Challenge, Bye}),
         (proof_awaited, {Proof, Bye}),
-        (lambda: open_pair()[0], {Bye, Ping, Pong, Vector, Entries, Request, Cancel, Block, Absent}),
+        (lambda: open_pair()[0], {Bye, Ping, Pong, Exchange, Request, Cancel, Block, Absent}),
     ],
     ids=["hello awaited", "challenge awaited", "proof awaited", "open"],
 )
@@ -306,13 +303,14 @@ def test_who_asks_and_does_not_read_is_dropped() -> None:
 # ------------------------------------------------------------------------------------------------------ properties
 
 
-def test_vectors_and_entries_arrive() -> None:
+def test_frames_of_an_exchange_arrive_in_order() -> None:
     one, other = open_pair()
-    one.send_vector({WriterKey(b"w" * 32): 3}, question=7)
-    other.send_entries([b"first", b"second"])
+    one.send_exchange(b"hello")
+    other.send_exchange(b"first")
+    other.send_exchange(b"second")
     events, other_events = converse(one, other)
-    assert events == [EntriesCame((b"first", b"second"))]
-    assert other_events == [VectorCame({WriterKey(b"w" * 32): 3}, 7, 0)]
+    assert events == [ExchangeCame(b"first"), ExchangeCame(b"second")]
+    assert other_events == [ExchangeCame(b"hello")]
 
 
 @given(data=st.binary(max_size=400), is_open=st.booleans())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hyperlog.ids import BlockId, LogKey, WriterKey, discovery_key
+from hyperlog.log import Logs
+from hyperlog.replication import Replication
+from hyperlog.run import encode_run
 from swarm.addresses import PeerId
 from swarm.replication.messages import (
     Absent,
@@ -10,7 +15,7 @@ from swarm.replication.messages import (
     Bye,
     Cancel,
     Challenge,
-    Entries,
+    Exchange,
     Hello,
     Message,
     Ping,
@@ -18,7 +23,6 @@ from swarm.replication.messages import (
     Proof,
     Reason,
     Request,
-    Vector,
     Wanted,
     Why,
     encode_message,
@@ -53,7 +57,7 @@ def test_the_handshake_of_two_known_peers() -> None:
 
 
 def test_every_message() -> None:
-    block, writer = BlockId(bytes.fromhex(TWOS)), WriterKey(bytes.fromhex(ONES))
+    block = BlockId(bytes.fromhex(TWOS))
     examples: list[tuple[Message, str]] = [
         (Hello(1, discovery_key(KEY), b"\1" * 32), f"00000046 01 83015820{DISCOVERY}5820{ONES}"),
         (Challenge(b"\2" * 32), f"00000023 02 815820{TWOS}"),
@@ -61,12 +65,42 @@ def test_every_message() -> None:
         (Bye(Reason.REFUSED), "00000002 04 8104"),
         (Ping(1000), "00000004 05 811903e8"),
         (Pong(0), "00000002 06 8100"),
-        (Vector({writer: 3}, 7, 0), f"00000028 10 8381825820{ONES}030700"),
-        (Vector({}, 0, 7), "00000004 10 83800007"),
-        (Entries((b"\xaa", b"")), "00000004 11 8241aa40"),
+        (Exchange(b"\xaa\xbb"), "00000002 12 aabb"),
         (Request((Wanted(1, block, 65536),)), f"00000028 20 00000001{TWOS}00010000"),
         (Cancel((1, 2)), "00000008 21 0000000100000002"),
         (Block(1, b"\xbb"), "00000005 22 00000001bb"),
         (Absent(((1, Why.NOT_HELD), (2, Why.CANCELLED))), "0000000a 23 00000001000000000203"),
     ]
     assert [encode_message(message).hex() for message, _ in examples] == [text.replace(" ", "") for _, text in examples]
+
+
+def test_an_exchange_about_three_entries(make_logs: Callable[..., Logs]) -> None:
+    log = make_logs().create("image")
+    log.append_many([b"0", b"1", b"2"])
+    writer = WriterKey(log.key)
+    feeds = f"8183 5820{writer.hex()} 03 5820{log.id_at(writer, 2).hex()}"
+    run = encode_run(log.run(writer, 0))
+    reader = Replication(make_logs().add_remote(log.key), live=True)
+    ends = {"<": Replication(log, live=True), ">": reader}
+    said = []
+    while frames := [(side, frame) for side, end in ends.items() if (frame := end.next_frame()) is not None]:
+        for side, frame in frames:
+            said.append(f"{side} {encode_message(Exchange(frame))[4:].hex()}")
+            ends["<" if side == ">" else ">"].receive(frame)
+    assert reader.is_done
+    assert said == [
+        line.replace(" ", "").replace("<", "< ").replace(">", "> ")
+        for line in (
+            "< 12 01 84 01 f5 f5 f5",
+            "> 12 01 84 01 f5 f5 f5",
+            f"< 12 02 83 f5 {feeds} 80",
+            "> 12 02 83 f5 80 80",
+            "< 12 0e 81 01",
+            f"> 12 03 81 83 5820{writer.hex()} 00 03",
+            f"< 12 04 {len(run):08x} {run.hex()}",
+            "< 12 0d 81 01",
+            f"> 12 02 83 f5 {feeds} 80",
+            "< 12 0e 81 02",
+            "> 12 0e 81 01",
+        )
+    ]
