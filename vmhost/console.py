@@ -49,7 +49,7 @@ from vmhost.nspawn import (
 )
 from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
 from vmhost.process import ChildProcess, open_child
-from vmhost.rootfs import find_program, prepare_root, read_user
+from vmhost.rootfs import find_program, make_workdir, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
 from vmhost.terminal import Pty, copy_size, raw_mode
 from vmhost.users import User
@@ -96,6 +96,7 @@ async def run_container(
 
 def _check_root(spec: NspawnSpec) -> User:
     prepare_root(spec.root)
+    make_workdir(spec.root, spec.workdir)
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
     return read_user(spec.root, spec.user)
 

@@ -63,6 +63,37 @@ def _make_directory(root: str, name: str, mode: int) -> bool:
     return True
 
 
+def make_workdir(root: str, workdir: str) -> None:
+    """Make the absolute `workdir` where the image lacks it, as Docker does: builders record it without making it.
+
+    Each missing part is made in a directory that was opened inside the root. Raises RootUnusable.
+    """
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parts = [part for part in workdir.split("/") if part]
+        for count, name in enumerate(parts, 1):
+            path = "/".join(parts[:count])
+            if _mode_inside(handle, path) is None:
+                _make_inside(handle, "/".join(parts[: count - 1]) or ".", name)
+            mode = _mode_inside(handle, path)
+            if mode is None or not stat.S_ISDIR(mode):
+                raise RootUnusable(f"/{path}, in the image's working directory, is not a directory", hint=_LOOK)
+    finally:
+        os.close(handle)
+
+
+def _make_inside(root: int, parent: str, name: str) -> None:
+    directory = _open_inside(root, parent, os.O_PATH | os.O_DIRECTORY)
+    if directory is None:
+        return
+    try:
+        os.mkdir(name, 0o755, dir_fd=directory)
+    except OSError as error:
+        raise RootUnusable(f"cannot make {name} in the container's root: {error.strerror}") from error
+    finally:
+        os.close(directory)
+
+
 def find_program(root: str, program: str, *, search: Sequence[str], workdir: str) -> str:
     """The path inside the image that running `program` runs, found as execvpe(3) does.
 

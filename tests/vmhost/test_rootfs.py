@@ -10,7 +10,7 @@ import pytest
 
 from hyperlog.errors import Refused
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
-from vmhost.rootfs import find_program, prepare_root, read_user
+from vmhost.rootfs import find_program, make_workdir, prepare_root, read_user
 from vmhost.users import ROOT, User
 
 SEARCH = ("/usr/bin", "/bin")
@@ -72,6 +72,19 @@ def test_what_cannot_be_run_is_told_apart(root: Path) -> None:
             find_program(str(root), name, search=SEARCH, workdir="/")
     with pytest.raises(RootUnusable, match="no directory /absent"):
         find_program(str(root), "tool", search=SEARCH, workdir="/absent")
+
+
+def test_a_missing_working_directory_is_made_inside(root: Path) -> None:
+    (root / "srv/out").symlink_to("/etc")
+    (root / "srv/file").touch()
+    for workdir, made in (("/srv/app", "srv/app"), ("/srv/new/deep", "srv/new/deep"), ("/srv/out/x", "etc/x")):
+        make_workdir(str(root), workdir)
+        assert (root / made).is_dir()
+    (root / "srv/away").symlink_to("../../../../outside")
+    for workdir in ("/srv/file", "/srv/file/x", "/srv/away"):
+        with pytest.raises(RootUnusable):
+            make_workdir(str(root), workdir)
+    assert sorted(path.name for path in (root.parent / "outside").iterdir()) == ["secret"]
 
 
 def test_users_come_from_the_images_own_tables(root: Path) -> None:
