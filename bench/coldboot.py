@@ -53,6 +53,7 @@ def main() -> None:
             link, figures = _share(seeder, root)
             figures |= _cold(folder, hosts, seeder, link, options.boots)
         figures |= _warm(folder, hosts, root, link, options.pairs)
+    figures["help_seconds"] = _help_seconds(options.pairs)
     _tell(figures)
     if options.json:
         print(json.dumps(figures))
@@ -123,6 +124,16 @@ def _warm(folder: Path, hosts: NamespacePair, root: Path, link: str, pairs: int)
     }
 
 
+def _help_seconds(runs: int) -> float:
+    """`hypernode --help`, median: what every command pays before it does anything."""
+    times = []
+    for _ in range(runs):
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "hypernode", "--help"], check=True, capture_output=True)
+        times.append(time.monotonic() - start)
+    return round(statistics.median(times), 3)
+
+
 def _container_ratio(folder: Path, node: Node, link: str, plain: Sequence[str], pairs: int) -> float:
     """The container alone, from starting nspawn on the mounted image to its first byte, next to a plain one."""
     ratios: list[float] = []
@@ -174,7 +185,8 @@ def _tell(figures: Figures) -> None:
         f"warm boot  {figures['warm_seconds']:.2f} s, {figures['warm_ratio']:.2f} times"
         f" a plain directory's {figures['plain_seconds']:.2f} s;"
         f" with a daemon {figures['warm_daemon_seconds']:.2f} s, {figures['warm_daemon_ratio']:.2f} times\n"
-        f"           of which the container itself, once mounted: {figures['warm_container_ratio']:.2f} times"
+        f"           of which the container itself, once mounted: {figures['warm_container_ratio']:.2f} times\n"
+        f"--help     {figures['help_seconds']:.2f} s"
     )
 
 

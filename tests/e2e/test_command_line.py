@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -17,21 +16,17 @@ from tests.support.sources import TOP
 
 pytestmark = [pytest.mark.real("root", "fuse", "erofs", "nspawn", "netns", "tc", "mmdebstrap"), pytest.mark.slow]
 
-_HELP_SECONDS = 0.3
 
-
-def test_help_answers_at_once() -> None:
-    """The best of several: this measures the program, not what else the machine is doing."""
-
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-m", "hypernode", "--help"], cwd=TOP, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert b"Usage" in done.stdout
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    once()  # compiles
-    assert min(once() for _ in range(5)) <= _HELP_SECONDS
+def test_help_loads_nothing_that_is_slow() -> None:
+    """`hypernode --help` has 0.3 s; what would take them is counted here, the time itself by bench/coldboot.py."""
+    ask = "import sys; from hypernode.cli.main import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=TOP, check=True, capture_output=True, text=True)
+    assert "Usage" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "typer" in loaded
+    assert (
+        loaded & {"trio", "libp2p", "rocksdict", "nacl", "pyfuse3", "zstandard", "pydantic", "hypernode.node"} == set()
+    )
 
 
 def test_a_command_s_streams_and_exit_code_are_passed_through(world: World) -> None:
