@@ -40,14 +40,15 @@ class State:
     """What the process has at one moment."""
 
     mounts: frozenset[str]
-    processes: frozenset[tuple[int, str]]
+    processes: dict[tuple[int, int], str]
+    """(pid, start) → command line. Not compared: right after a start it may still be empty."""
     threads: frozenset[threading.Thread]
     files: Counter[str]
 
 
 def take(under: Path) -> State:
     """The state now; of mounts only those at or below `under`: others belong to other programs."""
-    return State(_mounts(under), frozenset(_children()), frozenset(threading.enumerate()), _files())
+    return State(_mounts(under), _children(), frozenset(threading.enumerate()), _files())
 
 
 def wait_for(before: State, under: Path) -> list[str]:
@@ -67,7 +68,7 @@ def wait_for(before: State, under: Path) -> list[str]:
 
 def clear(before: State, under: Path) -> None:
     """End and unmount what is left, so that later tests fail for their own reasons only."""
-    for pid, _ in _children() - before.processes:
+    for pid, _ in _children().keys() - before.processes.keys():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for mount in sorted(_mounts(under) - before.mounts, reverse=True):
@@ -80,7 +81,7 @@ def _added(before: State, under: Path) -> list[str]:
     files = now.files - before.files
     return [
         *(f"mount {mount}" for mount in sorted(now.mounts - before.mounts)),
-        *(f"process {pid}: {name}" for pid, name in sorted(now.processes - before.processes)),
+        *(f"process {key[0]}: {now.processes[key]}" for key in sorted(now.processes.keys() - before.processes.keys())),
         *(f"thread {thread.name}" for thread in threads),
         *(f"open file {name} ({count} more)" for name, count in files.items() if not name.startswith(_LASTING_FILES)),
     ]
@@ -92,9 +93,9 @@ def _mounts(under: Path) -> frozenset[str]:
     return frozenset(place for place in places if place == top or place.startswith(f"{top}/"))
 
 
-def _children() -> set[tuple[int, str]]:
-    """(pid, command line) of our living children; dead ones nobody waits for any more are reaped."""
-    found = set()
+def _children() -> dict[tuple[int, int], str]:
+    """(pid, start in clock ticks) → command line of our living children; dead ones nobody waits for are reaped."""
+    found = {}
     for task in Path("/proc/self/task").iterdir():
         try:
             pids = (task / "children").read_text().split()
@@ -102,12 +103,13 @@ def _children() -> set[tuple[int, str]]:
             continue
         for pid in map(int, pids):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                if fields[0] == "Z":
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
                     continue
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                found.add((pid, command.strip()))
+                found[pid, int(fields[19])] = command.strip()
     return found
 
 
