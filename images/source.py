@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing, StoreFull
 from hyperlog.ids import BlockId
+from hyperlog.lanes import Lane
 
 _log: Final = logging.getLogger("images.source")
 
@@ -21,8 +22,8 @@ _log: Final = logging.getLogger("images.source")
 class BlockSource(Protocol):
     """Somewhere that blocks can be had from."""
 
-    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
-        """The stored bytes of the block, verified, at most `bytes_max` of them.
+    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
+        """The stored bytes of the block, verified, at most `bytes_max` of them. `lane`: how urgent it is.
 
         Cancellable; the caller sets the deadline. Raises `NoProvider` when nobody delivers, `Corrupt` when the block
         is longer than it may be.
@@ -57,11 +58,11 @@ class StoredSource:
         self._local += 1
         return payload
 
-    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
+    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         """As `BlockSource.get`. A full disk is no failure: the block is handed on and not kept."""
         payload = self.get_nowait(block_id)
         if payload is None:
-            payload = await self._remote.get(block_id, bytes_max)
+            payload = await self._remote.get(block_id, bytes_max, lane=lane)
             self._keep(block_id, payload)
         return payload
 

@@ -14,6 +14,7 @@ import trio
 
 from hyperlog.errors import Corrupt, NoProvider
 from hyperlog.ids import BlockId, LogKey, to_text
+from hyperlog.lanes import Lane
 from swarm.connection import LiveSession
 from swarm.limits import TICK_SECONDS
 from swarm.replication.messages import Why
@@ -69,8 +70,8 @@ class Fetcher:
         """Whether anybody waits for a block of `log`."""
         return self._waiting.get(log, 0) > 0
 
-    async def get(self, log: LogKey, block: BlockId, bytes_max: int) -> bytes:
-        """The verified bytes of `block` from any peer of `log`.
+    async def get(self, log: LogKey, block: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
+        """The verified bytes of `block` from any peer of `log`. `lane`: how urgent it is.
 
         Raises `NoProvider`, or `Corrupt` when the block is longer than `bytes_max`: whoever named it so was wrong.
         """

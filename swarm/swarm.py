@@ -20,6 +20,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from hyperlog.ids import BlockId, LogKey
+from hyperlog.lanes import Lane
 from swarm.addresses import parse_address
 from swarm.connection import BlockBook
 from swarm.fetcher import Fetcher
@@ -56,10 +57,10 @@ class LogSource:
         self._key = key
         self._swarm = swarm
 
-    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
+    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         """The block's stored bytes, verified. Raises `NoProvider`, or `Corrupt` if it is longer than `bytes_max`."""
         self._swarm.need_network()
-        return await self._fetcher.get(self._key, block_id, bytes_max)
+        return await self._fetcher.get(self._key, block_id, bytes_max, lane=lane)
 
 
 class Swarm:

@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from hyperlog.errors import StoreFull
+from hyperlog.lanes import Lane
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.api.server import Call
@@ -68,7 +69,7 @@ async def fetch_all(node: Node, image: Prepared, call: Call) -> tuple[int, int]:
 
     async def work() -> None:
         for block, size in pending:
-            await image.source.get(block, size)
+            await image.source.get(block, size, lane=Lane.BACKGROUND)
             if not blocks.has(block):
                 raise StoreFull("the disk of the store is full", "free some space and pull again")
             await progress.add(node, size)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import Conflict, NoProvider, NotFound, Refused
 from hyperlog.ids import BlockId
+from hyperlog.lanes import Lane
 from hyperlog.repository import Repository, open_repository
 from images.checkout import check_out
 from images.graft import commit_upper
@@ -30,7 +31,7 @@ from tests.support.trees import differences
 
 
 class Nobody:
-    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
+    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         raise NoProvider("nobody")
 
 

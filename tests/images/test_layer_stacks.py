@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hyperlog.errors import HyperError
+from hyperlog.lanes import Lane
 from hyperlog.repository import Repository, open_repository
 from images.checkout import check_out
 from images.errors import ImportRefused
@@ -149,7 +150,7 @@ def imported(repository: Repository, source: Path, spool: Path) -> Imported:
 
 
 class Nobody:
-    async def get(self, block_id: bytes, bytes_max: int) -> bytes:
+    async def get(self, block_id: bytes, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         raise AssertionError
 
 

@@ -13,6 +13,7 @@ import trio.testing
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing, Corrupt, NoProvider
 from hyperlog.ids import BlockId, block_id
+from hyperlog.lanes import Lane
 from hyperlog.store import MemoryStore
 from images.compression import compress
 from images.limits import GRANULE_BYTES
@@ -34,7 +35,7 @@ class Remote:
         self.gate = trio.Event()
         self.gate.set()
 
-    async def get(self, block_id: BlockId, bytes_max: int) -> bytes:
+    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         self.asked.append(block_id)
         await self.gate.wait()
         if block_id not in self.blocks:
