@@ -12,6 +12,7 @@ from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.errors import BadAddress
 
 PEER = "12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
+RELAY = "12D3KooWQqfb2iXJ6m8b3mDQk9H3iKrGn5cF1fKq6yBz8yTtq1oV"
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,24 @@ def test_what_can_be_dialled_is_accepted(where: str) -> None:
     assert parse_address(text) == parse_address(text + "/") == PeerAddress(PeerId(PEER), text)
 
 
+def test_an_address_behind_a_relay_names_both() -> None:
+    way = f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}"
+    address = parse_address(f"{way}/p2p-circuit/p2p/{PEER}/")
+    assert address == PeerAddress(PeerId(PEER), f"{way}/p2p-circuit/p2p/{PEER}")
+    assert address.relay == parse_address(way)
+    assert parse_address(way).relay is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/",
+        f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{RELAY}",
+        f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{RELAY}",
+        f"/ip4/192.0.2.7/tcp/4001/p2p-circuit/p2p/{PEER}",
+        f"/p2p-circuit/p2p/{PEER}",
         "192.0.2.7:4001",
         "/ip4/192.0.2.7/tcp/4001",
         f"/ip4/192.0.2.7/udp/4001/p2p/{PEER}",
