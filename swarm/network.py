@@ -79,7 +79,8 @@ class NetworkSetup:
     mdns: bool
 
 
-OpenNetwork = Callable[[NetworkSetup], Network]
+MakeNetwork = Callable[[NetworkSetup], Network]
+OpenNetwork = Callable[[NetworkSetup], Awaitable[Network]]
 
 
 def load_network(setup: NetworkSetup) -> Network:
@@ -87,3 +88,8 @@ def load_network(setup: NetworkSetup) -> Network:
     module = importlib.import_module("swarm.net.libp2p_network")
     network: Network = module.LibP2PNetwork(setup)
     return network
+
+
+async def open_network(setup: NetworkSetup, make: MakeNetwork = load_network) -> Network:
+    """The network of `make`, made in a thread, so that the event loop goes on meanwhile."""
+    return await trio.to_thread.run_sync(make, setup, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))

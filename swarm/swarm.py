@@ -26,7 +26,7 @@ from swarm.connection import BlockBook
 from swarm.fetcher import Fetcher
 from swarm.limits import DISK_THREADS_MAX
 from swarm.membership import Membership
-from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, load_network
+from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, open_network
 from swarm.replicator import LogBook, Replicator
 from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
@@ -67,7 +67,7 @@ class Swarm:
     """One node's swarm. `run` it once."""
 
     def __init__(
-        self, logs: LogBook, blocks: BlockBook, config: SwarmConfig, open_network: OpenNetwork = load_network
+        self, logs: LogBook, blocks: BlockBook, config: SwarmConfig, open_network: OpenNetwork = open_network
     ) -> None:
         self._config = config
         self._open_network = open_network
@@ -129,9 +129,7 @@ class Swarm:
 
     async def _start_network(self, nursery: trio.Nursery) -> list[str]:
         setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns)
-        network = await trio.to_thread.run_sync(
-            self._open_network, setup, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
+        network = await self._open_network(setup)
 
         async def accept(stream: Stream) -> None:
             await self._sessions.accept(network, stream)

@@ -134,8 +134,13 @@ class MemoryInternet:
         self._ports = count(1)
 
     def network(self, setup: NetworkSetup) -> MemoryNetwork:
-        """A network of this internet; fits `swarm.network.OpenNetwork`."""
+        """A network of this internet; fits `swarm.network.MakeNetwork`."""
         return MemoryNetwork(self, setup)
+
+    async def open_network(self, setup: NetworkSetup) -> MemoryNetwork:
+        """The same as `swarm.network.OpenNetwork`: at once, without a thread."""
+        await trio.lowlevel.checkpoint()
+        return self.network(setup)
 
     def kill(self, peer: PeerId) -> None:
         """As `kill -9`: all its streams break."""

@@ -22,7 +22,7 @@ from tests.swarm.support import LISTEN, Node
 
 @pytest.fixture
 def clock() -> trio.testing.MockClock:
-    """Jumps when nothing happens for a moment: long enough for a network to be made in a thread."""
+    """Jumps when nothing happens for a moment: long enough for a thread to do something small."""
     return trio.testing.MockClock(autojump_threshold=0.02)
 
 
@@ -65,7 +65,7 @@ def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Calla
         }
         logs = make_logs()
         blocks = blocks or MemoryBlocks()
-        return Node(Swarm(logs, blocks, SwarmConfig(**settings), open_network or internet.network), logs, blocks)
+        return Node(Swarm(logs, blocks, SwarmConfig(**settings), open_network or internet.open_network), logs, blocks)
 
     return make
 

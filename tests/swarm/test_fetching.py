@@ -13,7 +13,7 @@ from hyperlog.errors import Corrupt, NoProvider
 from hyperlog.ids import block_id
 from hyperlog.log import Log
 from swarm.limits import BAN_SECONDS, DEAD_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
-from swarm.network import NetworkSetup
+from swarm.network import Network, NetworkSetup
 from swarm.swarm import Swarm
 from swarm.testing import (
     MISDEEDS,
@@ -297,9 +297,9 @@ async def test_on_demand_the_network_starts_with_the_first_need(
 ) -> None:
     opened: list[NetworkSetup] = []
 
-    def open_network(setup: NetworkSetup) -> object:
+    async def open_network(setup: NetworkSetup) -> Network:
         opened.append(setup)
-        return internet.network(setup)
+        return await internet.open_network(setup)
 
     seeder = await make_node(MemoryBlocks(PAYLOADS)).start(nursery)
     seeder.swarm.join(log.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from hyperlog.log import Log
 from swarm.addresses import parse_address
 from swarm.errors import BadAddress, ListenFailed
 from swarm.limits import LOG_ADDRESSES_MAX, RETRY_IDLE_SECONDS_MAX
-from swarm.network import NetworkSetup
+from swarm.network import Network, NetworkSetup, open_network
 from swarm.testing import MemoryBlocks, MemoryInternet, peer_id_for
 from tests.swarm.support import Node
 
@@ -122,11 +123,11 @@ async def test_the_network_is_loaded_in_a_thread(
 ) -> None:
     loop_goes_on = trio.Event()
 
-    def open_slowly(setup: NetworkSetup) -> object:
+    def open_slowly(setup: NetworkSetup) -> Network:
         trio.from_thread.run(loop_goes_on.wait)
         return internet.network(setup)
 
-    node = make_node(open_network=open_slowly)
+    node = make_node(open_network=partial(open_network, make=open_slowly))
     nursery.start_soon(node.swarm.run)
     await trio.sleep(1)
     assert node.swarm.statistics().addresses == ()

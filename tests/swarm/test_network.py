@@ -13,7 +13,7 @@ import trio
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.errors import ConnectionLost, PeerUnreachable
 from swarm.limits import CLOSE_SECONDS
-from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, load_network
+from swarm.network import MakeNetwork, Network, NetworkSetup, Serving, Stream, load_network
 from swarm.testing import MemoryInternet, peer_id_for
 from tests.swarm.support import LISTEN
 
@@ -21,7 +21,7 @@ PATIENCE = 20.0
 
 
 @pytest.fixture(params=["memory", pytest.param("libp2p", marks=pytest.mark.slow)])
-def open_network(request: pytest.FixtureRequest) -> OpenNetwork:
+def make_network(request: pytest.FixtureRequest) -> MakeNetwork:
     return MemoryInternet().network if request.param == "memory" else load_network
 
 
@@ -46,12 +46,12 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 @pytest.fixture
-def start(open_network: OpenNetwork) -> Start:
+def start(make_network: MakeNetwork) -> Start:
     """Serve a network while a block lasts."""
 
     @asynccontextmanager
     async def start(accept: Callable[[Stream], object] = echo, seed: bytes | None = None) -> AsyncIterator[Running]:
-        network = open_network(NetworkSetup(identity_seed=seed or os.urandom(32), mdns=False))
+        network = make_network(NetworkSetup(identity_seed=seed or os.urandom(32), mdns=False))
         accepted: list[Stream] = []
 
         async def remember(stream: Stream) -> None:
@@ -83,9 +83,9 @@ async def send_until_lost(stream: Stream) -> None:
         await trio.sleep(0.01)
 
 
-async def test_identity_comes_from_the_seed(open_network: OpenNetwork) -> None:
+async def test_identity_comes_from_the_seed(make_network: MakeNetwork) -> None:
     def identity(seed: bytes) -> PeerId:
-        return open_network(NetworkSetup(identity_seed=seed, mdns=False)).peer_id
+        return make_network(NetworkSetup(identity_seed=seed, mdns=False)).peer_id
 
     assert identity(b"a" * 32) == identity(b"a" * 32) != identity(b"b" * 32)
 
@@ -207,8 +207,8 @@ async def test_a_network_can_come_back_with_its_identity(start: Start) -> None:
             await stream.close()
 
 
-async def test_somebody_else_at_the_address_is_no_peer(start: Start, open_network: OpenNetwork) -> None:
-    other = open_network(NetworkSetup(identity_seed=os.urandom(32), mdns=False)).peer_id
+async def test_somebody_else_at_the_address_is_no_peer(start: Start, make_network: MakeNetwork) -> None:
+    other = make_network(NetworkSetup(identity_seed=os.urandom(32), mdns=False)).peer_id
     async with start() as server, start() as client:
         text = server.address.text.replace(server.address.peer, other)
         with pytest.raises(PeerUnreachable):
@@ -234,8 +234,8 @@ async def test_closing_is_bounded_when_the_peer_does_not_read(start: Start) -> N
             await stream.close()
 
 
-async def test_a_network_that_does_not_serve_reaches_nobody(open_network: OpenNetwork, start: Start) -> None:
-    network = open_network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
+async def test_a_network_that_does_not_serve_reaches_nobody(make_network: MakeNetwork, start: Start) -> None:
+    network = make_network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
     async with start() as server:
         with pytest.raises(PeerUnreachable):
             await network.open_stream(server.address)

@@ -380,7 +380,7 @@ async def test_a_full_store_is_told_to_who_syncs_and_not_held_against_the_peer(
     author, log = await start_author(make_node, nursery, 3)
     config = SwarmConfig(identity_seed=b"r" * 32, listen=(LISTEN,), mdns=False)
     store = FullStore()
-    reader = Swarm(memory_logs(store), MemoryBlocks(), config, internet.network)
+    reader = Swarm(memory_logs(store), MemoryBlocks(), config, internet.open_network)
     await nursery.start(reader.run)
     reader.join(log.key, author.addresses)
     store.is_full = True
