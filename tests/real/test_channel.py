@@ -15,7 +15,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 
 from swarm.errors import ConnectionLost
 from swarm.limits import KEEP_ALIVE_SECONDS, STREAMS_PER_PEER_MAX, UPGRADE_SECONDS
-from swarm.net.libp2p_network import LibP2PStream
+from swarm.net.streams import LibP2PStream
 from swarm.net.muxer import Muxer
 from swarm.net.yamux import HEADER, SYN, Kind
 from swarm.network import Stream
@@ -138,7 +138,7 @@ class SilentChannel:
 
 async def test_a_silent_connection_is_pinged_and_then_closed(autojump_clock: trio.testing.MockClock) -> None:
     channel: Any = SilentChannel()
-    muxer = Muxer(channel, peer_id=None)  # type: ignore[arg-type]
+    muxer = Muxer(channel, None, lambda *_: None)  # type: ignore[arg-type]
     began = trio.current_time()
     await muxer.start()
     assert trio.current_time() - began == pytest.approx(2 * KEEP_ALIVE_SECONDS)

@@ -26,7 +26,8 @@ from swarm.errors import ConnectionLost, PeerUnreachable
 from swarm.limits import STREAMS_PER_PEER_MAX, UPGRADE_SECONDS, UPGRADES_PER_ADDRESS_MAX
 from swarm.net import compat
 from swarm.net.interfaces import dialable
-from swarm.net.libp2p_network import LibP2PNetwork, LibP2PStream
+from swarm.net.libp2p_network import LibP2PNetwork
+from swarm.net.streams import LibP2PStream
 from swarm.network import NetworkSetup, Serving, Stream
 from tests.swarm.support import LISTEN
 
