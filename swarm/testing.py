@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -23,7 +24,7 @@ from hyperlog.ids import BlockId, LogKey, block_id, discovery_key
 from swarm.addresses import PeerAddress, PeerId
 from swarm.connection import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
-from swarm.network import Network, NetworkSetup, Serving, Stream
+from swarm.network import Network, NetworkSetup, NetworkStats, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
 from swarm.replication.session import BlocksAsked, Session
 
@@ -32,20 +33,27 @@ _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 class _Pipe:
-    """One direction of a stream: bounded, delayed, breakable."""
+    """One direction of a stream: bounded, delayed, breakable. `delay`: seconds that what is sent now takes."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: Callable[[], float]) -> None:
         self._delay = delay
+        self._due = 0.0
         self._pieces: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
         self._changed = trio.Event()
         self._is_broken = False
         self._is_ended = False
+        self._is_held = False
         self.is_silent = False
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    def hold(self, is_held: bool) -> None:
+        """Let nothing arrive meanwhile; nothing is lost."""
+        self._is_held = is_held
+        self._notify()
 
     def end(self) -> None:
         self._is_ended = True
@@ -62,14 +70,16 @@ class _Pipe:
         if self._is_broken or self._is_ended:
             raise ConnectionLost("the stream broke")
         if data and not self.is_silent:
-            self._pieces.append((trio.current_time() + self._delay, data))
+            # What was sent before does not arrive later.
+            self._due = max(self._due, trio.current_time() + self._delay())
+            self._pieces.append((self._due, data))
             self._bytes += len(data)
             self._notify()
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
-            if self._pieces and not self.is_silent:
+            if self._pieces and not self.is_silent and not self._is_held:
                 due, data = self._pieces[0]
                 if due <= trio.current_time():
                     self._pieces.popleft()
@@ -79,7 +89,7 @@ class _Pipe:
                 await trio.sleep_until(due)
             elif self._is_broken:
                 raise ConnectionLost("the stream broke")
-            elif self._is_ended and not self.is_silent:
+            elif self._is_ended and not self.is_silent and not self._is_held:
                 return b""
             else:
                 await self._changed.wait()
@@ -111,6 +121,9 @@ class MemoryStream:
         await trio.lowlevel.cancel_shielded_checkpoint()
         self.close_nowait()
 
+    def vouch(self) -> None:
+        """There is always room."""
+
     def close_nowait(self) -> None:
         self._outgoing.end()
         # Whoever still writes to a closed end learns that nobody reads.
@@ -120,17 +133,23 @@ class MemoryStream:
         self._incoming.break_()
         self._outgoing.break_()
 
+    def hold(self, is_held: bool) -> None:
+        """Let nothing pass, either way, until it may again."""
+        self._incoming.hold(is_held)
+        self._outgoing.hold(is_held)
+
     def silence(self) -> None:
         self._incoming.is_silent = True
         self._outgoing.is_silent = True
 
 
 class MemoryInternet:
-    """All `MemoryNetwork`s of one test. `delay`: seconds one way."""
+    """All `MemoryNetwork`s of one test. `delay`: seconds one way; a subclass may tell one by the pair, or cut pairs."""
 
     def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
         self._servers: dict[PeerId, MemoryNetwork] = {}
+        self._silent: set[PeerId] = set()
         self._ports = count(1)
 
     def network(self, setup: NetworkSetup) -> MemoryNetwork:
@@ -142,6 +161,14 @@ class MemoryInternet:
         await trio.lowlevel.checkpoint()
         return self.network(setup)
 
+    def delay_between(self, one: PeerId, other: PeerId) -> float:
+        """Seconds that what `one` sends now takes to `other`."""
+        return self.delay
+
+    def is_cut(self, one: PeerId, other: PeerId) -> bool:
+        """Whether a dial hangs for ever."""
+        return not self._silent.isdisjoint((one, other))
+
     def kill(self, peer: PeerId) -> None:
         """As `kill -9`: all its streams break."""
         for stream in self._servers[peer].take_streams():
@@ -149,9 +176,8 @@ class MemoryInternet:
 
     def silence(self, peer: PeerId) -> None:
         """As a pulled cable: nothing arrives, nobody is told."""
-        server = self._servers[peer]
-        server.is_silent = True
-        for stream in server.streams:
+        self._silent.add(peer)
+        for stream in self._servers[peer].streams:
             stream.silence()
 
     def introduce(self, peer: PeerId, neighbour: PeerAddress) -> None:
@@ -178,7 +204,6 @@ class MemoryNetwork:
         self._serving: Serving | None = None
         self._nursery: trio.Nursery | None = None
         self.streams: list[MemoryStream] = []
-        self.is_silent = False
 
     @property
     def peer_id(self) -> PeerId:
@@ -200,21 +225,24 @@ class MemoryNetwork:
                     stream.close_nowait()
 
     async def open_stream(self, address: PeerAddress) -> MemoryStream:
-        await trio.sleep(2 * self._internet.delay)
+        there_seconds = partial(self._internet.delay_between, self._peer_id, address.peer)
+        here_seconds = partial(self._internet.delay_between, address.peer, self._peer_id)
+        await trio.sleep(there_seconds() + here_seconds())
         if self._serving is None:
             raise PeerUnreachable("the network is not running")
-        if self.is_silent:
+        if self._internet.is_cut(self._peer_id, address.peer):
             await trio.sleep_forever()
         server = self._internet.find(address.peer)
         if server is None:
             raise PeerUnreachable(f"cannot reach {address.text}: connection refused")
-        if server.is_silent:
-            await trio.sleep_forever()
-        there, here = _Pipe(self._internet.delay), _Pipe(self._internet.delay)
+        there, here = _Pipe(there_seconds), _Pipe(here_seconds)
         server.accept(MemoryStream(self._peer_id, there, here))
         stream = MemoryStream(server.peer_id, here, there)
         self.streams.append(stream)
         return stream
+
+    def statistics(self) -> NetworkStats:
+        return NetworkStats()
 
     async def hang_up(self, peer: PeerId) -> None:
         await trio.lowlevel.checkpoint()
