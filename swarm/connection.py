@@ -196,6 +196,7 @@ class LiveSession:
             case Opened(log):
                 self.log = log
                 self._opened.set()
+                self._stream.vouch()
                 self._owner.on_open(self)
             case ExchangeCame(frame):
                 self._exchange_unread += 1

@@ -51,9 +51,31 @@ CONNECTIONS_PER_PEER_MAX: Final = 4
 CONNECTIONS_PER_ADDRESS_MAX: Final = 64
 """Established inbound connections of one IP address; many honest peers may sit behind one NAT."""
 
-UPGRADES_MAX: Final = 128
+UPGRADES_MAX: Final = 256
 UPGRADES_PER_ADDRESS_MAX: Final = 8
 """Inbound connections that have not finished their handshake, in all and of one IP address (W1, N6)."""
+
+HANDSHAKES_PER_ADDRESS_BURST: Final = 128.0
+HANDSHAKES_PER_ADDRESS_PER_SECOND: Final = 20.0
+HANDSHAKE_FAILED_COST: Final = 4.0
+"""Connections that one IP address may start at once and per second; one whose handshake fails counts for so many more.
+A handshake is 10 to 20 ms of processor time (measured), so this is a third of a core for one address."""
+
+ADDRESSES_REMEMBERED_MAX: Final = 4096
+
+IDLE_CONNECTION_SECONDS: Final = 30.0
+"""An inbound connection without any stream is closed after this or up to twice as long."""
+
+DESCRIPTORS_RESERVED: Final = 256
+"""Descriptors that connections leave to stores, mounts and clients, where the process may have few."""
+
+NEGOTIATION_BYTES_MAX: Final = 1024
+NEGOTIATION_ROUNDS_MAX: Final = 16
+"""One message of multistream-select, and how many one negotiation may take (W11)."""
+
+ECHO_SECONDS: Final = 30.0
+ECHO_PAUSE_SECONDS: Final = 0.05
+"""libp2p's ping protocol: a stream on which no ping comes for this long is closed; the pause between two answers."""
 
 STREAMS_PER_PEER_MAX: Final = 64
 """Inbound streams of one peer; further ones are reset (W8)."""

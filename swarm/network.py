@@ -42,6 +42,10 @@ class Stream(Protocol):
         """Finish orderly, within `CLOSE_SECONDS`; raises nothing. Safe to call twice and when cancelled."""
         ...
 
+    def vouch(self) -> None:
+        """The peer has shown that it knows a log: its connection is not the first to make room for another."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -50,6 +54,29 @@ class Serving:
     accept: Callable[[Stream], Awaitable[None]]
     found: Callable[[PeerAddress], None]
     """A peer showed itself on the local network."""
+    misbehaved: Callable[[PeerId, str], None] = lambda peer, fault: None
+    """A peer did below the streams what no honest one does; its connection is gone."""
+    is_welcome: Callable[[PeerId], bool] = lambda peer: True
+    """Whether to take a connection from this peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStats:
+    """Inbound connections now, and those that were not taken or kept, since the start."""
+
+    handshakes: int = 0
+    strangers: int = 0
+    """Connections of peers that have not shown that they know a log."""
+    members: int = 0
+    refused_rate: int = 0
+    """Closed at once: their address starts more than its allowance."""
+    refused_full: int = 0
+    refused_banned: int = 0
+    evicted: int = 0
+    """Closed to make room for another."""
+    handshakes_failed: int = 0
+    misbehaved: int = 0
+    """Closed for what came below the streams."""
 
 
 class Network(Protocol):
@@ -65,6 +92,8 @@ class Network(Protocol):
     async def open_stream(self, address: PeerAddress) -> Stream:
         """A new stream to a peer, over the connection there is or a new one. Raises `PeerUnreachable`."""
         ...
+
+    def statistics(self) -> NetworkStats: ...
 
     async def hang_up(self, peer: PeerId) -> None:
         """Close every connection with `peer`; raises nothing."""

@@ -14,6 +14,9 @@ D17 Known peers are dialled behind our back, whatever the watermarks. `_NoConnec
 D18 Sockets and system tasks outlive a host that is cancelled. `FencedSwarm.close_all`, shielded.
 D21 Identify runs by itself, in system tasks, where an error ends the process. `without_identify_tasks`.
 D22 Calls on the root logger configure the application's logging. `quiet_logging`.
+D24 A negotiation reads messages of any length, before anybody is authenticated, and takes any number of them.
+    `read_proposal`.
+D25 identify/push lets any stranger fill the peer store, and ping answers as fast as it is asked. `answer_only`.
 
 The defects of its noise reader and of its yamux went with them (channel.py, muxer.py): a writer that gives up after 5 s
 of closed window (D4), the 257th stream that waits for ever (D6), errors swallowed inside a frame (D7), windows that
@@ -24,22 +27,30 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import libp2p.io.msgio
 import libp2p.network.connection.swarm_connection
 import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import ID as PING
+from libp2p.host.ping import PING_LENGTH
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.io.abc import Reader, ReadWriteCloser
-from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError, IOException
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from multiaddr import Multiaddr
 
@@ -47,11 +58,18 @@ from swarm.limits import (
     CLOSE_SECONDS,
     CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_MAX,
+    DESCRIPTORS_RESERVED,
+    ECHO_PAUSE_SECONDS,
+    ECHO_SECONDS,
+    IDLE_CONNECTION_SECONDS,
+    NEGOTIATION_BYTES_MAX,
+    NEGOTIATION_ROUNDS_MAX,
     STREAM_SECONDS,
     STREAMS_PER_PEER_MAX,
     UPGRADE_SECONDS,
+    UPGRADES_MAX,
 )
-from swarm.net.admission import Admission
+from swarm.net.admission import Admission, Slot
 from swarm.net.channel import Channel
 from swarm.net.muxer import Muxer
 
@@ -60,8 +78,9 @@ _log: Final = logging.getLogger(__name__)
 _UNKNOWN_ADDRESS: Final = "?"
 
 CONNECTION_CONFIG: Final = ConnectionConfig(
-    max_connections=CONNECTIONS_MAX,
-    high_watermark=CONNECTIONS_MAX,
+    # `Admission` counts; these two only have to be more than it lets in, with our own dials.
+    max_connections=4 * CONNECTIONS_MAX,
+    high_watermark=4 * CONNECTIONS_MAX,
     low_watermark=0,
     min_connections=0,
     max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
@@ -96,22 +115,44 @@ async def read_exactly(reader: Reader, n: int, retry_count: int = 0) -> bytes:
     return bytes(pieces)
 
 
+async def read_proposal(self: MultiselectCommunicator) -> str:
+    """One message of a negotiation. Raises `MultiselectCommunicatorError`, for one that is too long or too many too."""
+    rounds = vars(self)["rounds"] = vars(self).get("rounds", 0) + 1
+    try:
+        if rounds > NEGOTIATION_ROUNDS_MAX:
+            raise ParseError("a negotiation without end")
+        length = (await read_exactly(self.read_writer, 1))[0]
+        if length >= 0x80:
+            length += ((await read_exactly(self.read_writer, 1))[0] - 1) << 7
+        if not 0 < length <= NEGOTIATION_BYTES_MAX:
+            raise ParseError(f"a proposal of {length} bytes")
+        proposal = (await read_exactly(self.read_writer, length)).decode()
+        if not proposal.endswith("\n"):
+            raise ParseError("a proposal without an end")
+    except (ParseError, IOException, UnicodeDecodeError) as error:
+        raise MultiselectCommunicatorError("no proposal came") from error
+    return proposal[:-1]
+
+
 def install() -> None:
     """Fences that replace a function of the library. Safe to call again."""
     quiet_logging()
     vars(libp2p.io.msgio)["read_exactly"] = read_exactly
+    MultiselectCommunicator.read = read_proposal  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------------------------------------------- the muxer
 
 
 class OwnMuxers(MuxerMultistream):
-    """Stock negotiation, our yamux."""
+    """Stock negotiation, our yamux. `misbehaved` is told of peers whose connection ended for that."""
+
+    misbehaved: Callable[[ID, str], None]
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         assert isinstance(conn, Channel)
-        return self._annotate_connection(Muxer(conn, peer_id), conn, protocol)
+        return self._annotate_connection(Muxer(conn, peer_id, self.misbehaved), conn, protocol)
 
 
 # ------------------------------------------------------------------------------------------------------- the swarm
@@ -148,7 +189,14 @@ class FencedSwarm(Swarm):
     """Stock swarm whose connections come and go without leaving anything behind."""
 
     admission: Admission
+    is_welcome: Callable[[ID], bool]
+    """Whether to speak to this peer at all."""
     _nursery: trio.Nursery | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.slots: dict[IMuxedConn, Slot] = {}
+        """Inbound connections after their handshake."""
 
     def contain_in(self, nursery: trio.Nursery) -> None:
         """Run connections in `nursery` from here on."""
@@ -165,21 +213,29 @@ class FencedSwarm(Swarm):
 
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
         remote = read_write_closer.get_remote_address()
-        address = remote[0] if remote else _UNKNOWN_ADDRESS
-        if not self.admission.begin(address):
+        scope = trio.CancelScope()
+        slot = self.admission.begin(remote[0] if remote else _UNKNOWN_ADDRESS, scope.cancel, trio.current_time())
+        if slot is None:
             await read_write_closer.close()
             return
         muxed: Any = None
         try:
-            muxed = await self._upgrade(RawConnection(read_write_closer, False), maddr)
+            with scope:
+                muxed = await self._upgrade(RawConnection(read_write_closer, False), maddr)
+                if muxed is not None and self.is_welcome(muxed.peer_id) and self.admission.establish(slot):
+                    self.slots[muxed] = slot
+                    await _until_idle(muxed)
         finally:
-            self.admission.end_upgrade(address, established=muxed is not None)
-        if muxed is None:
-            return
-        try:
-            await muxed.event_closed.wait()
-        finally:
-            self.admission.end(address)
+            self.slots.pop(muxed, None)
+            with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+                await (read_write_closer if muxed is None else muxed).close()
+            self.admission.end(slot, trio.current_time())
+
+    def vouch(self, muxed: IMuxedConn) -> None:
+        """The peer at the other end of this connection has shown that it knows a log."""
+        slot = self.slots.get(muxed)
+        if slot is not None:
+            self.admission.vouch(slot)
 
     async def _upgrade(self, raw: IRawConnection, maddr: Multiaddr) -> IMuxedConn | None:
         try:
@@ -200,6 +256,21 @@ class FencedSwarm(Swarm):
             for connection in self.get_connections():
                 nursery.start_soon(close_connection, connection)
         await self.close()
+
+
+async def _until_idle(muxed: Any) -> None:
+    """Until the connection is closed, or had no stream at two looks in a row."""
+    was_idle = False
+    while not (was_idle and muxed.is_idle) and not muxed.is_closed:
+        was_idle = muxed.is_idle
+        with trio.move_on_after(IDLE_CONNECTION_SECONDS):
+            await muxed.event_closed.wait()
+
+
+def connections_max() -> int:
+    """How many inbound connections the process has descriptors for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(min(CONNECTIONS_MAX, soft - UPGRADES_MAX - DESCRIPTORS_RESERVED), UPGRADES_MAX)
 
 
 async def close_connection(connection: INetConn) -> None:
@@ -226,6 +297,22 @@ def contained_handler(handler: Callable[[INetStream], Awaitable[None]]) -> Calla
             await stream.reset()
 
     return handle
+
+
+async def answer_pings(stream: INetStream) -> None:
+    """libp2p's ping: 32 bytes come back, not more often than twenty times a second."""
+    with suppress(IOException, trio.TooSlowError):
+        while True:
+            with trio.fail_after(ECHO_SECONDS):
+                await stream.write(await read_exactly(stream, PING_LENGTH))
+            await trio.sleep(ECHO_PAUSE_SECONDS)
+    await stream.close()
+
+
+def answer_only(host: BasicHost) -> None:
+    """Of the protocols that a host offers by itself, keep identify and a patient ping."""
+    host.remove_stream_handler(ID_PUSH)
+    host.set_stream_handler(PING, answer_pings)
 
 
 def without_identify_tasks(host: BasicHost, swarm: Swarm) -> None:

@@ -119,13 +119,14 @@ class MuxedStream(IMuxedStream):
 class Muxer(IMuxedConn):
     """One connection. `start` runs it until it ends."""
 
-    def __init__(self, channel: Channel, peer_id: ID) -> None:
+    def __init__(self, channel: Channel, peer_id: ID, misbehaved: Callable[[ID, str], None]) -> None:
         self.secured_conn = channel
         self.peer_id = peer_id
         self.event_started = trio.Event()
         self.event_closed = trio.Event()
         self.on_close: Callable[[], Awaitable[None]] | None = None
         self._channel = channel
+        self._misbehaved = misbehaved
         self._yamux = Yamux(_memory, is_initiator=channel.is_initiator, now=trio.current_time())
         self._streams: dict[Flow, MuxedStream] = {}
         self._arrived_send, self._arrived = trio.open_memory_channel[MuxedStream](float("inf"))
@@ -142,6 +143,11 @@ class Muxer(IMuxedConn):
     @property
     def is_closed(self) -> bool:
         return self.event_closed.is_set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return not self._yamux.flows
 
     # -------------------------------------------------------------------------------------------------- for streams
 
@@ -238,6 +244,7 @@ class Muxer(IMuxedConn):
             _log.debug("connection with %s ended: %s", self.peer_id, error)
         except PeerMisbehaved as error:
             _log.debug("connection with %s ended: %s", self.peer_id, error.message)
+            self._misbehaved(self.peer_id, error.message)
             self._yamux.goodbye(Code.PROTOCOL_ERROR)
             self._talk()
         scope.cancel()
