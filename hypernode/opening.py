@@ -23,6 +23,7 @@ from hypernode.config import Config
 from hypernode.image_mounts import MountableImage
 from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_STALL_SECONDS, SYNC_SECONDS
 from hypernode.node import Node
+from hypernode.stopwatch import Stopwatch
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
 from images.manifest import Manifest
@@ -45,6 +46,8 @@ class OpenImage:
     manifest: Manifest
     source: StoredSource
     mountable: MountableImage
+    watch: Stopwatch
+    """The stages so far."""
 
 
 async def find_version(
@@ -87,18 +90,22 @@ async def _sync(node: Node, link: Link, log: Log) -> None:
 
 async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bool, tell: Tell) -> OpenImage:
     """Everything up to mounting. Raises as `find_version`, and `Corrupt` kinds for a version that is not sound."""
+    watch = Stopwatch()
     link = parse_link(text)
     log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
     source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
+    watch.lap("log")
     await tell("fetching the manifest")
     manifest = await fetch_manifest(resolved.version.manifest, source)
     node.records.remember_use(link.key, resolved.entry)
+    watch.lap("manifest")
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
     mountable = MountableImage(
         manifest.id.hex(), BlobReader(manifest, source), metadata, resolved.version.manifest, manifest
     )
-    return OpenImage(link, log, resolved, manifest, source, mountable)
+    watch.lap("header")
+    return OpenImage(link, log, resolved, manifest, source, mountable, watch)
 
 
 async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manifest:

@@ -23,12 +23,27 @@ from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
+from hypernode.stopwatch import Stopwatch
 from vmhost.console import run_container
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
 from vmhost.nspawn import NspawnSpec
 from vmhost.terminal import is_terminal
 
 _FAILURES_SHOWN: Final = 3
+_STAGES: Final = {
+    "command line": "until the command runs: the interpreter, what it imports",
+    "node": "reaching the home's node, or becoming it",
+    "log": "log: which version the link means",
+    "manifest": "manifest: what is in it",
+    "header": "EROFS header",
+    "mount": "mounts: EROFS, overlay",
+    "request": "the rest of the request",
+    "first output": "from starting systemd-nspawn to the first output",
+    "running": "from there to the container's end",
+    "ending": "unmounting, leaving the node",
+    "total": "in all",
+}
+"""What `--timings` says of each stage, and in which order `--stats` has them."""
 
 
 async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
@@ -40,11 +55,20 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         refresh=arguments["refresh"],
         keep=arguments["keep"],
     )
+    started = _process_age_seconds()
+    watch = Stopwatch()
     async with reach_node(config) as node:
+        watch.lap("node")
         with EventPrinter() as printer:
             held = await node.client.hold(request, printer)
+        watch.lap("request")
         async with held:
-            status, figures = await _run(held, _make_spec(held.ready, tuple(arguments["command"])))
+            status, figures = await _run(held, _make_spec(held.ready, tuple(arguments["command"])), watch)
+        watch.lap("ending")
+    timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
+    figures["timings"] = timings
+    if arguments["timings"]:
+        _tell_timings(timings)
     if arguments["stats"] is not None:
         _write_figures(arguments["stats"], figures | {"exit_code": status})
     return status
@@ -65,13 +89,14 @@ def _make_spec(ready: Mapping[str, Any], command: tuple[str, ...]) -> NspawnSpec
     )
 
 
-async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
+async def _run(held: Held, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Json]:
     """The exit status and the transfer figures. The node's going away ends the container with `NodeGone`."""
     figures: Json = {key: held.ready[key] for key in ("link", "version", "image_bytes")}
     figures["first_output_seconds"] = figures["container_seconds"] = None
     failures = 0
 
     def saw_output() -> None:
+        watch.lap("first output")
         figures["first_output_seconds"] = round(_process_age_seconds(), 3)
         figures["container_seconds"] = round(trio.current_time() - started, 3)
 
@@ -82,13 +107,13 @@ async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
             if failures <= _FAILURES_SHOWN:
                 note(f"the container got an I/O error: {fields['message']}")
 
-    async def watch() -> None:
+    async def follow() -> None:
         figures.update(await held.wait_result())
 
     held.on_event = heard
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
+        nursery.start_soon(follow)
         try:
             status = await run_container(
                 spec,
@@ -101,10 +126,24 @@ async def _run(held: Held, spec: NspawnSpec) -> tuple[int, Json]:
         except (ProgramNotFound, ProgramNotExecutable) as error:
             note(error.message)
             status = EXIT_NOT_FOUND_INSIDE if isinstance(error, ProgramNotFound) else EXIT_NOT_EXECUTABLE
+        watch.lap("running")
         await held.release()
     if failures > _FAILURES_SHOWN:
         note(f"the container got {failures} I/O errors in all, because no peer delivered what it read")
     return status, figures
+
+
+def _stages(started: float, watch: Stopwatch, inside: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each stage in order: of this command, and what the node did of the request."""
+    ours = dict(watch.laps)
+    rest = ours.pop("request") - sum(inside.values())
+    stages = {"command line": started, "node": ours.pop("node"), **inside, "request": rest, **ours}
+    return {**stages, "total": sum(stages.values())}
+
+
+def _tell_timings(timings: Mapping[str, float]) -> None:
+    for stage, seconds in timings.items():
+        print(f"{seconds * 1000:9.1f} ms  {_STAGES[stage]}", file=sys.stderr)
 
 
 def _process_age_seconds() -> float:

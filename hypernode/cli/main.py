@@ -173,6 +173,9 @@ def boot(
             "--keep", metavar="VOLUME", help="Keep what the container writes as this volume, or go on with it."
         ),
     ] = None,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="At the end, say on standard error how long each stage took.")
+    ] = False,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
@@ -197,6 +200,7 @@ def boot(
         peers=peer or [],
         stats=stats,
         keep=keep,
+        timings=timings,
         read_deadline=read_deadline,
         refresh=refresh,
         listen=listen or [],

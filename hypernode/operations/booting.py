@@ -44,7 +44,8 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             image.mountable, request.read_deadline, on_failure, volume=None if volume is None else volume.path
         )
         root = await stack.enter_async_context(mounting)
-        await call.hold(root=root, **_describe(image))
+        image.watch.lap("mount")
+        await call.hold(root=root, timings=image.watch.laps, **_describe(image))
     counted = image.source.statistics()
     return {
         "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,

@@ -50,10 +50,14 @@ def test_a_boot_moves_little_and_a_second_one_nothing(world: World, tmp_path: Pa
     assert moved / 2 < figures["wire_bytes"] <= moved
 
     opened, before = world.hosts.right.tcp_opened(), world.hosts.right.received_bytes()
-    warm = world.booter.run(*command)
+    warm = world.booter.run("boot", "--timings", *command[1:])
 
     assert (warm.returncode, warm.stdout) == (0, _PRINTS), warm.stderr
     figures = boot_figures(stats)
+    stages = dict(figures["timings"])
+    assert {"command line", "node", "log", "manifest", "header", "mount", "first output"} <= stages.keys()
+    assert stages.pop("total") == pytest.approx(sum(stages.values()), abs=0.01)
+    assert [line.split()[1] for line in warm.stderr.splitlines()] == ["ms"] * (len(stages) + 1)
     assert (figures["wire_bytes"], figures["blocks_fetched"]) == (0, 0)
     assert figures["blocks_local"] > 0
     assert world.hosts.right.tcp_opened() == opened
