@@ -21,6 +21,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -30,6 +31,7 @@ from vmhost import limits
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
 from vmhost.mount_syscalls import (
+    MS_BIND,
     MS_NODEV,
     MS_NOSUID,
     in_mount_thread,
@@ -39,6 +41,7 @@ from vmhost.mount_syscalls import (
     unmount_patiently,
 )
 from vmhost.nspawn import (
+    Bind,
     NspawnSpec,
     bundle_config,
     needs_tmpfs,
@@ -49,7 +52,7 @@ from vmhost.nspawn import (
 )
 from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
 from vmhost.process import ChildProcess, open_child
-from vmhost.rootfs import find_program, make_workdir, prepare_root, read_user
+from vmhost.rootfs import find_program, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
 from vmhost.terminal import Pty, copy_size, raw_mode
 from vmhost.users import User
@@ -82,23 +85,47 @@ async def run_container(
     stops the container. Raises ProgramNotFound, ProgramNotExecutable, RootUnusable, ContainerFailed, HostUnfit;
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
-    user = await read_in_mount_thread(partial(_check_root, spec))
-    with ExitStack() as stack:
-        bundle = None
-        if not user.is_root:
-            spec = with_identity(spec, user)
-            bundle = stack.enter_context(_bundle(spec, user))
-        streams = _Streams(stack, stdin, stdout, stderr, tty, user)
-        session = _Session(streams, on_first_output)
-        async with _propagation_tmpfs(spec):
-            return await session.run(spec, bundle)
+    user, in_run = await read_in_mount_thread(partial(_check_root, spec))
+    async with _with_run(spec, in_run) as seeing, _propagation_tmpfs(spec):
+        with ExitStack() as stack:
+            bundle = None
+            if not user.is_root:
+                seeing = with_identity(seeing, user)
+                bundle = stack.enter_context(_bundle(seeing, user))
+            streams = _Streams(stack, stdin, stdout, stderr, tty, user)
+            return await _Session(streams, on_first_output).run(seeing, bundle)
 
 
-def _check_root(spec: NspawnSpec) -> User:
+def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:
     prepare_root(spec.root)
     make_workdir(spec.root, spec.workdir)
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
-    return read_user(spec.root, spec.user)
+    return read_user(spec.root, spec.user), names_in_run(spec.root)
+
+
+@asynccontextmanager
+async def _with_run(spec: NspawnSpec, names: list[str]) -> AsyncIterator[NspawnSpec]:
+    """The spec with what the image has in /run bound over nspawn's tmpfs there.
+
+    From a second mount of that directory: in nspawn's own view the first lies under the tmpfs by then.
+    """
+    if not names:
+        yield spec
+        return
+    directory = f"{os.path.dirname(spec.root)}/image-run"
+    await in_mount_thread(partial(_bind_directory, f"{spec.root}/run", directory))
+    try:
+        yield replace(spec, binds=(*(Bind(f"{directory}/{name}", f"/run/{name}") for name in names), *spec.binds))
+    finally:
+        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+            await unmount_patiently(directory)
+        with suppress(OSError):
+            os.rmdir(directory)
+
+
+def _bind_directory(source: str, target: str) -> None:
+    os.makedirs(target, exist_ok=True)
+    mount(source, target, "", MS_BIND | MS_NODEV, "")
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program
 STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container
 
 USER_TABLE_BYTES: Final = 1 << 20  # of an image's /etc/passwd and /etc/group
+RUN_NAMES_MAX: Final = 256  # right under an image's /run, each a mount of its own in the container
 PROPAGATION_BYTES: Final = 1 << 16  # nspawn puts nothing there unless asked by machinectl
 MOUNT_DATA_BYTES: Final = 4095  # mount(2) takes one page of options, with its NUL
 SYMLINK_DEPTH: Final = 40  # the kernel's own

@@ -23,6 +23,20 @@ _STATE_DIRECTORY: Final = "/run/systemd/nspawn"
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A directory or file of the host, `source`, that the container sees as `target`; both absolute."""
+
+    source: str
+    target: str
+
+    @property
+    def option(self) -> str:
+        """As nspawn takes it, whose separator is the colon."""
+        source, target = (path.replace("\\", "\\\\").replace(":", "\\:") for path in (self.source, self.target))
+        return f"--bind={source}:{target}:norbind"
+
+
+@dataclass(frozen=True, slots=True)
 class NspawnSpec:
     """One container, as asked for."""
 
@@ -34,6 +48,7 @@ class NspawnSpec:
     workdir: str = "/"
     user: str = "root"  # USER[:GROUP], names or numbers: see users.py
     host_network: bool = False
+    binds: tuple[Bind, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -79,6 +94,7 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
     ]
     if not spec.host_network:
         argv.append("--private-network")
+    argv += [bind.option for bind in spec.binds]
     argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     return [*argv, "--", *spec.argv]
 

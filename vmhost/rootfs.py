@@ -94,6 +94,32 @@ def _make_inside(root: int, parent: str, name: str) -> None:
         os.close(directory)
 
 
+def names_in_run(root: str) -> list[str]:
+    """The directories and files right under the image's /run that its programs may rely on, sorted.
+
+    nspawn mounts an empty tmpfs there, and keeps its own things in /run/host and /run/systemd. Raises RootUnusable.
+    """
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = _open_inside(handle, "run", os.O_RDONLY | os.O_DIRECTORY, _RESOLVE_NO_SYMLINKS)
+    except OSError:
+        return []  # no directory: then nothing is hidden
+    finally:
+        os.close(handle)
+    if directory is None:
+        return []
+    try:
+        with os.scandir(directory) as entries:
+            kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+    finally:
+        os.close(directory)
+    names = sorted(name for name, mode in kinds.items() if stat.S_ISDIR(mode) or stat.S_ISREG(mode))
+    names = [name for name in names if name not in ("host", "systemd")]
+    if len(names) > limits.RUN_NAMES_MAX:
+        raise RootUnusable(f"the image's /run has {len(names)} names, the limit is {limits.RUN_NAMES_MAX}", hint=_LOOK)
+    return names
+
+
 def find_program(root: str, program: str, *, search: Sequence[str], workdir: str) -> str:
     """The path inside the image that running `program` runs, found as execvpe(3) does.
 

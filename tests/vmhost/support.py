@@ -119,6 +119,9 @@ def make_busybox_root(root: Path) -> Path:
     (root / "etc/group").write_text("root:x:0:\nworkers:x:1001:\nextra:x:7:root,worker\n")
     for number in range(4):
         (root / f"data/file{number}").write_bytes(os.urandom(300_000 + number))
+    (root / "run/ser:vice").mkdir(parents=True)
+    (root / "run/ser:vice/state").write_text("kept\n")
+    os.chown(root / "run/ser:vice", 1000, 1001)
     return root
 
 

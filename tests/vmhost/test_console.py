@@ -307,6 +307,12 @@ def test_users_of_the_image(tmp_path: Path, image: SmallImage) -> None:
     assert b"no user" in boot(tmp_path, image, script, AS="nobody").stderr
 
 
+def test_what_the_image_has_in_run_is_there(tmp_path: Path, image: SmallImage) -> None:
+    script = "cat /run/ser:vice/state; echo more > /run/ser:vice/new && cat /run/ser:vice/new"
+    for who in ("root", "worker"):
+        assert boot(tmp_path, image, script, AS=who).stdout == b"kept\nmore\n"
+
+
 def test_killed_outright_it_leaves_no_container(tmp_path: Path, image: SmallImage) -> None:
     process = start_boot(
         tmp_path, image, ["sh", "-c", "echo ready; exec sleep 6543"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -319,7 +325,9 @@ def test_killed_outright_it_leaves_no_container(tmp_path: Path, image: SmallImag
         assert out.read() == b""  # nobody inside holds it any more
     cleared = clear_crashed_run(str(tmp_path))
     beside = {path for path in cleared.mounts if not path.startswith(f"{tmp_path}/")}
-    assert set(cleared.mounts) - beside == {str(tmp_path / name) for name in ("fuse", "lower", "scratch", "root")}
+    assert set(cleared.mounts) - beside == {
+        str(tmp_path / name) for name in ("fuse", "lower", "scratch", "root", "image-run")
+    }
     assert beside <= {propagation_directory(f"test-{process.pid}")}
     assert clear_crashed_run(str(tmp_path)).mounts == ()
 

@@ -10,6 +10,7 @@ import pytest
 from hyperlog.errors import Refused
 from vmhost.mount_syscalls import MountPoint
 from vmhost.nspawn import (
+    Bind,
     NspawnSpec,
     bundle_config,
     needs_tmpfs,
@@ -54,6 +55,8 @@ def test_what_a_spec_adds() -> None:
     options = argv[: argv.index("--")]
     assert {"--setenv=A=1 2\n", "--setenv=B=", "--chdir=/srv", "--console=interactive"} <= set(options)
     assert "--private-network" not in options
+    spec = replace(SPEC, binds=(Bind("/a:b/c\\d", "/run/e"),))
+    assert "--bind=/a\\:b/c\\\\d:/run/e:norbind" in nspawn_argv(spec, interactive=True, bundle=None)
 
 
 def test_another_user_comes_as_a_bundle() -> None:

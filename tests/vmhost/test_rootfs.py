@@ -10,7 +10,7 @@ import pytest
 
 from hyperlog.errors import Refused
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
-from vmhost.rootfs import find_program, make_workdir, prepare_root, read_user
+from vmhost.rootfs import find_program, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.users import ROOT, User
 
 SEARCH = ("/usr/bin", "/bin")
@@ -131,3 +131,21 @@ def test_roots_that_would_mislead_nspawn_are_refused(tmp_path: Path) -> None:
     for root in (linked_usr, file_usr, fifo, linked, linked_etc):
         with pytest.raises(RootUnusable):
             prepare_root(str(root))
+
+
+def test_what_an_image_has_in_run(root: Path) -> None:
+    assert names_in_run(str(root)) == []
+    for name in ("postgresql", "lock", "host", "systemd"):
+        (root / "run" / name).mkdir(parents=True)
+    (root / "run/file").touch()
+    (root / "run/link").symlink_to("/etc")
+    assert names_in_run(str(root)) == ["file", "lock", "postgresql"]
+    for number in range(300):
+        (root / "run" / str(number)).touch()
+    with pytest.raises(RootUnusable, match="303 names"):
+        names_in_run(str(root))
+
+
+def test_a_run_that_leads_elsewhere_hides_nothing(root: Path) -> None:
+    (root / "run").symlink_to(root.parent / "outside")
+    assert names_in_run(str(root)) == []
