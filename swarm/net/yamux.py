@@ -7,8 +7,9 @@ granted. Every stream starts with 256 KiB, as the specification has it, and its 
 reading, up to `WINDOW_BYTES_MAX`; what windows add beyond the first 256 KiB is bounded per session and, through one
 `Memory`, over all sessions. So the unread bytes of a session are bounded by construction.
 
-Frames that carry little (pings, windows, resets, refused or tiny data) are paid from an allowance that refills with
-time and with what we send, as honest ones answer data: a flood costs the peer its connection, not our processor (W10).
+Frames that carry little (pings, windows, resets, refused or tiny data), and noise messages with little of a frame, are
+paid from an allowance that refills with time, with data that comes and with data that we send, as honest ones
+answer data: a flood costs the peer its connection, not our processor (W10).
 Everything wrong raises `PeerMisbehaved`; the session is then over, and `goodbye` says so to the peer.
 """
 
@@ -41,7 +42,7 @@ _KEPT_BYTES: Final = 32 << 10
 """Half of what one noise message holds: so no more than twice what is counted as unread is held."""
 _SMALL_FRAME: Final = 256
 _BYTES_PER_FRAME: Final = 1024
-"""So many bytes sent earn the peer one frame; stock py-libp2p answers each read with a window."""
+"""So many bytes sent or received earn the peer one frame; stock py-libp2p answers each read with a window."""
 _LENGTH_MAX: Final = (1 << 32) - 1
 
 
@@ -127,6 +128,8 @@ class Yamux:
         self._next_id = 1 if is_initiator else 2
         self._output = bytearray()
         self._part = b""
+        self._strays = 0
+        """Bytes that may still come for streams that we ended."""
         self._flow: Flow | None = None
         self._left = 0
         self._flags = 0
@@ -199,6 +202,8 @@ class Yamux:
         """End both directions at once; what is unread is dropped."""
         if flow.id in self.flows and self.flows[flow.id] is flow:
             self._say(Kind.WINDOW, RST, flow.id, 0)
+            if not flow.is_finished:
+                self._strays += flow.may_come
             self._end(flow)
         flow.is_reset = True
         self._drop_unread(flow)
@@ -246,9 +251,12 @@ class Yamux:
         """Take in what arrived. Raises `PeerMisbehaved`."""
         view = memoryview(data)
         at, end = 0, len(view)
+        if end < _SMALL_FRAME and (self._left >= end or end < HEADER.size):
+            self._pay(1, now)
         while at < end:
             if self._left:
                 step = min(self._left, end - at)
+                self._allowance += step / _BYTES_PER_FRAME
                 if self._flow is not None:
                     self._keep(self._flow, view[at : at + step])
                 self._left -= step
@@ -297,6 +305,7 @@ class Yamux:
         self._pay(STREAM_FRAMES_COST, now)
         if self._inbound >= STREAMS_PER_PEER_MAX:
             self._say(Kind.WINDOW, RST, stream_id, 0)
+            self._strays += WINDOW_FIRST
             return
         flow = Flow(stream_id, is_inbound=True)
         self.flows[stream_id] = flow
@@ -312,10 +321,12 @@ class Yamux:
             self.touched[flow] = None
 
     def _on_data(self, flow: Flow | None, flags: int, length: int) -> None:
-        # A stream that is closed here may still have a window's worth under way; it is skipped.
-        if length > (WINDOW_BYTES_MAX if flow is None else flow.may_come):
+        # A stream that was ended here may still have a window's worth under way; it is skipped.
+        if length > (self._strays if flow is None else flow.may_come):
             raise PeerMisbehaved(f"{length} bytes beyond the window of a stream")
-        if flow is not None:
+        if flow is None:
+            self._strays -= length
+        else:
             if flow.is_finished and length:
                 raise PeerMisbehaved("data after the end of a stream")
             flow.may_come -= length

@@ -246,7 +246,6 @@ def test_w8_streams_beyond_the_limit_are_reset_and_thousands_end_the_connection(
         frame(Kind.WINDOW, 0, 1, 0),
         frame(Kind.WINDOW, RST, 9, 0),
         data(1, b""),
-        data(9, b"x"),
     ],
 )
 def test_w10_a_flood_of_frames_that_carry_nothing_ends_the_connection(nothing: bytes) -> None:
@@ -314,6 +313,45 @@ def test_data_for_a_stream_that_was_reset_here_is_skipped() -> None:
     yamux.receive(start[500:] + data(1, bytes(1000)) + frame(Kind.PING, SYN, 0, 77), 0)
     assert memory.unread == 0
     assert yamux.take_output().endswith(frame(Kind.PING, ACK, 0, 77))
+
+
+def test_no_more_is_skipped_than_a_stream_that_ended_here_had_been_granted() -> None:
+    yamux = server()
+    with pytest.raises(PeerMisbehaved):
+        yamux.receive(data(9, b"x"), 0)  # there never was such a stream
+    yamux = server()
+    flow = opened(yamux)
+    yamux.receive(data(1, bytes(1000)), 0)
+    yamux.reset(flow)
+    yamux.receive(data(1, bytes(WINDOW_FIRST - 1000)), 0)
+    with pytest.raises(PeerMisbehaved):
+        yamux.receive(data(1, b"x"), 0)
+
+
+def test_w10_rapid_resets_end_the_connection_and_leave_nothing() -> None:
+    yamux = server()
+    ids = range(1, 20_001, 2)
+    with pytest.raises(PeerMisbehaved, match="flood"):
+        receive_all(yamux, [frame(Kind.WINDOW, flag, each, 0) for each in ids for flag in (SYN, RST)])
+    assert not yamux.flows
+    assert len(yamux.arrived) <= FLOOD_FRAMES_MAX // STREAM_FRAMES_COST
+
+
+def test_w10_a_frame_in_messages_of_a_byte_ends_the_connection_and_one_in_large_messages_does_not() -> None:
+    yamux = server()
+    flow = opened(yamux)
+    whole = data(1, bytes(200_000))
+    for start in range(0, len(whole), 1200):
+        yamux.receive(whole[start : start + 1200], 0)
+    assert yamux.take(flow, 1 << 20) == bytes(200_000)
+    dribbled = data(1, bytes(200_000))
+    with pytest.raises(PeerMisbehaved, match="flood"):
+        receive_all(yamux, [bytes((byte,)) for byte in dribbled])
+
+
+def receive_all(yamux: Yamux, messages: list[bytes]) -> None:
+    for message in messages:
+        yamux.receive(message, 0)
 
 
 def test_what_a_peer_had_finished_saying_outlives_the_connection() -> None:
