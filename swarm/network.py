@@ -10,13 +10,16 @@ Failures come out as `PeerUnreachable` (no stream could be opened) and `Connecti
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import trio
 
 from swarm.addresses import PeerAddress, PeerId
+
+SESSIONS: Final = "/hypernode/1"
+"""The protocol of a stream that is a session (docs/WIRE.md)."""
 
 
 class Stream(Protocol):
@@ -58,6 +61,8 @@ class Serving:
     """A peer did below the streams what no honest one does; its connection is gone."""
     is_welcome: Callable[[PeerId], bool] = lambda peer: True
     """Whether to take a connection from this peer."""
+    others: Mapping[str, Callable[[Stream], Awaitable[None]]] = field(default_factory=dict)
+    """As `accept`, for streams of other protocols than `SESSIONS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,11 @@ class Network(Protocol):
         """Listen and accept until cancelled; starts with the full addresses to dial. Raises `ListenFailed`."""
         ...
 
-    async def open_stream(self, address: PeerAddress) -> Stream:
-        """A new stream to a peer, over the connection there is or a new one. Raises `PeerUnreachable`."""
+    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> Stream:
+        """A new stream to a peer, over the connection there is or a new one.
+
+        Raises `PeerUnreachable`, also when the peer does not speak `protocol`.
+        """
         ...
 
     def statistics(self) -> NetworkStats: ...

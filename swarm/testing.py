@@ -24,7 +24,7 @@ from hyperlog.ids import BlockId, LogKey, block_id, discovery_key
 from swarm.addresses import PeerAddress, PeerId
 from swarm.connection import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
-from swarm.network import Network, NetworkSetup, NetworkStats, Serving, Stream
+from swarm.network import SESSIONS, Network, NetworkSetup, NetworkStats, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
 from swarm.replication.session import BlocksAsked, Session
 
@@ -224,7 +224,7 @@ class MemoryNetwork:
                 for stream in self.take_streams():
                     stream.close_nowait()
 
-    async def open_stream(self, address: PeerAddress) -> MemoryStream:
+    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> MemoryStream:
         there_seconds = partial(self._internet.delay_between, self._peer_id, address.peer)
         here_seconds = partial(self._internet.delay_between, address.peer, self._peer_id)
         await trio.sleep(there_seconds() + here_seconds())
@@ -236,7 +236,7 @@ class MemoryNetwork:
         if server is None:
             raise PeerUnreachable(f"cannot reach {address.text}: connection refused")
         there, here = _Pipe(there_seconds), _Pipe(here_seconds)
-        server.accept(MemoryStream(self._peer_id, there, here))
+        server.accept(MemoryStream(self._peer_id, there, here), protocol)
         stream = MemoryStream(server.peer_id, here, there)
         self.streams.append(stream)
         return stream
@@ -250,11 +250,15 @@ class MemoryNetwork:
             self.streams.remove(stream)
             stream.break_()
 
-    def accept(self, stream: MemoryStream) -> None:
+    def accept(self, stream: MemoryStream, protocol: str) -> None:
+        """Raises `PeerUnreachable` for a protocol that is not spoken here."""
         assert self._nursery is not None
         assert self._serving is not None
+        accept = self._serving.accept if protocol == SESSIONS else self._serving.others.get(protocol)
+        if accept is None:
+            raise PeerUnreachable(f"the peer does not speak {protocol}")
         self.streams.append(stream)
-        self._nursery.start_soon(self._serving.accept, stream)
+        self._nursery.start_soon(accept, stream)
 
     def find(self, neighbour: PeerAddress) -> None:
         assert self._serving is not None

@@ -2,13 +2,12 @@
 
 One host serves until cancelled; leaving closes every connection and listener, shielded and in bounded time, because
 the library keeps listeners in system tasks that would outlive us. What it does wrong is fenced in compat.py; what it
-raises is translated here. Streams speak `PROTOCOL`, agreed by multistream-select.
+raises is translated here. What a stream speaks is agreed by multistream-select.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from libp2p.abc import INetConn, INetStream
@@ -36,9 +35,7 @@ from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
 from swarm.net.streams import LibP2PStream, Silent, open_on, unreachable, wrap
-from swarm.network import NetworkSetup, NetworkStats, Serving
-
-PROTOCOL: Final = TProtocol("/hypernode/1")
+from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving, Stream
 
 
 class LibP2PNetwork:
@@ -66,10 +63,8 @@ class LibP2PNetwork:
         compat.answer_only(host)
         swarm.set_stream_handler(compat.contained_handler(host._swarm_stream_handler))  # noqa: SLF001
 
-        async def accept(stream: INetStream) -> None:
-            await serving.accept(wrap(stream))
-
-        host.set_stream_handler(PROTOCOL, accept)
+        for protocol, accept in {SESSIONS: serving.accept, **serving.others}.items():
+            host.set_stream_handler(TProtocol(protocol), _handler(accept))
         async with background_trio_service(swarm), trio.open_nursery() as nursery:
             swarm.contain_in(nursery)
             try:
@@ -123,13 +118,13 @@ class LibP2PNetwork:
 
     # -------------------------------------------------------------------------------------------------- outward
 
-    async def open_stream(self, address: PeerAddress) -> LibP2PStream:
+    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> LibP2PStream:
         lock = self._dialling.setdefault(address.peer, trio.Lock())
         try:
             async with lock:
                 connection, is_new = await self._connection(address)
                 try:
-                    return await open_on(connection, PROTOCOL)
+                    return await open_on(connection, TProtocol(protocol))
                 except PeerUnreachable as error:
                     # What we took for a connection may be the remains of one, whose end was never told to us.
                     if isinstance(error, Silent):
@@ -137,7 +132,7 @@ class LibP2PNetwork:
                     if is_new or not connection.is_closed:
                         raise
                 connection, _ = await self._connection(address)
-                return await open_on(connection, PROTOCOL)
+                return await open_on(connection, TProtocol(protocol))
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._dialling.pop(address.peer, None)
@@ -173,6 +168,13 @@ class LibP2PNetwork:
                 if not connection.is_closed:
                     return connection, False
             return await self._swarm.dial(Multiaddr(address.text), identity), True
+
+
+def _handler(accept: Callable[[Stream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
+    async def handle(stream: INetStream) -> None:
+        await accept(wrap(stream))
+
+    return handle
 
 
 def _parse(text: str) -> Multiaddr:

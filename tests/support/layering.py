@@ -40,9 +40,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "hypothesis": ("hyperlog/testing.py", "images/testing.py", "swarm/testing.py", "vmhost/testing.py"),
 }
 
-# Where waiting is allowed. hyperlog and swarm/replication are values and rules: no clock, no sockets, no tasks.
+# Where waiting is allowed. hyperlog, swarm/replication and swarm/discovery are values and rules: no clock, no sockets,
+# no tasks.
 TRIO = ("images/source.py", "images/reader.py", "images/testing.py", "swarm/", "vmhost/", "hypernode/")
-NO_TRIO = ("swarm/replication/",)
+NO_TRIO = ("swarm/replication/", "swarm/discovery/")
 
 # Modules that load libp2p (seconds): nobody but themselves imports them when the program starts.
 HEAVY = "swarm.net"

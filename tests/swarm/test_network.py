@@ -239,3 +239,24 @@ async def test_a_network_that_does_not_serve_reaches_nobody(make_network: MakeNe
     async with start() as server:
         with pytest.raises(PeerUnreachable):
             await network.open_stream(server.address)
+
+
+async def test_streams_of_another_protocol_go_to_their_own_handler(make_network: MakeNetwork, start: Start) -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.send_all(b"other")
+        await stream.close()
+
+    network = make_network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
+    serving = Serving(accept=echo, found=lambda _: None, others={"/other/1": answer})
+    async with trio.open_nursery() as nursery, start() as client:
+        (address,) = await nursery.start(network.serve, [LISTEN], serving)
+        stream = await client.network.open_stream(parse_address(address), "/other/1")
+        assert await read_exactly(stream, 5) == b"other"
+        await stream.close()
+        with pytest.raises(PeerUnreachable):
+            await client.network.open_stream(parse_address(address), "/unknown/1")
+        again = await client.network.open_stream(parse_address(address))
+        await again.send_all(b"x")
+        assert await again.receive_some() == b"x"
+        await again.close()
+        nursery.cancel_scope.cancel()
