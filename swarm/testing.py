@@ -224,7 +224,11 @@ class MemoryNetwork:
                 for stream in self.take_streams():
                     stream.close_nowait()
 
-    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> MemoryStream:
+    def dress(self, stream: MemoryStream, protocol: str, *, is_inbound: bool) -> Stream:
+        """What the swarm of this network gets for `stream`; a subclass may watch or change what passes."""
+        return stream
+
+    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> Stream:
         there_seconds = partial(self._internet.delay_between, self._peer_id, address.peer)
         here_seconds = partial(self._internet.delay_between, address.peer, self._peer_id)
         await trio.sleep(there_seconds() + here_seconds())
@@ -239,7 +243,7 @@ class MemoryNetwork:
         server.accept(MemoryStream(self._peer_id, there, here), protocol)
         stream = MemoryStream(server.peer_id, here, there)
         self.streams.append(stream)
-        return stream
+        return self.dress(stream, protocol, is_inbound=False)
 
     def statistics(self) -> NetworkStats:
         return NetworkStats()
@@ -258,7 +262,7 @@ class MemoryNetwork:
         if accept is None:
             raise PeerUnreachable(f"the peer does not speak {protocol}")
         self.streams.append(stream)
-        self._nursery.start_soon(accept, stream)
+        self._nursery.start_soon(accept, self.dress(stream, protocol, is_inbound=True))
 
     def find(self, neighbour: PeerAddress) -> None:
         assert self._serving is not None
