@@ -160,6 +160,11 @@ BODY_BYTES_MAX: Final[Mapping[int, int]] = {
     Type.ABSENT: REQUESTS_IN_FLIGHT_MAX * _ANSWER.size,
 }
 
+HANDSHAKE_BYTES_MAX: Final[Mapping[int, int]] = {
+    kind: BODY_BYTES_MAX[kind] for kind in (Type.HELLO, Type.CHALLENGE, Type.PROOF, Type.BYE)
+}
+"""What somebody may send who has not shown that they know a log."""
+
 
 def encode_message(message: Message) -> bytes:
     """The frame of `message`. A message over the limits is a bug of the caller."""

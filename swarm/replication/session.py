@@ -26,6 +26,7 @@ from swarm.replication.framing import FrameReader
 from swarm.replication.handshake import Capability, Role
 from swarm.replication.messages import (
     BODY_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX,
     VERSION,
     Absent,
     Block,
@@ -122,7 +123,7 @@ class Session:
         self._nonce = nonce
         self._decoy = decoy
         self._capability: Capability | None = None
-        self._frames = FrameReader(BODY_BYTES_MAX)
+        self._frames = FrameReader(HANDSHAKE_BYTES_MAX, unknown_cap=0)
         self._output: list[bytes] = []
         self._output_bytes = 0
         self._events: list[Event] = []
@@ -167,6 +168,11 @@ class Session:
     def asked_count(self) -> int:
         """Requests of the peer that wait to be served."""
         return len(self._asked)
+
+    @property
+    def bytes_held(self) -> int:
+        """What the peer makes this end keep: part of a frame, and answers it has not taken."""
+        return self._frames.bytes_held + self._output_bytes
 
     @property
     def has_output(self) -> bool:
@@ -334,6 +340,7 @@ class Session:
             self._send(Proof(self._capability.tag(Role.RESPONDER)))
         assert self.log is not None
         self.state = State.OPEN
+        self._frames.allow(BODY_BYTES_MAX)
         self._events.append(Opened(self.log))
 
     def _on_request(self, wanted: Sequence[Wanted]) -> None:

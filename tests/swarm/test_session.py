@@ -13,7 +13,7 @@ from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
 from swarm.addresses import PeerId
 from swarm.errors import PeerTooSlow
 from swarm.limits import REQUESTS_IN_FLIGHT_MAX
-from swarm.replication.framing import encode_frame
+from swarm.replication.framing import HEAD, encode_frame
 from swarm.replication.handshake import Role, proof_tag
 from swarm.replication.messages import (
     Absent,
@@ -29,6 +29,7 @@ from swarm.replication.messages import (
     Proof,
     Reason,
     Request,
+    Type,
     Wanted,
     Why,
     encode_message,
@@ -218,6 +219,14 @@ def test_an_unknown_type_is_skipped_once_open_and_refused_before() -> None:
     assert one.receive(encode_frame(200, b"from the future")) == []
     with pytest.raises(PeerMisbehaved):
         responder().receive(encode_frame(200, b"from the future"))
+
+
+@pytest.mark.parametrize("frame_type", [Type.EXCHANGE, Type.BLOCK, Type.REQUEST, Type.HELLO, 200])
+def test_w13_before_the_proof_nothing_is_kept_that_is_longer_than_a_proof(frame_type: int) -> None:
+    for session in (initiator(), responder()):
+        with pytest.raises(PeerMisbehaved):
+            session.receive(HEAD.pack(129, frame_type))
+        assert session.bytes_held < 129 + HEAD.size
 
 
 # ----------------------------------------------------------------------------------------------------------- blocks
