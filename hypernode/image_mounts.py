@@ -1,8 +1,8 @@
 """One EROFS mount for each image in use, however many containers run on it.
 
-The first user of an image mounts it and the last one unmounts it; between them they share the kernel's page cache, so
-a second container of the same image reads nothing again. A container gets a private writable layer on top; a view for
-people is a mount of its own, because it has other flags (nosuid) and lies where they want it.
+The first user of an image mounts it and the last one unmounts it, a daemon a minute later; until then they share the
+kernel's page cache, so a second container of the same image reads nothing again. A container gets a private writable
+layer on top; a view for people is a mount of its own, because it has other flags (nosuid) and lies where they want it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from hypernode.config import Config
-from hypernode.limits import CLOSE_SECONDS, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
+from hypernode.limits import CLOSE_SECONDS, IDLE_MOUNTS_MAX, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
@@ -82,16 +82,23 @@ class _Shared:
     blob: DeadlineBlob
     target: str
     users: int = 0
+    idle: trio.CancelScope | None = None
+    """While nobody uses it: cancelled when somebody does, or it is unmounted."""
+    idle_since: float = 0.0
     leave: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
 
 
 class ImageMounts:
-    """The mounts of a node. `nursery` is the node's for mounts; the FUSE server starts with the first image."""
+    """The mounts of a node. `nursery` is the node's for mounts; the FUSE server starts with the first image.
 
-    def __init__(self, config: Config, nursery: trio.Nursery) -> None:
+    An image stays mounted for `idle_seconds` after its last container, with what the kernel cached of it.
+    """
+
+    def __init__(self, config: Config, nursery: trio.Nursery, *, idle_seconds: float) -> None:
         self._config = config
         self._nursery = nursery
+        self._idle_seconds = idle_seconds
         self._server: BlobServer | None = None
         self._shared: dict[str, _Shared] = {}
         self._listeners: dict[str, list[OnReadFailure]] = {}
@@ -152,6 +159,9 @@ class ImageMounts:
                 shared = _Shared(DeadlineBlob(image.blob, deadline), str(self._config.run / "images" / image.name))
                 await self._nursery.start(self._mount_shared, image, shared)
             shared.users += 1
+            if shared.idle is not None:
+                shared.idle.cancel()
+                shared.idle = None
         shared.blob.seconds = deadline
         try:
             yield shared.target
@@ -160,8 +170,39 @@ class ImageMounts:
                 async with self._changing:
                     shared.users -= 1
                     if not shared.users:
-                        shared.leave.cancel()
-                        await shared.ended.wait()
+                        await self._leave_idle(shared)
+
+    async def _leave_idle(self, shared: _Shared) -> None:
+        """Its last user has left; the caller holds `_changing`."""
+        if not self._idle_seconds:
+            await self._release([shared])
+            return
+        shared.idle, shared.idle_since = trio.CancelScope(), trio.current_time()
+        self._nursery.start_soon(self._expire, shared, shared.idle)
+        idle = sorted((each for each in self._shared.values() if not each.users), key=lambda each: each.idle_since)
+        await self._release(idle[:-IDLE_MOUNTS_MAX])
+
+    async def _expire(self, shared: _Shared, idle: trio.CancelScope) -> None:
+        with idle:
+            await trio.sleep(self._idle_seconds)
+        async with self._changing:
+            if shared.idle is idle:  # else it has a user again
+                await self._release([shared])
+
+    async def release_idle(self) -> None:
+        """Unmount what no container uses now. Returns when it is gone."""
+        async with self._changing:
+            await self._release([shared for shared in self._shared.values() if not shared.users])
+
+    async def _release(self, unused: Sequence[_Shared]) -> None:
+        """Unmount them; the caller holds `_changing`."""
+        for shared in unused:
+            shared.leave.cancel()
+        for shared in unused:
+            await shared.ended.wait()
+            if shared.idle is not None:
+                shared.idle.cancel()
+                shared.idle = None
 
     async def _mount_shared(
         self, image: MountableImage, shared: _Shared, *, task_status: trio.TaskStatus[None]

@@ -38,6 +38,13 @@ CLOSE_SECONDS: Final = 10.0
 
 DRAIN_NOTICE_SECONDS: Final = 1.0
 
+OPENED_IMAGES_MAX: Final = 4
+"""Decoded manifests kept for the next boot: one of 10 000 files takes some 10 MB."""
+
+IDLE_MOUNT_SECONDS: Final = 60.0
+IDLE_MOUNTS_MAX: Final = 4
+"""A daemon keeps so many images mounted so long after their last container: the next one finds their pages cached."""
+
 EROFS_CACHE_FILES_MAX: Final = 64
 """Derived file system headers kept, newest first; each is under 1 % of its image."""
 

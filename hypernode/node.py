@@ -27,7 +27,8 @@ from hyperlog.repository import Repository
 from hypernode.config import Config
 from hypernode.gate import Gate
 from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
-from hypernode.limits import NETWORK_START_SECONDS, PATIENCE_SECONDS
+from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE_SECONDS
+from hypernode.opened import OpenedImages
 from hypernode.records import Records
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
@@ -48,7 +49,8 @@ class Node:
         self.swarm = swarm
         self.is_daemon = is_daemon
         self.records = Records(repository.records)
-        self.mounts = ImageMounts(config, mounts)
+        self.mounts = ImageMounts(config, mounts, idle_seconds=IDLE_MOUNT_SECONDS if is_daemon else 0.0)
+        self.opened = OpenedImages()
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""
@@ -105,6 +107,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
                     if log.length:  # else somebody once asked for a key that nobody had
                         node.join(log.key)
                 yield node
+                await node.mounts.release_idle()
                 mounts.cancel_scope.cancel()
             ground.cancel_scope.cancel()
 

@@ -23,13 +23,14 @@ from hypernode.config import Config
 from hypernode.image_mounts import MountableImage
 from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_STALL_SECONDS, SYNC_SECONDS
 from hypernode.node import Node
+from hypernode.opened import OpenedImage
 from hypernode.stopwatch import Stopwatch
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef, join_manifest
 from images.reader import BlobReader
-from images.source import StoredSource
+from images.source import SourceStats, StoredSource
 
 _MANIFEST_FETCHES: Final = 64
 
@@ -46,6 +47,8 @@ class OpenImage:
     manifest: Manifest
     source: StoredSource
     mountable: MountableImage
+    counted_before: SourceStats
+    """What `source` had counted for others."""
     watch: Stopwatch
     """The stages so far."""
 
@@ -93,19 +96,27 @@ async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bo
     watch = Stopwatch()
     link = parse_link(text)
     log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
-    source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
+    reference = resolved.version.manifest
     watch.lap("log")
-    await tell("fetching the manifest")
-    manifest = await fetch_manifest(resolved.version.manifest, source)
+    opened = node.opened.get(link.key, reference)
+    if opened is None:
+        source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
+        counted_before = source.statistics()
+        await tell("fetching the manifest")
+        manifest = await fetch_manifest(reference, source)
+    else:
+        source, manifest = opened.source, opened.mountable.manifest
+        counted_before = source.statistics()
     node.records.remember_use(link.key, resolved.entry)
     watch.lap("manifest")
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
-    mountable = MountableImage(
-        manifest.id.hex(), BlobReader(manifest, source), metadata, resolved.version.manifest, manifest
-    )
+    if opened is None:
+        mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata, reference, manifest)
+        opened = OpenedImage(source, mountable)
+        node.opened.put(link.key, reference, opened)
     watch.lap("header")
-    return OpenImage(link, log, resolved, manifest, source, mountable, watch)
+    return OpenImage(link, log, resolved, manifest, source, opened.mountable, counted_before, watch)
 
 
 async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manifest:

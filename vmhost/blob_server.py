@@ -268,7 +268,9 @@ class _BlobFiles(pyfuse3.Operations):
         self._by_name[key] = self._by_inode[self._last_inode] = served
 
     def remove(self, name: str) -> None:
-        served = self._by_name.pop(os.fsencode(name))
+        served = self._by_name.pop(os.fsencode(name), None)
+        if served is None:
+            return  # the server has ended, and removed all of them
         del self._by_inode[served.inode]
         served.removed = True
         for scope in served.waiting:

@@ -46,11 +46,11 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
         root = await stack.enter_async_context(mounting)
         image.watch.lap("mount")
         await call.hold(root=root, timings=image.watch.laps, **_describe(image))
-    counted = image.source.statistics()
+    counted, before = image.source.statistics(), image.counted_before
     return {
         "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
-        "blocks_fetched": counted.fetched,
-        "blocks_local": counted.local,
+        "blocks_fetched": counted.fetched - before.fetched,
+        "blocks_local": counted.local - before.local,
     }
 
 

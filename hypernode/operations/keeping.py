@@ -154,6 +154,8 @@ async def collect_down_to(node: Node, budget: int, *, dry_run: bool = False) -> 
     Raises `Conflict` while something is imported, or when a kept image's manifest cannot be read.
     """
     async with node.gate.collecting():
+        node.opened.clear()
+        await node.mounts.release_idle()
         versions = _versions(node)
         held = set(node.held())
         plan = await trio.to_thread.run_sync(partial(_plan, node.repository.blocks, versions, held, budget))
