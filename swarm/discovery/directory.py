@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
+from hyperlog.ids import DiscoveryKey
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.discovery.limits import (
     PACE_BURST,
@@ -29,9 +31,12 @@ _TO_TRY_MAX: Final = 64
 
 
 class Directory:
-    """`table` None: this node is no part of a DHT and names no other nodes."""
+    """`table` None: this node is no part of a DHT and names no other nodes. `serves`: logs that we have ourselves."""
 
-    def __init__(self, chance: random.Random, table: RoutingTable | None) -> None:
+    def __init__(
+        self, chance: random.Random, table: RoutingTable | None, serves: Callable[[DiscoveryKey], bool]
+    ) -> None:
+        self._serves = serves
         self.records = Records(chance)
         self.table = table
         self._pace = Pace(PACE_BURST, PACE_PER_SECOND, PACED_GROUPS_MAX)
@@ -67,7 +72,7 @@ class Directory:
             self._to_try[asker] = address_at(asker, seen_at, find.port)
         providers = self.records.of(find.key, asker, seen_at, now)
         closer = [] if self.table is None else self.table.closer(place_of_key(find.key), asker, seen_at)
-        return Found(tuple(providers), tuple(closer))
+        return Found(self._serves(find.key), tuple(providers), tuple(closer))
 
 
 def address_at(peer: PeerId, host: IpAddress, port: int) -> PeerAddress:

@@ -19,19 +19,17 @@ from typing import Final
 from hyperlog.encoding import Encodable, Value, decode, encode
 from hyperlog.errors import Corrupt, PeerMisbehaved
 from hyperlog.ids import ID_BYTES, DiscoveryKey
-from swarm.addresses import PeerAddress, PeerId, parse_address
+from swarm.addresses import PeerAddress
 from swarm.discovery.limits import (
     ANNOUNCE_BODY_BYTES_MAX,
     ANNOUNCED_KEYS_MAX,
     CLOSER_TOLD_MAX,
     FOUND_BODY_BYTES_MAX,
-    PEER_ADDRESSES_TOLD_MAX,
-    PORTS_MAX,
     PROVIDERS_TOLD_MAX,
     RECORD_SECONDS_MAX,
     RELAYS_MAX,
 )
-from swarm.errors import BadAddress
+from swarm.discovery.peer_lists import decode_peers, decode_ports, encode_peers, few, number
 from swarm.replication.framing import Frame, encode_frame
 
 
@@ -74,8 +72,10 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Peers that said they serve the log, and nodes nearer to its key, each with the addresses to dial."""
+    """Whether the answering node serves the log itself; peers that said they do, and nodes nearer to its key, each with
+    the addresses to dial."""
 
+    serves: bool
     providers: tuple[tuple[PeerAddress, ...], ...]
     closer: tuple[tuple[PeerAddress, ...], ...]
 
@@ -107,8 +107,8 @@ def encode_message(message: Message) -> bytes:
             return _frame(Type.ANNOUNCED, [seconds, address])
         case Find(key, port):
             return _frame(Type.FIND, [key, port])
-        case Found(providers, closer):
-            return _frame(Type.FOUND, [encode_peers(providers), encode_peers(closer)])
+        case Found(serves, providers, closer):
+            return _frame(Type.FOUND, [serves, encode_peers(providers), encode_peers(closer)])
         case Busy():
             return _frame(Type.BUSY, [])
 
@@ -127,41 +127,6 @@ def decode_message(frame: Frame) -> Message:
         raise PeerMisbehaved(f"malformed {Type(frame.type).name}: {error.message}") from None
 
 
-def encode_peers(peers: Sequence[Sequence[PeerAddress]]) -> Encodable:
-    """Peers with their addresses, shortened by the peer id that all of one peer's addresses end in."""
-    return [[addresses[0].peer, [_without_peer(address) for address in addresses]] for addresses in peers if addresses]
-
-
-def decode_peers(value: Value, peers_max: int) -> tuple[tuple[PeerAddress, ...], ...]:
-    """What `encode_peers` made. Raises `Corrupt`."""
-    if not isinstance(value, list) or len(value) > peers_max:
-        raise Corrupt("too many peers")
-    return tuple(_decode_peer(item) for item in value)
-
-
-def _decode_peer(value: Value) -> tuple[PeerAddress, ...]:
-    match value:
-        case [str(peer), [_, *_] as addresses] if len(addresses) <= PEER_ADDRESSES_TOLD_MAX:
-            return tuple(_address(text, PeerId(peer)) for text in addresses)
-    raise Corrupt("not a peer with addresses")
-
-
-def _address(text: Value, peer: PeerId) -> PeerAddress:
-    if not isinstance(text, str):
-        raise Corrupt("not an address")
-    try:
-        address = parse_address(f"{text}/p2p/{peer}")
-    except BadAddress as error:
-        raise Corrupt(error.message) from None
-    if address.text != f"{text}/p2p/{peer}":
-        raise Corrupt("an address with a second spelling")
-    return address
-
-
-def _without_peer(address: PeerAddress) -> str:
-    return address.text.removesuffix(f"/p2p/{address.peer}")
-
-
 def _frame(kind: Type, value: Sequence[Encodable]) -> bytes:
     body = encode(value)
     assert len(body) <= BODY_BYTES_MAX[kind], kind
@@ -172,9 +137,9 @@ def _announce(items: list[Value]) -> Announce:
     match items:
         case [int(seconds), list(ports), list(relays), [_, *_] as keys] if len(keys) <= ANNOUNCED_KEYS_MAX:
             return Announce(
-                _number(seconds, RECORD_SECONDS_MAX),
+                number(seconds, RECORD_SECONDS_MAX),
                 decode_ports(ports),
-                tuple(_text(relay, 512) for relay in _few(relays, RELAYS_MAX)),
+                tuple(_text(relay, 512) for relay in few(relays, RELAYS_MAX)),
                 tuple(DiscoveryKey(_key(key)) for key in keys),
             )
     raise Corrupt("not an announcement")
@@ -183,21 +148,21 @@ def _announce(items: list[Value]) -> Announce:
 def _announced(items: list[Value]) -> Announced:
     match items:
         case [int(seconds), str(address)]:
-            return Announced(_number(seconds, RECORD_SECONDS_MAX), _text(address, 45))
+            return Announced(number(seconds, RECORD_SECONDS_MAX), _text(address, 45))
     raise Corrupt("not an answer to an announcement")
 
 
 def _find(items: list[Value]) -> Find:
     match items:
         case [key, int(port)]:
-            return Find(DiscoveryKey(_key(key)), _number(port, 65535))
+            return Find(DiscoveryKey(_key(key)), number(port, 65535))
     raise Corrupt("not a question")
 
 
 def _found(items: list[Value]) -> Found:
     match items:
-        case [providers, closer]:
-            return Found(decode_peers(providers, PROVIDERS_TOLD_MAX), decode_peers(closer, CLOSER_TOLD_MAX))
+        case [bool(serves), providers, closer]:
+            return Found(serves, decode_peers(providers, PROVIDERS_TOLD_MAX), decode_peers(closer, CLOSER_TOLD_MAX))
     raise Corrupt("not an answer to a question")
 
 
@@ -205,26 +170,6 @@ def _busy(items: list[Value]) -> Busy:
     if items:
         raise Corrupt("not a refusal")
     return Busy()
-
-
-def decode_ports(value: Value) -> tuple[int, ...]:
-    """TCP ports, each once, at most `PORTS_MAX`. Raises `Corrupt`."""
-    ports = tuple(_number(port, 65535) for port in _few(value, PORTS_MAX))
-    if 0 in ports or len(set(ports)) < len(ports):
-        raise Corrupt("impossible ports")
-    return ports
-
-
-def _few(value: Value, most: int) -> list[Value]:
-    if not isinstance(value, list) or len(value) > most:
-        raise Corrupt("too many items")
-    return value
-
-
-def _number(value: Value, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise Corrupt("number out of range")
-    return value
 
 
 def _text(value: Value, most: int) -> str:
