@@ -32,7 +32,7 @@ _PIPE_BYTES: Final = 256 << 10
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
-class _Pipe:
+class Pipe:
     """One direction of a stream: bounded, delayed, breakable. `delay`: seconds that what is sent now takes."""
 
     def __init__(self, delay: Callable[[], float]) -> None:
@@ -98,7 +98,7 @@ class _Pipe:
 class MemoryStream:
     """One end of a stream in memory."""
 
-    def __init__(self, remote: PeerId, incoming: _Pipe, outgoing: _Pipe) -> None:
+    def __init__(self, remote: PeerId, incoming: Pipe, outgoing: Pipe) -> None:
         self._remote = remote
         self._incoming = incoming
         self._outgoing = outgoing
@@ -224,11 +224,13 @@ class MemoryNetwork:
                 for stream in self.take_streams():
                     stream.close_nowait()
 
-    def dress(self, stream: MemoryStream, protocol: str, *, is_inbound: bool) -> Stream:
-        """What the swarm of this network gets for `stream`; a subclass may watch or change what passes."""
-        return stream
+    def make_stream(
+        self, remote: PeerId, incoming: Pipe, outgoing: Pipe, protocol: str, *, is_inbound: bool
+    ) -> MemoryStream:
+        """This end of a new stream; a subclass may make one that watches or changes what passes."""
+        return MemoryStream(remote, incoming, outgoing)
 
-    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> Stream:
+    async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> MemoryStream:
         there_seconds = partial(self._internet.delay_between, self._peer_id, address.peer)
         here_seconds = partial(self._internet.delay_between, address.peer, self._peer_id)
         await trio.sleep(there_seconds() + here_seconds())
@@ -239,11 +241,11 @@ class MemoryNetwork:
         server = self._internet.find(address.peer)
         if server is None:
             raise PeerUnreachable(f"cannot reach {address.text}: connection refused")
-        there, here = _Pipe(there_seconds), _Pipe(here_seconds)
-        server.accept(MemoryStream(self._peer_id, there, here), protocol)
-        stream = MemoryStream(server.peer_id, here, there)
+        there, here = Pipe(there_seconds), Pipe(here_seconds)
+        server.accept(self._peer_id, there, here, protocol)
+        stream = self.make_stream(server.peer_id, here, there, protocol, is_inbound=False)
         self.streams.append(stream)
-        return self.dress(stream, protocol, is_inbound=False)
+        return stream
 
     def statistics(self) -> NetworkStats:
         return NetworkStats()
@@ -254,15 +256,16 @@ class MemoryNetwork:
             self.streams.remove(stream)
             stream.break_()
 
-    def accept(self, stream: MemoryStream, protocol: str) -> None:
+    def accept(self, remote: PeerId, incoming: Pipe, outgoing: Pipe, protocol: str) -> None:
         """Raises `PeerUnreachable` for a protocol that is not spoken here."""
         assert self._nursery is not None
         assert self._serving is not None
         accept = self._serving.accept if protocol == SESSIONS else self._serving.others.get(protocol)
         if accept is None:
             raise PeerUnreachable(f"the peer does not speak {protocol}")
+        stream = self.make_stream(remote, incoming, outgoing, protocol, is_inbound=True)
         self.streams.append(stream)
-        self._nursery.start_soon(accept, self.dress(stream, protocol, is_inbound=True))
+        self._nursery.start_soon(accept, stream)
 
     def find(self, neighbour: PeerAddress) -> None:
         assert self._serving is not None
