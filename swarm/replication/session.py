@@ -210,7 +210,6 @@ class Session:
 
     def request(self, block: BlockId, bytes_max: int) -> int:
         """Ask for a block; returns the request's number. The caller keeps to the window."""
-        assert self.state is State.OPEN
         assert len(self._owed) < REQUESTS_IN_FLIGHT_MAX
         number = self._next_number
         self._next_number = (number + 1) & 0xFFFFFFFF
@@ -261,6 +260,8 @@ class Session:
     # ------------------------------------------------------------------------------------------ messages from the peer
 
     def _send(self, message: Message) -> None:
+        if self.state is State.CLOSED:
+            return  # the swarm learns a moment later that the session is over, and then asks elsewhere
         data = encode_message(message)
         self._output.append(data)
         self._output_bytes += len(data)
