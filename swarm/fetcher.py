@@ -174,6 +174,8 @@ class Fetcher:
             self._transfers.clear()
 
     def _send_asks(self) -> None:
+        if self._stopped:
+            return
         self._send(self._scheduler.plan(trio.current_time()))
 
     def _send(self, asks: Sequence[Ask[LiveSession]]) -> None:
