@@ -19,6 +19,10 @@ class VersionCorrupt(Corrupt):
     """The value of a log entry claims to be an image version and is not a valid one."""
 
 
+class TraceCorrupt(Corrupt):
+    """The value of a log entry claims to be a boot trace and is not a valid one, or not one of this image."""
+
+
 class ImageTooNew(Refused):
     """The image was made by a newer hypernode and uses what this one does not know."""
 

@@ -76,6 +76,17 @@ READER_CACHE_BYTES: Final = 8 << 20
 READER_PARALLEL_MAX: Final = 64
 """Blocks that one read asks for at once."""
 
+TRACE_GRANULES_MAX: Final = 1 << 14
+"""64 MiB: a start of nginx touches 8 MB, one of a scientific Python stack 40 MB. All of it is fetched unasked."""
+
+TRACE_AGE_MAX: Final = 3
+"""A granule that this many recorded boots in a row did not touch leaves the trace with the next."""
+
+TRACE_PROGRAM_BYTES_MAX: Final = 4096
+
+HOT_LEVEL: Final = 19
+"""A hot blob is made once and is what every first start waits for: 13 % smaller than level 3, 5 s for 8 MB."""
+
 IMPORT_BATCH_FILES: Final = 32
 IMPORT_BATCH_PIECES: Final = 4
 IMPORT_INDEX_BATCH: Final = 256

@@ -8,27 +8,38 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Protocol
 
 import trio
 
 from hyperlog.errors import HyperError
 from images.compression import decompress
 from images.limits import READER_CACHE_BYTES, READER_PARALLEL_MAX
-from images.manifest import Manifest
+from images.manifest import Block
 from images.source import StoredSource
 
 
-class BlobReader:
-    """The blob of one manifest as a read-only file. `size` is in bytes."""
+class Space(Protocol):
+    """Bytes in blocks, without gaps: a manifest, or a hot blob."""
 
-    def __init__(self, manifest: Manifest, source: StoredSource, *, memory_bytes: int = READER_CACHE_BYTES) -> None:
-        self._blocks = list(manifest.blocks())
+    @property
+    def blob_bytes(self) -> int: ...
+
+    def blocks(self) -> Iterator[Block]: ...
+
+
+class BlobReader:
+    """The blob of one manifest, or other space, as a read-only file. `size` is in bytes."""
+
+    def __init__(self, space: Space, source: StoredSource, *, memory_bytes: int = READER_CACHE_BYTES) -> None:
+        self._blocks = list(space.blocks())
         self._offsets = [block.offset for block in self._blocks]
         self._source = source
         self._memory: OrderedDict[int, bytes] = OrderedDict()
         self._memory_bytes = 0
         self._memory_bytes_max = memory_bytes
-        self.size = manifest.blob_bytes
+        self.size = space.blob_bytes
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `read` if every block is at hand, else None. Raises `Corrupt` for a block that its author got wrong."""
@@ -56,6 +67,14 @@ class BlobReader:
         for start in range(0, len(missing), READER_PARALLEL_MAX):
             await self._fetch_all(missing[start : start + READER_PARALLEL_MAX], parts)
         return self._cut(numbers, [parts[number] for number in numbers], offset, end)
+
+    def spans(self, offset: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """The range cut at blocks: (from, to, whether the block is here), in order."""
+        numbers, end = self._covering(offset, end - offset)
+        for number in numbers:
+            block = self._blocks[number]
+            is_here = number in self._memory or self._source.has_nowait(block.id)
+            yield max(offset, block.offset), min(end, block.offset + block.raw_bytes), is_here
 
     async def _fetch_all(self, missing: list[int], parts: dict[int, bytes]) -> None:
         """Fetch blocks side by side; the first failure ends the others."""

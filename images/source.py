@@ -11,7 +11,6 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing, StoreFull
 from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
@@ -41,13 +40,31 @@ class SourceStats:
     unkept: int
 
 
+class Keeper(Protocol):
+    """Where fetched blocks are kept (`hyperlog.blocks.BlockStore`)."""
+
+    def has(self, identifier: BlockId, /) -> bool: ...
+
+    def get(self, identifier: BlockId, /) -> bytes:
+        """Raises `BlockMissing`."""
+        ...
+
+    def put(self, identifier: BlockId, payload: bytes, /) -> None:
+        """Raises `StoreFull`."""
+        ...
+
+
 class StoredSource:
     """The store first, else `remote`, whose blocks are kept. Fits `BlockSource`."""
 
-    def __init__(self, blocks: BlockStore, remote: BlockSource) -> None:
+    def __init__(self, blocks: Keeper, remote: BlockSource) -> None:
         self._blocks = blocks
         self._remote = remote
         self._local = self._fetched = self._fetched_bytes = self._unkept = 0
+
+    def has_nowait(self, block_id: BlockId) -> bool:
+        """Whether the block is here; `get_nowait` may still find it rotten."""
+        return self._blocks.has(block_id)
 
     def get_nowait(self, block_id: BlockId) -> bytes | None:
         """The block if it is here and sound, without waiting (a disk read of the page cache)."""

@@ -1,0 +1,127 @@
+"""The hot blob at work: packing what a trace names, and serving an image's blob through it.
+
+`HotBlob` stands where the blob of an image stands, with the same bytes at the same places. A read takes what it can
+from blocks of the version that are here; of the rest, granules of the trace come from the hot blob and all others from
+the version's blocks. So the file system above does not know of traces: one mount serves containers with different
+traces, or none, and a trace may come after the mount.
+
+(EROFS could be told of a second device instead. Then headers would depend on the trace, so would mounts and page
+caches; and granules that lie side by side in a file but not in the trace would be asked for one by one.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import trio
+
+from hyperlog.blocks import BlockStore
+from hyperlog.errors import HyperError
+from images.compression import compress
+from images.ingest import StoredBlock
+from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_LEVEL
+from images.reader import BlobReader
+from images.source import StoredSource
+from images.trace import HotSpace, Trace, check_fits
+
+_HOT_BLOCK_BYTES: Final = BLOCK_GRANULES_MAX * GRANULE_BYTES
+
+
+async def read_granules(blob: BlobReader, trace: Trace) -> bytes:
+    """The content of the trace's granules in its order, what is missing fetched. At most 64 MiB. Raises as a read."""
+    check_fits(trace, blob.size)
+    parts = []
+    for run in trace.runs:
+        offset, size = run.first * GRANULE_BYTES, run.length * GRANULE_BYTES
+        parts.append(blob.read_nowait(offset, size) or await blob.read(offset, size))
+    return b"".join(parts)
+
+
+def pack_hot(trace: Trace, content: bytes, blocks: BlockStore) -> Trace:
+    """The trace with its hot blob, made of `content` (as `read_granules` gives it) and durably stored. Slow: level 19.
+
+    Raises `StoreFull`.
+    """
+    assert len(content) == trace.granule_count * GRANULE_BYTES
+    stored = []
+    for start in range(0, len(content), _HOT_BLOCK_BYTES):
+        payload = compress(content[start : start + _HOT_BLOCK_BYTES], HOT_LEVEL)
+        stored.append(StoredBlock(blocks.put_new(payload), len(payload)))
+    blocks.sync()
+    return replace(trace, hot=tuple(stored))
+
+
+class _Part(NamedTuple):
+    """`size` bytes at `offset` of the version's blob or, if `is_hot`, of the hot blob."""
+
+    is_hot: bool
+    offset: int
+    size: int
+
+
+class HotBlob:
+    """The blob of one manifest, read through the hot blob of `trace` too. `size` is in bytes."""
+
+    def __init__(self, blob: BlobReader, trace: Trace, source: StoredSource) -> None:
+        """Raises `TraceCorrupt` when the trace does not fit the blob."""
+        check_fits(trace, blob.size)
+        space = HotSpace(trace)
+        self._blob = blob
+        self._hot = BlobReader(space, source)
+        self._places = space.places
+        self.size = blob.size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        """As `BlobReader.read_nowait`."""
+        own = self._blob.read_nowait(offset, size)
+        if own is not None:
+            return own
+        pieces = []
+        for part in self._parts(offset, min(offset + size, self.size)):
+            piece = (self._hot if part.is_hot else self._blob).read_nowait(part.offset, part.size)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """As `BlobReader.read`; the parts are waited for side by side, the first failure ends the others."""
+        parts = list(self._parts(offset, min(offset + size, self.size)))
+        pieces: list[bytes] = [b""] * len(parts)
+        failures: list[HyperError] = []
+        async with trio.open_nursery() as nursery:
+
+            async def fetch(place: int, part: _Part) -> None:
+                try:
+                    pieces[place] = await (self._hot if part.is_hot else self._blob).read(part.offset, part.size)
+                except HyperError as error:  # told plainly below: the nursery would wrap it
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            for place, part in enumerate(parts):
+                nursery.start_soon(fetch, place, part)
+        if failures:
+            raise failures[0]
+        return b"".join(pieces)
+
+    def _parts(self, offset: int, end: int) -> Iterator[_Part]:
+        """Where the bytes from `offset` to `end` are to be had, as few parts as possible."""
+        part: _Part | None = None
+        for position, stop, is_here in self._blob.spans(offset, end):
+            while position < stop:
+                granule, inside = divmod(position, GRANULE_BYTES)
+                size = min(GRANULE_BYTES - inside, stop - position)
+                place = None if is_here else self._places.get(granule)
+                start = position if place is None else place * GRANULE_BYTES + inside
+                is_hot = place is not None
+                if part is not None and part.is_hot == is_hot and part.offset + part.size == start:
+                    part = _Part(is_hot, part.offset, part.size + size)
+                else:
+                    if part is not None:
+                        yield part
+                    part = _Part(is_hot, start, size)
+                position += size
+        if part is not None:
+            yield part
