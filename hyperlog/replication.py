@@ -180,12 +180,13 @@ class Replication:
     def next_frame(self) -> bytes | None:
         """The next frame to send; None when there is nothing to send now."""
         assert not self._closed, _STOPPED
-        if self._changed and self._peer is not None:
+        # What changes before the peer's first state has come waits for that, so that it is told at all.
+        if self._changed and self._peer_knows:
             self._changed = False
             if self._log.policy is not self._policy:
                 # A limit that fell or rose changes what is lacking.
                 self._policy, self._done_out = self._log.policy, -1
-            if self._peer_knows and (self.is_live or self._log.policy.limits):
+            if self.is_live or self._log.policy.limits:
                 self._tell_state(full=False)
             self._settle()
         message = self._out.popleft() if self._out else self._giving.next_message()

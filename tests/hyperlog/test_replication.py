@@ -143,6 +143,22 @@ def test_a_live_exchange_brings_new_entries_both_ways(tmp_path: Path) -> None:
     line.close()
 
 
+def test_an_entry_made_between_greeting_and_state_is_told(tmp_path: Path) -> None:
+    one, other = team(tmp_path, 2)
+    line = Line(Replication(one, live=True), Replication(other, live=True))
+    greeting = line.ends[1].next_frame()
+    assert greeting is not None
+    line.ends[0].receive(greeting)
+    told = [frame for _ in range(2) if (frame := line.ends[0].next_frame()) is not None]
+    one.append(b"meanwhile")
+    assert line.ends[0].next_frame() is None
+    for frame in told:
+        line.ends[1].receive(frame)
+    line.run()
+    assert b"meanwhile" in values(other)
+    line.close()
+
+
 def test_an_exchange_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
     log, replica = two(tmp_path)
     log.append_many([bytes(2000) + b"%d" % number for number in range(1000)])
