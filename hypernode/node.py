@@ -98,7 +98,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             on_demand=not is_daemon,
             give_up_seconds=max(PATIENCE_SECONDS, config.read_deadline),
         )
-        swarm = Swarm(repository.logs, repository.blocks, settings)
+        swarm = Swarm(repository.logs, repository.blocks, settings, ban_book=Records(repository.records))
         async with trio.open_nursery() as ground:
             await ground.start(swarm.run)
             async with trio.open_nursery() as mounts:

@@ -6,6 +6,7 @@ mount directory →                         what to clear away after a crash
 keep  log key, entry id or nothing → yes or no: what is never collected, or of an own log may be (keeping.py)
 used  log key, entry id → seconds         when a version was last opened or pulled
 check log key, entry id → blocks          how far an interrupted `verify` came
+bans  nothing → who is banned             swarm/replication/ledger.py
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class Records:
         merged = list(dict.fromkeys([*peers, *before]))[:_PEERS_MAX]
         if merged != before:
             self._namespace.put_many([(b"peers\0" + log, encode(merged))])
+
+    def bans(self) -> bytes:
+        """What `remember_bans` was told."""
+        return self._namespace.get(b"bans") or b""
+
+    def remember_bans(self, dumped: bytes) -> None:
+        self._namespace.put_many([(b"bans", dumped)])
 
     def keep(self, log: LogKey, entry: EntryId | None, wanted: bool | None) -> None:
         """Remember that a version, or the whole log, is kept or is not; None: as if nothing had been said."""

@@ -105,12 +105,17 @@ STREAM_FRAMES_COST: Final = 40
 """Frames of a connection that carry next to nothing: so many at once, so many a second; a new stream counts as 40,
 so that 500 streams can be opened at once and 100 a second (W8, W10)."""
 
-HANDSHAKES_MAX: Final = 128
+HANDSHAKES_MAX: Final = 256
+"""Sessions in their handshake; beyond it the oldest of whoever has most of them ends."""
+
 SESSIONS_MAX: Final = 4096
 LOG_ADDRESSES_MAX: Final = 64
 NEIGHBOURS_MAX: Final = 256
 PEER_ADDRESSES_MAX: Final = 8
 BANS_MAX: Final = 4096
+BANS_KEPT_MAX: Final = 512
+BANS_KEPT_BYTES_MAX: Final = 64 << 10
+"""Bans that are kept over a restart."""
 PEER_RECORDS_MAX: Final = 1024
 ADDRESS_CHARACTERS_MAX: Final = 512
 DIALS_MAX: Final = 8
@@ -128,6 +133,14 @@ HANDSHAKE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 1.0
 BAN_SECONDS: Final = 600.0
+BAN_SECONDS_MAX: Final = 86_400.0
+"""The first ban of a peer, and the longest; each is four times as long as the one before."""
+
+FAULT_HALF_LIFE_SECONDS: Final = 600.0
+LAPSES_MAX: Final = 10
+FORGIVEN_SECONDS: Final = 7 * 86_400.0
+BANS_SAVE_SECONDS: Final = 10.0
+"""A ban is on disk after this, or when the node ends."""
 
 TICK_SECONDS: Final = 0.25
 STALL_SECONDS: Final = 1.5

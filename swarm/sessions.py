@@ -19,7 +19,7 @@ from hyperlog.errors import HyperError, PeerMisbehaved
 from hyperlog.ids import DiscoveryKey, LogKey, discovery_key
 from swarm.addresses import PeerId
 from swarm.connection import BlockBook, LiveSession
-from swarm.errors import SessionRefused
+from swarm.errors import PeerTooSlow, SessionRefused
 from swarm.fetcher import Fetcher
 from swarm.limits import HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
 from swarm.network import Network, Stream
@@ -46,8 +46,9 @@ class Sessions:
         self._logs: dict[DiscoveryKey, LogKey] = {}
         self._open: dict[LogKey, dict[PeerId, LiveSession]] = {}
         self._streams: Counter[PeerId] = Counter()
-        self._handshakes = 0
-        self._ledger = Ledger()
+        self._opening: dict[LiveSession, None] = {}
+        """Sessions in their handshake, oldest first."""
+        self.ledger = Ledger()
         self.records = PeerRecords()
 
     def join(self, key: LogKey) -> None:
@@ -64,15 +65,23 @@ class Sessions:
         return self._open[key]
 
     def is_banned(self, peer: PeerId) -> bool:
-        return self._ledger.is_banned(peer, trio.current_time())
+        return self.ledger.is_banned(peer, trio.current_time())
+
+    def misbehaved(self, peer: PeerId, fault: str) -> None:
+        """A peer did below its sessions what no honest one does; its connection is gone."""
+        self.records.of(peer).fault = fault
+        self.ledger.lie(peer, trio.current_time())
+        self._drop(peer)
 
     async def accept(self, network: Network, stream: Stream) -> None:
         """Run a session that a peer opened, until it ends. Raises nothing but cancellation."""
         peer = stream.remote
-        if self.is_banned(peer) or self._streams[peer] >= STREAMS_PER_PEER_MAX or self._is_full():
-            self._totals.handshakes_failed += 1
+        is_full = self._streams[peer] >= STREAMS_PER_PEER_MAX or self._streams.total() >= SESSIONS_MAX
+        if is_full or self.is_banned(peer):
+            self._totals.sessions_crowded_out += is_full
             await stream.close()
             return
+        self._make_room()
         session = Session.respond(
             self._logs.get,
             local=network.peer_id,
@@ -90,8 +99,12 @@ class Sessions:
         session = Session.initiate(key, local=network.peer_id, remote=stream.remote, nonce=os.urandom(NONCE_BYTES))
         await self._run(network, session, stream)
 
-    def _is_full(self) -> bool:
-        return self._handshakes >= HANDSHAKES_MAX or self._streams.total() >= SESSIONS_MAX
+    def _make_room(self) -> None:
+        """End the oldest handshake of whoever has most of them, when there are too many."""
+        if len(self._opening) >= HANDSHAKES_MAX:
+            busiest, _ = Counter(live.remote for live in self._opening).most_common(1)[0]
+            next(live for live in self._opening if live.remote == busiest).say_bye(Reason.BUSY)
+            self._totals.sessions_crowded_out += 1
 
     async def _run(self, network: Network, session: Session, stream: Stream) -> None:
         peer = stream.remote
@@ -99,12 +112,19 @@ class Sessions:
         record.address = stream.address
         live = LiveSession(session, stream, self, self._blocks, self._disk, self._totals, record)
         self._streams[peer] += 1
-        self._handshakes += 1
+        self._opening[live] = None
         try:
             await live.run()
         except PeerMisbehaved as error:
+            self.misbehaved(peer, error.message)
+            await network.hang_up(peer)
+            raise
+        except PeerTooSlow as error:
             record.fault = error.message
-            await self._ban(network, peer)
+            self._totals.handshakes_failed += live.log is None
+            if self.ledger.lapse(peer, trio.current_time()):
+                self._drop(peer)
+                await network.hang_up(peer)
             raise
         except SessionRefused:
             self._totals.sessions_refused += 1
@@ -116,27 +136,26 @@ class Sessions:
             # The one place where a bug met in one session is kept from ending all others.
             _log.exception("session with %s failed", peer)
         finally:
-            self._handshakes -= live.log is None
+            self._opening.pop(live, None)
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
             self._unregister(live)
 
-    async def _ban(self, network: Network, peer: PeerId) -> None:
+    def _drop(self, peer: PeerId) -> None:
+        """End what there is with a peer that is banned now."""
         _log.warning("dropped peer %s: %s", peer, self.records.of(peer).fault)
-        self._ledger.ban(peer, trio.current_time())
         self._totals.peers_banned += 1
         for sessions in self._open.values():
             live = sessions.get(peer)
             if live is not None:
                 live.abandon()
-        await network.hang_up(peer)
 
     # ----------------------------------------------------------------------------------------------- Owner: events
 
     def on_open(self, live: LiveSession) -> None:
         assert live.log is not None
-        self._handshakes -= 1
+        self._opening.pop(live, None)
         rival = self._open[live.log].get(live.remote)
         if rival is not None:
             if rival.initiator < live.initiator:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hyperlog.ids import LogKey
 from swarm.addresses import PeerId
 from swarm.limits import PEER_RECORDS_MAX
+from swarm.network import NetworkStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,12 @@ class SwarmStats:
     dials_failed: int
     handshakes_failed: int
     sessions_refused: int
+    sessions_crowded_out: int
+    """Streams for which there was no room, and handshakes that made room for others."""
     peers_banned: int
+    bans: int
+    """Peers that are banned now."""
+    network: NetworkStats
 
 
 @dataclass(eq=False, slots=True)
@@ -90,6 +96,7 @@ class Counters:
     dials_failed: int = 0
     handshakes_failed: int = 0
     sessions_refused: int = 0
+    sessions_crowded_out: int = 0
     peers_banned: int = 0
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -24,9 +25,9 @@ from hyperlog.lanes import Lane
 from swarm.addresses import parse_address
 from swarm.connection import BlockBook
 from swarm.fetcher import Fetcher
-from swarm.limits import DISK_THREADS_MAX
+from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
-from swarm.network import Network, NetworkSetup, OpenNetwork, Serving, Stream, open_network
+from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
 from swarm.replicator import LogBook, Replicator
 from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
@@ -63,12 +64,29 @@ class LogSource:
         return await self._fetcher.get(self._key, block_id, bytes_max, lane=lane)
 
 
+class BanBook(Protocol):
+    """Where bans outlive the process. Both calls are quick."""
+
+    def bans(self) -> bytes:
+        """What was remembered last; empty at first."""
+        ...
+
+    def remember_bans(self, dumped: bytes, /) -> None: ...
+
+
 class Swarm:
-    """One node's swarm. `run` it once."""
+    """One node's swarm. `run` it once. Without a `ban_book`, bans end with it."""
 
     def __init__(
-        self, logs: LogBook, blocks: BlockBook, config: SwarmConfig, open_network: OpenNetwork = open_network
+        self,
+        logs: LogBook,
+        blocks: BlockBook,
+        config: SwarmConfig,
+        open_network: OpenNetwork = open_network,
+        *,
+        ban_book: BanBook | None = None,
     ) -> None:
+        self._ban_book = ban_book
         self._config = config
         self._open_network = open_network
         self._totals = Counters()
@@ -125,7 +143,23 @@ class Swarm:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fetcher.run)
             nursery.start_soon(self._replicator.run)
+            if self._ban_book is not None:
+                nursery.start_soon(self._keep_bans, self._ban_book)
             task_status.started()
+
+    async def _keep_bans(self, book: BanBook) -> None:
+        ledger = self._sessions.ledger
+        ledger.load(book.bans(), trio.current_time())
+        saved = 0
+        try:
+            while True:
+                await trio.sleep(BANS_SAVE_SECONDS)
+                if saved != ledger.bans_made:
+                    saved = ledger.bans_made
+                    book.remember_bans(ledger.dump(trio.current_time()))
+        finally:
+            if ledger.bans_made:
+                book.remember_bans(ledger.dump(trio.current_time()))
 
     async def _start_network(self, nursery: trio.Nursery) -> list[str]:
         setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns)
@@ -134,7 +168,12 @@ class Swarm:
         async def accept(stream: Stream) -> None:
             await self._sessions.accept(network, stream)
 
-        serving = Serving(accept=accept, found=self._membership.add_neighbour)
+        serving = Serving(
+            accept=accept,
+            found=self._membership.add_neighbour,
+            misbehaved=self._sessions.misbehaved,
+            is_welcome=lambda peer: not self._sessions.is_banned(peer),
+        )
         addresses: list[str] = await nursery.start(network.serve, self._config.listen, serving)
         self._network = network
         self._addresses = tuple(addresses)
@@ -197,7 +236,10 @@ class Swarm:
             dials_failed=totals.dials_failed,
             handshakes_failed=totals.handshakes_failed,
             sessions_refused=totals.sessions_refused,
+            sessions_crowded_out=totals.sessions_crowded_out,
             peers_banned=totals.peers_banned,
+            bans=self._sessions.ledger.count_banned(trio.current_time()),
+            network=NetworkStats() if self._network is None else self._network.statistics(),
         )
 
     def _log_stats(self, key: LogKey) -> LogStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -83,6 +84,13 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "mounts": sorted(node.views),
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,
+        "protection": {
+            **dataclasses.asdict(seen.network),
+            "sessions_refused": seen.sessions_refused,
+            "sessions_crowded_out": seen.sessions_crowded_out,
+            "peers_banned": seen.peers_banned,
+            "bans": seen.bans,
+        },
     }
 
 
