@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from enum import Enum
 from functools import partial
@@ -30,6 +30,7 @@ from vmhost.mount_syscalls import (
     plain_path,
     unmount_patiently,
 )
+from vmhost.read_ahead import ReadAhead
 
 READ_ONLY_VIEW: Final = MS_NOSUID
 """Extra flags of a mount that people look at (`hypernode mount`): set-id files have no effect there."""
@@ -57,6 +58,7 @@ async def mount_image(
     target: str,
     flags: int,
     backing: Backing | None = None,
+    read_ahead: ReadAhead | None = None,
 ) -> AsyncIterator[str]:
     """Mount the EROFS metadata file at `target`, its data devices 1, 2, … being `blobs` (name, blob) in this order.
 
@@ -70,7 +72,7 @@ async def mount_image(
             devices.append(server.add(name, blob))
             served.append(name)
         mounting = partial(_mount_erofs, metadata_path, devices, target, flags | MS_RDONLY | MS_NODEV)
-        await in_mount_thread(partial(mounting, backing))
+        await in_mount_thread(partial(_mount_tuned, read_ahead or ReadAhead(), partial(mounting, backing)))
         try:
             yield target
         finally:
@@ -79,6 +81,11 @@ async def mount_image(
                 await unmount_patiently(target)
     finally:
         _stop_serving(server, served)
+
+
+def _mount_tuned(read_ahead: ReadAhead, mounting: Callable[[], None]) -> None:
+    with read_ahead.mounting():
+        mounting()
 
 
 def _stop_serving(server: BlobServer, names: list[str]) -> None:
