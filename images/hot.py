@@ -1,6 +1,6 @@
 """The hot blob at work: packing what a trace names, and serving an image's blob through it.
 
-`HotBlob` stands where the blob of an image stands, with the same bytes at the same places. A read takes what it can
+`TracedBlob` stands where the blob of an image stands, with the same bytes at the same places. A read takes what it can
 from blocks of the version that are here; of the rest, granules of the trace come from the hot blob and all others from
 the version's blocks. So the file system above does not know of traces: one mount serves containers with different
 traces, or none, and a trace may come after the mount.
@@ -21,7 +21,7 @@ from hyperlog.blocks import BlockStore
 from hyperlog.errors import HyperError
 from images.compression import compress
 from images.ingest import StoredBlock
-from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_LEVEL
+from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_BLOBS_MAX, HOT_CACHE_BYTES, HOT_LEVEL
 from images.reader import BlobReader
 from images.source import StoredSource
 from images.trace import HotSpace, Trace, check_fits
@@ -54,33 +54,42 @@ def pack_hot(trace: Trace, content: bytes, blocks: BlockStore) -> Trace:
 
 
 class _Part(NamedTuple):
-    """`size` bytes at `offset` of the version's blob or, if `is_hot`, of the hot blob."""
+    """`size` bytes at `offset` of what `reader` reads: the version's blob, or a hot one."""
 
-    is_hot: bool
+    reader: BlobReader
     offset: int
     size: int
 
 
-class HotBlob:
-    """The blob of one manifest, read through the hot blob of `trace` too. `size` is in bytes."""
+class TracedBlob:
+    """The blob of one manifest, read through the hot blobs of the traces it was given. `size` is in bytes."""
 
-    def __init__(self, blob: BlobReader, trace: Trace, source: StoredSource) -> None:
-        """Raises `TraceCorrupt` when the trace does not fit the blob."""
-        check_fits(trace, blob.size)
-        space = HotSpace(trace)
+    def __init__(self, blob: BlobReader, source: StoredSource) -> None:
         self._blob = blob
-        self._hot = BlobReader(space, source)
-        self._places = space.places
+        self._source = source
+        self._places: dict[int, tuple[BlobReader, int]] = {}
+        self._known: set[bytes] = set()
         self.size = blob.size
+
+    def add(self, trace: Trace) -> None:
+        """Read through the hot blob of `trace` too. Raises `TraceCorrupt` when it does not fit the image."""
+        check_fits(trace, self.size)
+        if trace.command in self._known or len(self._known) >= HOT_BLOBS_MAX:
+            return
+        self._known.add(trace.command)
+        space = HotSpace(trace)
+        reader = BlobReader(space, self._source, memory_bytes=HOT_CACHE_BYTES)
+        for granule, place in space.places.items():
+            self._places.setdefault(granule, (reader, place * GRANULE_BYTES))
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `BlobReader.read_nowait`."""
         own = self._blob.read_nowait(offset, size)
-        if own is not None:
+        if own is not None or not self._places:
             return own
         pieces = []
         for part in self._parts(offset, min(offset + size, self.size)):
-            piece = (self._hot if part.is_hot else self._blob).read_nowait(part.offset, part.size)
+            piece = part.reader.read_nowait(part.offset, part.size)
             if piece is None:
                 return None
             pieces.append(piece)
@@ -89,13 +98,15 @@ class HotBlob:
     async def read(self, offset: int, size: int) -> bytes:
         """As `BlobReader.read`; the parts are waited for side by side, the first failure ends the others."""
         parts = list(self._parts(offset, min(offset + size, self.size)))
+        if len(parts) <= 1:
+            return await parts[0].reader.read(parts[0].offset, parts[0].size) if parts else b""
         pieces: list[bytes] = [b""] * len(parts)
         failures: list[HyperError] = []
         async with trio.open_nursery() as nursery:
 
             async def fetch(place: int, part: _Part) -> None:
                 try:
-                    pieces[place] = await (self._hot if part.is_hot else self._blob).read(part.offset, part.size)
+                    pieces[place] = await part.reader.read(part.offset, part.size)
                 except HyperError as error:  # told plainly below: the nursery would wrap it
                     failures.append(error)
                     nursery.cancel_scope.cancel()
@@ -108,20 +119,22 @@ class HotBlob:
 
     def _parts(self, offset: int, end: int) -> Iterator[_Part]:
         """Where the bytes from `offset` to `end` are to be had, as few parts as possible."""
+        if not self._places:
+            yield _Part(self._blob, offset, end - offset)
+            return
         part: _Part | None = None
         for position, stop, is_here in self._blob.spans(offset, end):
             while position < stop:
                 granule, inside = divmod(position, GRANULE_BYTES)
                 size = min(GRANULE_BYTES - inside, stop - position)
-                place = None if is_here else self._places.get(granule)
-                start = position if place is None else place * GRANULE_BYTES + inside
-                is_hot = place is not None
-                if part is not None and part.is_hot == is_hot and part.offset + part.size == start:
-                    part = _Part(is_hot, part.offset, part.size + size)
+                hot = None if is_here else self._places.get(granule)
+                reader, start = (self._blob, position) if hot is None else (hot[0], hot[1] + inside)
+                if part is not None and part.reader is reader and part.offset + part.size == start:
+                    part = _Part(reader, part.offset, part.size + size)
                 else:
                     if part is not None:
                         yield part
-                    part = _Part(is_hot, start, size)
+                    part = _Part(reader, start, size)
                 position += size
         if part is not None:
             yield part

@@ -87,6 +87,10 @@ TRACE_PROGRAM_BYTES_MAX: Final = 4096
 HOT_LEVEL: Final = 19
 """A hot blob is made once and is what every first start waits for: 13 % smaller than level 3, 5 s for 8 MB."""
 
+HOT_BLOBS_MAX: Final = 8
+HOT_CACHE_BYTES: Final = 4 << 20
+"""Hot blobs that one served image reads through, and decompressed bytes kept of each."""
+
 IMPORT_BATCH_FILES: Final = 32
 IMPORT_BATCH_PIECES: Final = 4
 IMPORT_INDEX_BATCH: Final = 256

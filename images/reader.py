@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -40,6 +40,8 @@ class BlobReader:
         self._memory_bytes = 0
         self._memory_bytes_max = memory_bytes
         self.size = space.blob_bytes
+        self.on_miss: set[Callable[[Block], None]] = set()
+        """Told of each block that somebody has to wait for."""
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `read` if every block is at hand, else None. Raises `Corrupt` for a block that its author got wrong."""
@@ -83,6 +85,8 @@ class BlobReader:
 
             async def fetch(number: int) -> None:
                 block = self._blocks[number]
+                for listener in self.on_miss:
+                    listener(block)
                 try:
                     payload = await self._source.get(block.id, block.stored_bytes)
                     # Of many readers that waited for the block, the first has decompressed it for all.

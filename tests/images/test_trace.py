@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlog.encoding import decode, encode
+from hyperlog.encoding import Encodable, decode, encode
 from hyperlog.entry import Kind
 from hyperlog.errors import NoProvider
 from hyperlog.ids import BlockId, ManifestId
 from hyperlog.log import Log
 from hyperlog.writers import Rights
 from images.errors import ImageTooNew, TraceCorrupt
-from images.hot import HotBlob, pack_hot, read_granules
+from images.hot import TracedBlob, pack_hot, read_granules
 from images.ingest import StoredBlock
 from images.limits import BLOB_GRANULES_MAX, GRANULE_BYTES, TRACE_AGE_MAX, TRACE_GRANULES_MAX
 from images.trace import Touched, Trace, command_digest, decode_trace, merge, runs_of, traces_of
@@ -46,8 +46,9 @@ def test_a_trace_says_the_same_after_its_way(granules: list[int], has_hot: bool)
 def _with(**changes: Any) -> bytes:
     record = decode(trace_of([1, 2, 3, 9], hot=1).encode(), bytes_max=1 << 20)
     assert isinstance(record, dict)
-    changed = {**dict(record.items()), **changes}
-    return encode({str(key): value for key, value in changed.items() if value is not ...})  # type: ignore[misc]
+    changed: dict[Any, Any] = {**dict(record.items()), **changes}
+    kept: dict[str, Encodable] = {str(key): value for key, value in changed.items() if value is not ...}
+    return encode(kept)
 
 
 def _column(width: int, *values: int) -> bytes:
@@ -177,10 +178,18 @@ async def make_hot(world: World, granules: list[int]) -> Trace:
     return packed
 
 
+def through(world: World, *traces: Trace) -> TracedBlob:
+    blob = TracedBlob(world.reader(), world.source)
+    for trace in traces:
+        blob.add(trace)
+    return blob
+
+
 async def test_what_is_read_through_a_hot_blob_is_the_image(world: World) -> None:
     chance = random.Random(3)
-    hot = await make_hot(world, chance.sample(range(GRANULES), 40))
-    blob = HotBlob(world.reader(), hot, world.source)
+    first = await make_hot(world, chance.sample(range(GRANULES), 30))
+    second = replace(await make_hot(world, chance.sample(range(GRANULES), 20)), command=bytes(range(32)))
+    blob = through(world, first, second)
     for _ in range(200):
         offset = chance.randrange(blob.size)
         size = chance.randrange(1, 20 * GRANULE_BYTES)
@@ -195,7 +204,7 @@ async def test_what_is_read_through_a_hot_blob_is_the_image(world: World) -> Non
 async def test_traced_granules_come_from_the_hot_blob_alone(world: World) -> None:
     granules = [40, 3, 4, 17, 60]
     hot = await make_hot(world, granules)
-    blob = HotBlob(world.reader(), hot, world.source)
+    blob = through(world, hot)
     for granule in granules:
         at = granule * GRANULE_BYTES
         assert await blob.read(at, GRANULE_BYTES) == world.blob[at : at + GRANULE_BYTES]
@@ -207,7 +216,7 @@ async def test_the_versions_own_blocks_go_before_a_lying_hot_blob(world: World) 
     granules = [3, 4]
     trace = Trace(world.manifest.id, bytes(32), "x", runs_of(granules))
     lie = pack_hot(trace, bytes(2 * GRANULE_BYTES), world.store)
-    blob = HotBlob(world.reader(), lie, world.source)
+    blob = through(world, lie)
     assert await blob.read(3 * GRANULE_BYTES, GRANULE_BYTES) == bytes(GRANULE_BYTES)
     await world.reader().read(0, world.reader().size)  # now all of the version is here
     assert await blob.read(3 * GRANULE_BYTES, GRANULE_BYTES) == world.blob[3 * GRANULE_BYTES : 4 * GRANULE_BYTES]
@@ -216,7 +225,7 @@ async def test_the_versions_own_blocks_go_before_a_lying_hot_blob(world: World) 
 async def test_a_granule_beyond_the_image_is_refused(world: World) -> None:
     trace = trace_of([GRANULES - 1, GRANULES], hot=1)
     with pytest.raises(TraceCorrupt, match="beyond its image"):
-        HotBlob(world.reader(), trace, world.source)
+        through(world, trace)
     with pytest.raises(TraceCorrupt, match="beyond its image"):
         await read_granules(world.reader(), trace)
 
@@ -225,4 +234,4 @@ async def test_nobody_to_deliver_is_told(world: World) -> None:
     hot = await make_hot(world, [3, 4])
     world.remote.blocks.clear()
     with pytest.raises(NoProvider):
-        await HotBlob(world.reader(), hot, world.source).read(0, 8 * GRANULE_BYTES)
+        await through(world, hot).read(0, 8 * GRANULE_BYTES)
