@@ -1,20 +1,20 @@
-"""One FUSE mount of lazily filled, read-only blob files: the data devices of EROFS. The only door to pyfuse3.
+"""One FUSE mount of lazily filled, read-only blob files: the data devices of EROFS. Speaks to /dev/fuse itself.
 
 With EROFS above, the kernel answers everything about names and metadata itself and keeps what was read in its page
 cache, so only first reads of data come here. A flat directory: one file for each blob, whose size never changes.
 
 What holds:
 
-- A read answers exactly the bytes asked for, or fails. Nothing but `FUSEError` leaves a handler: any other exception
-  would end pyfuse3's loop and with it every mount of this process.
+- A read answers exactly the bytes asked for, or fails. No exception leaves a handler: it would end the mount of all.
 - A read that nobody can answer fails with EIO within the deadline. The kernel does not cache the failure: the next
   read of the same page asks again, so data that came back needs no remount. (A page fault that meets EIO is SIGBUS.)
 - A reader that is killed dies at once, since its wait is killable; but its request is read-ahead, which the kernel
-  does not interrupt, and pyfuse3 passes FUSE_INTERRUPT to nobody. So the blob read goes on to its end or its
-  deadline, and what it brings lands in the page cache.
+  does not interrupt. So the blob read goes on to its end or its deadline, and what it brings lands in the page cache.
 - This process never touches the mount from the thread that serves it: see `mount_syscalls`.
-
-pyfuse3 keeps its session in globals: one `BlobServer.run` at a time in a process.
+- The mount lives as long as anybody holds the connection's descriptor. When this process is killed while others hold
+  it, requests wait, and `run` of the next process goes on with the same descriptor: the kernel sends again what was
+  taken and not answered. Node ids are what open files hold on to, so each blob must come back with its own.
+  (libfuse, and so pyfuse3, cannot take a connection over; and it costs more for each request.)
 """
 
 from __future__ import annotations
@@ -23,36 +23,35 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
-import pyfuse3
 import trio
 
 from hyperlog.errors import HyperError
+from vmhost import fuse_protocol as fuse
 from vmhost import limits
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
+from vmhost.fuse_protocol import Op, Request
 from vmhost.mount_syscalls import (
-    MNT_DETACH,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
+    MS_RDONLY,
     abort_fuse,
     clear_stale,
     in_mount_thread,
     mount,
-    mounted_at,
     real_location,
-    unmount,
     unmount_patiently,
 )
 
 _log = logging.getLogger(__name__)
-_FOREVER: Final = 1e9  # seconds
-_sessions: Final[list[None]] = []  # of this process; one at most
-_MOUNT_OPTIONS: Final = frozenset({"ro", "nosuid", "nodev", "noexec", "default_permissions", "fsname=hypernode"})
+_DEVICE: Final = "/dev/fuse"
+_BATCH: Final = 16  # requests between two looks at the other tasks
 
 
 class BlobFile(Protocol):
@@ -90,13 +89,14 @@ class BlobServerStats:
 
 
 class _Served:
-    """A blob under a name. `closed` cancels its waiting reads."""
+    """A blob under a name. `waiting`: the scopes of reads that wait for it."""
 
-    def __init__(self, name: str, inode: pyfuse3.InodeT, blob: BlobFile) -> None:
+    def __init__(self, name: str, node: int, blob: BlobFile) -> None:
         self.name = name
-        self.inode = inode
+        self.node = node
         self.blob = blob
         self.size = blob.size
+        self.attributes = fuse.attributes(node, stat.S_IFREG | 0o400, self.size)
         self.removed = False
         self.waiting: set[trio.CancelScope] = set()
 
@@ -116,11 +116,23 @@ class BlobServer:
     ) -> None:
         self.mountpoint = real_location(mountpoint)
         self._files = _BlobFiles(on_read_failure, read_deadline_seconds)
+        self._device = -1
 
-    def add(self, name: str, blob: BlobFile) -> str:
-        """Serve `blob` as `name`; the path of its file. A name that is taken is a bug of the caller."""
-        self._files.add(name, blob)
+    @property
+    def descriptor(self) -> int:
+        """Of the connection, while `run` runs: who else holds it keeps the mount alive when this process is killed."""
+        return self._device
+
+    def add(self, name: str, blob: BlobFile, *, node: int | None = None) -> str:
+        """Serve `blob` as `name`; the path of its file. A name that is taken is a bug of the caller.
+
+        `node`: the node id it had (`node_of`) before this process took the mount over.
+        """
+        self._files.add(name, blob, node)
         return os.path.join(self.mountpoint, name)
+
+    def node_of(self, name: str) -> int:
+        return self._files.node_of(name)
 
     def remove(self, name: str) -> None:
         """Stop serving it: reads that wait for it, and any later ones through open descriptors, fail with EIO."""
@@ -129,66 +141,65 @@ class BlobServer:
     def statistics(self) -> BlobServerStats:
         return self._files.statistics()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+    async def run(
+        self, taken_over: int | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
         """Mount, serve until cancelled, unmount. A dead mount of a crashed run at the same place is cleared first.
 
+        `taken_over`: the descriptor of a connection whose server was killed and whose mount stands; becomes ours.
         Raises MountFailed; MountLost when somebody else unmounts it or aborts its connection.
         """
-        with sole_session():
-            await in_mount_thread(self._mount)
-            try:
-                async with trio.open_nursery() as nursery:
-                    serving = trio.CancelScope(shield=True)
-                    lost = trio.Event()
-                    nursery.start_soon(self._serve, serving, lost)
-                    try:
-                        if await in_mount_thread(self._tune):
-                            task_status.started()
-                            await lost.wait()
-                    finally:
-                        # The loop goes on serving meanwhile: closing files are messages to it.
-                        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
-                            self._files.remove_all()
-                            await unmount_patiently(self.mountpoint)
-                        serving.cancel()
-            finally:
-                # Closes /dev/fuse: whatever still waits on this connection fails now.
-                pyfuse3.close(unmount=False)
+        self._device = await in_mount_thread(self._mount) if taken_over is None else taken_over
+        try:
+            async with trio.open_nursery() as nursery:
+                serving = trio.CancelScope(shield=True)
+                lost = trio.Event()
+                nursery.start_soon(self._serve, serving, lost, taken_over is not None)
+                try:
+                    if taken_over is not None or await in_mount_thread(self._answers):
+                        task_status.started()
+                        await lost.wait()
+                finally:
+                    # The loop goes on serving meanwhile: closing files are messages to it.
+                    with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+                        self._files.remove_all()
+                        await unmount_patiently(self.mountpoint)
+                    serving.cancel()
+        finally:
+            device, self._device = self._device, -1
+            os.close(device)  # whatever still waits on this connection fails now, unless others hold it
         raise MountLost(f"the mount at {self.mountpoint} went away", hint="did somebody unmount it?")
 
-    async def _serve(self, scope: trio.CancelScope, lost: trio.Event) -> None:
+    async def _serve(self, scope: trio.CancelScope, lost: trio.Event, resend: bool) -> None:
         try:
             with scope:
-                await pyfuse3.main(min_tasks=1, max_tasks=limits.FUSE_TASKS)
-        except* OSError as errors:  # the connection was aborted; anything else is a bug
-            _log.warning("serving %s ended: %s", self.mountpoint, errors.exceptions[0])
+                await _Connection(self._device, self._files).run(resend=resend)
         finally:
             lost.set()
 
-    def _mount(self) -> None:
+    def _mount(self) -> int:
         clear_stale(self.mountpoint)
         os.makedirs(self.mountpoint, mode=0o700, exist_ok=True)
+        device = -1
         try:
-            pyfuse3.init(self._files, self.mountpoint, set(_MOUNT_OPTIONS))
-        except RuntimeError as error:
+            device = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
+            mount("hypernode", self.mountpoint, "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+        except OSError as error:
+            if device >= 0:
+                os.close(device)
             raise MountFailed(
-                f"cannot mount FUSE at {self.mountpoint}: {error}", hint="needs root and /dev/fuse"
+                f"cannot mount FUSE at {self.mountpoint}: {error.strerror}", hint="needs root and /dev/fuse"
             ) from error
+        return device
 
-    def _tune(self) -> bool:
-        """Set what pyfuse3 has no option for, as far as this host lets us. False if the mount has gone already."""
+    def _answers(self) -> bool:
+        """Whether the mount does, which is once the handshake is done; False if it has gone already."""
         try:
-            os.statvfs(self.mountpoint)  # returns once the kernel took the session's parameters, which reset these
+            os.statvfs(self.mountpoint)
         except OSError as error:
             _log.warning("the mount at %s does not answer: %s", self.mountpoint, error)
             return False
-        point = mounted_at(self.mountpoint)
-        if point is None:
-            return False
-        with _fuse_connections(self.mountpoint + ".control") as connections:
-            connection = f"{connections}/{point.device.partition(':')[2]}"
-            _write_setting(f"{connection}/max_background", limits.FUSE_BACKGROUND)
-            _write_setting(f"{connection}/congestion_threshold", limits.FUSE_BACKGROUND)
         return True
 
     def abort(self) -> None:
@@ -196,82 +207,99 @@ class BlobServer:
         abort_fuse(self.mountpoint)
 
 
-@contextmanager
-def sole_session() -> Iterator[None]:
-    """pyfuse3 can serve one mount in a process. Raises `MountFailed` when it does."""
-    if _sessions:
-        raise MountFailed(
-            "this node serves a FUSE file system already, and can serve one", hint="use another node: another --home"
-        )
-    _sessions.append(None)
-    try:
-        yield
-    finally:
-        _sessions.pop()
+class _Connection:
+    """Takes requests off the device and writes their replies, until the mount has gone."""
+
+    def __init__(self, device: int, files: _BlobFiles) -> None:
+        self._device = device
+        self._files = files
+        self._slots = trio.Semaphore(limits.FUSE_TASKS)
+
+    async def run(self, *, resend: bool) -> None:
+        if resend:
+            with suppress(OSError):  # before Linux 6.9 the readers of what the killed server took wait for ever
+                os.write(self._device, fuse.resend_notice())
+        async with trio.open_nursery() as nursery:
+            while await self._take_some(nursery):
+                await self._slots.acquire()  # with all of them waiting, more wait in the kernel
+                self._slots.release()
+            nursery.cancel_scope.cancel()
+
+    async def _take_some(self, nursery: trio.Nursery) -> bool:
+        await trio.lowlevel.wait_readable(self._device)
+        for _ in range(_BATCH):
+            try:
+                request = fuse.parse_request(os.read(self._device, fuse.REQUEST_BYTES_MAX))
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOENT):  # ENOENT: it was withdrawn
+                    return True
+                if error.errno != errno.ENODEV:
+                    _log.warning("serving FUSE ended: %s", error.strerror)
+                return False
+            if request.opcode == Op.READ:
+                waits = self._read(request)
+                if waits is not None:
+                    await self._slots.acquire()
+                    nursery.start_soon(self._read_later, request, waits)
+            elif request.opcode not in fuse.UNANSWERED:
+                number, data = self._files.answer(request)
+                self._reply(request, data, number)
+        return True
+
+    def _read(self, request: Request) -> _Served | None:
+        """Answer it now, or say what it must wait for."""
+        served, data = self._files.read_nowait(request)
+        if served is None:
+            self._reply(request, data or b"", errno.EIO if data is None else 0)
+        return served
+
+    async def _read_later(self, request: Request, served: _Served) -> None:
+        try:
+            data = await self._files.read(served, *request.range())
+            self._reply(request, data or b"", errno.EIO if data is None else 0)
+        finally:
+            self._slots.release()
+
+    def _reply(self, request: Request, data: bytes, number: int = 0) -> None:
+        try:
+            os.writev(self._device, (fuse.reply(request.unique, len(data), number), data))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
+                _log.warning("cannot answer a FUSE request: %s", error.strerror)
 
 
-@contextmanager
-def _fuse_connections(directory: str) -> Iterator[str]:
-    """The kernel's control files of FUSE connections; mounted at `directory` where the host has not."""
-    usual = "/sys/fs/fuse/connections"
-    if mounted_at(usual) is not None:
-        yield usual
-        return
-    clear_stale(directory)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    try:
-        mount("hypernode", directory, "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    except OSError as error:
-        _log.debug("cannot mount fusectl: %s", error)
-        yield usual
-        return
-    try:
-        yield directory
-    finally:
-        unmount(directory, MNT_DETACH)
-        os.rmdir(directory)
-
-
-def _write_setting(path: str, value: int) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as setting:
-            setting.write(str(value))
-    except OSError as error:
-        _log.debug("cannot set %s: %s", path, error)
-
-
-class _BlobFiles(pyfuse3.Operations):
-    """The handlers. Inode numbers are never used twice, so a handle cannot come to mean another blob."""
-
-    supports_dot_lookup = False
-    enable_writeback_cache = False
-    enable_acl = False
+class _BlobFiles:
+    """What the kernel asks, answered. Node ids are never used twice, so a handle cannot come to mean another blob."""
 
     def __init__(self, on_read_failure: Callable[[ReadFailure], None], deadline_seconds: float) -> None:
-        super().__init__()
         self._on_read_failure = on_read_failure
         self._deadline_seconds = deadline_seconds
         self._by_name: dict[bytes, _Served] = {}
-        self._by_inode: dict[int, _Served] = {}
-        self._last_inode = int(pyfuse3.ROOT_INODE)
+        self._by_node: dict[int, _Served] = {}
+        self._last_node = time.time_ns()  # beyond those of a server whose mount we took over
         self._reads = self._bytes_read = self._reads_waited = self._reads_failed = 0
 
     # What the server calls
 
-    def add(self, name: str, blob: BlobFile) -> None:
+    def add(self, name: str, blob: BlobFile, node: int | None) -> None:
         key = os.fsencode(name)
         assert key not in self._by_name, f"a blob named {name} is served already"
         assert key not in (b"", b".", b".."), f"not a file name: {name!r}"
         assert not set(key) & set(b"/\0"), f"not a file name: {name!r}"
-        self._last_inode += 1
-        served = _Served(name, pyfuse3.InodeT(self._last_inode), blob)
-        self._by_name[key] = self._by_inode[self._last_inode] = served
+        if node is None:
+            self._last_node += 1
+            node = self._last_node
+        assert node not in self._by_node
+        self._by_name[key] = self._by_node[node] = _Served(name, node, blob)
+
+    def node_of(self, name: str) -> int:
+        return self._by_name[os.fsencode(name)].node
 
     def remove(self, name: str) -> None:
         served = self._by_name.pop(os.fsencode(name), None)
         if served is None:
             return  # the server has ended, and removed all of them
-        del self._by_inode[served.inode]
+        del self._by_node[served.node]
         served.removed = True
         for scope in served.waiting:
             scope.cancel()
@@ -286,64 +314,82 @@ class _BlobFiles(pyfuse3.Operations):
 
     # What the kernel asks
 
-    async def lookup(
-        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        served = self._by_name.get(name) if parent_inode == pyfuse3.ROOT_INODE else None
+    def answer(self, request: Request) -> tuple[int, bytes]:
+        """(errno, data) for everything but reads."""
+        match request.opcode:
+            case Op.LOOKUP:
+                served = self._by_name.get(request.name()) if request.node == fuse.ROOT else None
+                return (0, fuse.entry_reply(served.node, served.attributes)) if served else (errno.ENOENT, b"")
+            case Op.GETATTR:
+                known = self._attributes(request.node)
+                return (0, fuse.attributes_reply(known)) if known else (errno.ESTALE, b"")
+            case Op.OPEN:
+                if request.node not in self._by_node:
+                    return errno.ESTALE, b""
+                if request.open_flags() & (os.O_WRONLY | os.O_RDWR):
+                    return errno.EROFS, b""
+                return 0, fuse.open_reply(request.node)
+            case Op.OPENDIR:
+                return 0, fuse.open_reply(request.node)
+            case Op.READDIR:
+                return 0, self._listing(*request.range())
+            case Op.STATFS:
+                return 0, fuse.statfs_reply()
+            case Op.INIT:
+                agreed = fuse.init_reply(request, limits.FUSE_BACKGROUND)
+                return (0, agreed) if agreed else (errno.EPROTO, b"")
+            case Op.RELEASE | Op.RELEASEDIR | Op.DESTROY:
+                return 0, b""
+            case _:
+                return errno.ENOSYS, b""
+
+    def _attributes(self, node: int) -> bytes | None:
+        if node == fuse.ROOT:
+            return fuse.attributes(node, stat.S_IFDIR | 0o500, 4096)
+        served = self._by_node.get(node)
+        return served.attributes if served else None
+
+    def _listing(self, cookie: int, size: int) -> bytes:
+        # The cookie is the last node id seen: names that come and go disturb nothing.
+        found = b""
+        for node, served in sorted(self._by_node.items()):
+            if node > cookie:
+                entry = fuse.directory_entry(node, node, stat.S_IFREG >> 12, os.fsencode(served.name))
+                if len(found) + len(entry) > size:
+                    break
+                found += entry
+        return found
+
+    def read_nowait(self, request: Request) -> tuple[_Served | None, bytes | None]:
+        """(None, data) if it needs no waiting, (None, None) for EIO, else the blob to wait for."""
+        served = self._by_node.get(request.node)
         if served is None:
-            raise pyfuse3.FUSEError(errno.ENOENT)
-        return _file_attributes(served)
-
-    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        if inode == pyfuse3.ROOT_INODE:
-            return _attributes(inode, stat.S_IFDIR | 0o500, 4096)
-        served = self._by_inode.get(inode)
-        if served is None:
-            raise pyfuse3.FUSEError(errno.ESTALE)
-        return _file_attributes(served)
-
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        usage = pyfuse3.StatvfsData()
-        usage.f_bsize = usage.f_frsize = 4096
-        usage.f_namemax = 255
-        return usage
-
-    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if inode not in self._by_inode:
-            raise pyfuse3.FUSEError(errno.ESTALE)
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            raise pyfuse3.FUSEError(errno.EROFS)
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
-
-    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
-        return pyfuse3.FileHandleT(inode)
-
-    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        # The cookie is the last inode number seen: they only grow, so names that come and go disturb nothing.
-        for inode, served in sorted(self._by_inode.items()):
-            if inode > start_id and not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(os.fsencode(served.name)), _file_attributes(served), inode
-            ):
-                return
-
-    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        served = self._by_inode.get(fh)
-        if served is None:
-            raise pyfuse3.FUSEError(errno.EIO)
-        wanted = min(size, served.size - off)
+            return None, None
+        offset, size = request.range()
+        wanted = min(size, served.size - offset)
         if wanted <= 0:
-            return b""
+            return None, b""
         self._reads += 1
         try:
-            data = served.blob.read_nowait(off, wanted)
-            if data is None:
-                self._reads_waited += 1
-                data = await self._read_in_time(served, off, wanted)
-            if len(data) != wanted:
-                raise AssertionError(f"the blob answered {len(data)} bytes")
+            data = served.blob.read_nowait(offset, wanted)
+            return (served, None) if data is None else (None, self._checked(data, wanted))
         except Exception as error:  # noqa: BLE001  (whatever a blob does, the mounts of the others live on)
-            self._report(served, off, wanted, error)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+            self._report(served, offset, wanted, error)
+            return None, None
+
+    async def read(self, served: _Served, offset: int, size: int) -> bytes | None:
+        """The same when it must be waited for; None for EIO."""
+        wanted = min(size, served.size - offset)
+        self._reads_waited += 1
+        try:
+            return self._checked(await self._read_in_time(served, offset, wanted), wanted)
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._report(served, offset, wanted, error)
+            return None
+
+    def _checked(self, data: bytes, wanted: int) -> bytes:
+        if len(data) != wanted:
+            raise AssertionError(f"the blob answered {len(data)} bytes")
         self._bytes_read += wanted
         return data
 
@@ -369,22 +415,3 @@ class _BlobFiles(pyfuse3.Operations):
             exc_info=None if expected else error,
         )  # fmt: skip
         self._on_read_failure(ReadFailure(served.name, offset, size, error))
-
-
-def _attributes(inode: pyfuse3.InodeT, mode: int, size: int) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = inode
-    entry.st_mode = pyfuse3.ModeT(mode)
-    entry.st_nlink = 1
-    entry.st_size = size
-    entry.st_blksize = 4096
-    entry.st_blocks = (size + 511) // 512
-    # A name may go and come back as another blob, so names are not cached: only mounting looks them up. Attributes
-    # of an inode never change; were they not cached, each read would ask for them.
-    entry.entry_timeout = 0
-    entry.attr_timeout = _FOREVER
-    return entry
-
-
-def _file_attributes(served: _Served) -> pyfuse3.EntryAttributes:
-    return _attributes(served.inode, stat.S_IFREG | 0o400, served.size)

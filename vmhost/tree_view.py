@@ -8,7 +8,7 @@ attributes of what it lists. Inode numbers are the manifest's, plus one.
 Root lets everybody in and the kernel check permissions, as EROFS would. Another user sees the view alone and may read
 all of it: the image is theirs to read anyway. fusermount3 mounts and unmounts for them.
 
-pyfuse3 keeps its session in globals, so a process serves one such view, or the blobs of EROFS (blob_server.py).
+The only door to pyfuse3, which keeps its session in globals: a process serves one such view.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -31,7 +31,7 @@ from images.limits import GRANULE_BYTES
 from images.manifest import Inode, Manifest
 from images.paths import data_ranges
 from vmhost import limits
-from vmhost.blob_server import BlobFile, ReadFailure, sole_session
+from vmhost.blob_server import BlobFile, ReadFailure
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
 from vmhost.mount_syscalls import in_mount_thread, mounted_at, real_location, unmount_patiently
 
@@ -41,6 +41,7 @@ _INODES_CACHED: Final = 8192
 _OPTIONS: Final = frozenset({"ro", "nosuid", "nodev", "fsname=hypernode"})
 _OPTIONS_OF_ROOT: Final = frozenset({"allow_other", "default_permissions"})
 _UNMOUNT_SECONDS: Final = 10.0
+_sessions: Final[list[None]] = []  # of this process; one at most
 
 
 @asynccontextmanager
@@ -59,7 +60,7 @@ async def mount_tree(
     """
     place = real_location(target)
     files = _TreeFiles(manifest, blob, place, on_read_failure, read_deadline_seconds)
-    with sole_session():
+    with _sole_session():
         await in_mount_thread(lambda: _mount(files, place))
         try:
             async with trio.open_nursery() as nursery:
@@ -78,6 +79,17 @@ async def mount_tree(
             pyfuse3.close(unmount=False)
     if files.is_lost:
         raise MountLost(f"the mount at {target} went away", hint="did somebody unmount it?")
+
+
+@contextmanager
+def _sole_session() -> Iterator[None]:
+    if _sessions:
+        raise MountFailed("this node shows a plain view already, and can serve one", hint="use another --home")
+    _sessions.append(None)
+    try:
+        yield
+    finally:
+        _sessions.pop()
 
 
 async def _serve(scope: trio.CancelScope, whole: trio.CancelScope, place: str) -> None:

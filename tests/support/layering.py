@@ -33,7 +33,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "libp2p": ("swarm/net/",),
     "multiaddr": ("swarm/net/",),
     "zeroconf": ("swarm/net/",),
-    "pyfuse3": ("vmhost/blob_server.py", "vmhost/tree_view.py"),
+    "pyfuse3": ("vmhost/tree_view.py",),
     "typer": ("hypernode/cli/",),
     "click": ("hypernode/cli/",),
     "rich": ("hypernode/cli/",),
