@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from swarm.addresses import PeerAddress, PeerId
+from swarm.reach import Reach, ReachSetup
 
 SESSIONS: Final = "/hypernode/1"
 """The protocol of a stream that is a session (docs/WIRE.md)."""
@@ -103,6 +104,14 @@ class Network(Protocol):
 
     def statistics(self) -> NetworkStats: ...
 
+    def reach(self) -> Reach:
+        """What is known of how this node is reached, its addresses of the moment among it."""
+        ...
+
+    async def look(self) -> None:
+        """Ask connected peers anew how we are reached; the caller sets the deadline."""
+        ...
+
     async def hang_up(self, peer: PeerId) -> None:
         """Close every connection with `peer`; raises nothing."""
         ...
@@ -114,6 +123,7 @@ class NetworkSetup:
 
     identity_seed: bytes
     mdns: bool
+    reach: ReachSetup = field(default_factory=ReachSetup)
 
 
 MakeNetwork = Callable[[NetworkSetup], Network]

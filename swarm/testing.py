@@ -25,6 +25,7 @@ from swarm.addresses import PeerAddress, PeerId
 from swarm.connection import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from swarm.network import SESSIONS, Network, NetworkSetup, NetworkStats, Serving, Stream
+from swarm.reach import Reach
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
 from swarm.replication.session import BlocksAsked, Session
 
@@ -249,6 +250,12 @@ class MemoryNetwork:
 
     def statistics(self) -> NetworkStats:
         return NetworkStats()
+
+    def reach(self) -> Reach:
+        return Reach()
+
+    async def look(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def hang_up(self, peer: PeerId) -> None:
         await trio.lowlevel.checkpoint()

@@ -65,7 +65,10 @@ class Channel(BaseSession):
         states = secured.conn.noise_state.noise_protocol
         self._raw = raw
         self.socket: trio.socket.SocketType = raw.stream.stream.socket
-        self.socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        self.local_port = 0
+        if self.socket.family != trio.socket.AF_UNIX:  # a circuit ends in a pair of those
+            self.socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+            self.local_port = int(self.socket.getsockname()[1])
         self._encrypt = ChaCha20Poly1305(bytes(states.cipher_state_encrypt.k)).encrypt
         self._encrypted = int(states.cipher_state_encrypt.n)
         self._decrypt = ChaCha20Poly1305(bytes(states.cipher_state_decrypt.k)).decrypt

@@ -185,18 +185,25 @@ class _NoConnector(AutoConnector):
         pass
 
 
+OnConnection = Callable[[INetConn, bool], None]
+"""A connection, and whether it is inbound."""
+
+
 class FencedSwarm(Swarm):
     """Stock swarm whose connections come and go without leaving anything behind."""
 
     admission: Admission
     is_welcome: Callable[[ID], bool]
     """Whether to speak to this peer at all."""
+    on_connection: OnConnection
+    """Told of each new connection."""
     _nursery: trio.Nursery | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.slots: dict[IMuxedConn, Slot] = {}
         """Inbound connections after their handshake."""
+        self.on_connection = lambda connection, is_inbound: None
 
     def contain_in(self, nursery: trio.Nursery) -> None:
         """Run connections in `nursery` from here on."""
@@ -211,24 +218,42 @@ class FencedSwarm(Swarm):
         """One attempt at one address; the caller sets the deadline."""
         return await self.dial_addr(address, peer)
 
+    async def secure(self, raw: IRawConnection, peer: ID) -> INetConn:
+        """Make an outbound connection of a raw one, which is closed if that fails."""
+        try:
+            return await self.upgrade_outbound_raw_conn(raw, peer)
+        except BaseException:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await raw.close()
+            raise
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        connection = await super().add_conn(muxed_conn, direction)
+        self.on_connection(connection, direction == "inbound")
+        return connection
+
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
-        remote = read_write_closer.get_remote_address()
+        await self.take_inbound(RawConnection(read_write_closer, False))
+
+    async def take_inbound(self, raw: RawConnection) -> None:
+        """Serve a connection that somebody else began, until it ends."""
+        remote = raw.get_remote_address()
         scope = trio.CancelScope()
         slot = self.admission.begin(remote[0] if remote else _UNKNOWN_ADDRESS, scope.cancel, trio.current_time())
         if slot is None:
-            await read_write_closer.close()
+            await raw.close()
             return
         muxed: Any = None
         try:
             with scope:
-                muxed = await self._upgrade(RawConnection(read_write_closer, False), maddr)
+                muxed = await self._upgrade(raw)
                 if muxed is not None and self.is_welcome(muxed.peer_id) and self.admission.establish(slot):
                     self.slots[muxed] = slot
                     await _until_idle(muxed)
         finally:
             self.slots.pop(muxed, None)
             with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
-                await (read_write_closer if muxed is None else muxed).close()
+                await (raw if muxed is None else muxed).close()
             self.admission.end(slot, trio.current_time())
 
     def vouch(self, muxed: IMuxedConn) -> None:
@@ -237,9 +262,9 @@ class FencedSwarm(Swarm):
         if slot is not None:
             self.admission.vouch(slot)
 
-    async def _upgrade(self, raw: IRawConnection, maddr: Multiaddr) -> IMuxedConn | None:
+    async def _upgrade(self, raw: IRawConnection) -> IMuxedConn | None:
         try:
-            return await self.upgrade_inbound_raw_conn(raw, maddr)
+            return await self.upgrade_inbound_raw_conn(raw, Multiaddr("/ip4/0.0.0.0/tcp/0"))
         except Exception as error:  # noqa: BLE001
             # Anything a stranger can send may come out here; stock code knows no narrower kind.
             _log.debug("inbound connection refused: %r", error)

@@ -7,7 +7,8 @@ raises is translated here. What a stream speaks is agreed by multistream-select.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 from libp2p.abc import INetConn, INetStream
@@ -20,7 +21,6 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.tools.anyio_service import background_trio_service
-from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
@@ -34,8 +34,11 @@ from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of, peer_i
 from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
+from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
+from swarm.net.nat.traversal import Traversal, is_relayed
 from swarm.net.streams import LibP2PStream, Silent, open_on, unreachable, wrap
-from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving, Stream
+from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving
+from swarm.reach import Reach
 
 
 class LibP2PNetwork:
@@ -47,6 +50,7 @@ class LibP2PNetwork:
         self._pair = key_pair_from_seed(setup.identity_seed)
         self._peer_id = peer_id_of(self._pair)
         self._swarm: compat.FencedSwarm | None = None
+        self._traversal: Traversal | None = None
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._admission = Admission(compat.connections_max())
         self._refused_banned = 0
@@ -57,7 +61,8 @@ class LibP2PNetwork:
         return self._peer_id
 
     async def serve(self, listen: Sequence[str], serving: Serving, *, task_status: trio.TaskStatus[list[str]]) -> None:
-        swarm = self._make_swarm(serving)
+        transport = ListeningPortTCP()
+        swarm = self._make_swarm(serving, transport)
         host = BasicHost(swarm, negotiate_timeout=int(STREAM_SECONDS), disable_identify_address_discovery=True)
         compat.without_identify_tasks(host, swarm)
         compat.answer_only(host)
@@ -67,19 +72,24 @@ class LibP2PNetwork:
             host.set_stream_handler(TProtocol(protocol), _handler(accept))
         async with background_trio_service(swarm), trio.open_nursery() as nursery:
             swarm.contain_in(nursery)
+            traversal = Traversal(self._setup.reach, swarm, transport, self._connect, nursery)
+            for protocol, answer in traversal.handlers().items():
+                host.set_stream_handler(TProtocol(protocol), _handler(answer))
             try:
                 addresses = await self._listen(swarm, host, listen)
-                self._swarm = swarm
+                transport.sources = listening_ports(map(str, host.get_transport_addrs()))
+                self._swarm, self._traversal = swarm, traversal
+                nursery.start_soon(traversal.run, addresses)
                 if self._setup.mdns:
                     nursery.start_soon(announce_and_browse, self._peer_id, addresses, serving.found)
                 task_status.started(addresses)
                 await trio.sleep_forever()
             finally:
-                self._swarm = None
+                self._swarm = self._traversal = None
                 with trio.move_on_after(4 * CLOSE_SECONDS, shield=True):
                     await swarm.close_all()
 
-    def _make_swarm(self, serving: Serving) -> compat.FencedSwarm:
+    def _make_swarm(self, serving: Serving, transport: ListeningPortTCP) -> compat.FencedSwarm:
         store = PeerStore()
         identity = ID.from_pubkey(self._pair.public_key)
         store.add_key_pair(identity, self._pair)
@@ -91,7 +101,7 @@ class LibP2PNetwork:
             identity,
             store,
             upgrader,
-            [TCP()],
+            [transport],
             retry_config=compat.RETRY_CONFIG,
             connection_config=compat.CONNECTION_CONFIG,
         )
@@ -119,23 +129,19 @@ class LibP2PNetwork:
     # -------------------------------------------------------------------------------------------------- outward
 
     async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> LibP2PStream:
-        lock = self._dialling.setdefault(address.peer, trio.Lock())
-        try:
-            async with lock:
-                connection, is_new = await self._connection(address)
-                try:
-                    return await open_on(connection, TProtocol(protocol))
-                except PeerUnreachable as error:
-                    # What we took for a connection may be the remains of one, whose end was never told to us.
-                    if isinstance(error, Silent):
-                        await compat.close_connection(connection)
-                    if is_new or not connection.is_closed:
-                        raise
-                connection, _ = await self._connection(address)
+        async with self._dialling_alone(address.peer):
+            connection, is_new = await self._connection(address)
+            try:
                 return await open_on(connection, TProtocol(protocol))
-        finally:
-            if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._dialling.pop(address.peer, None)
+            except PeerUnreachable as error:
+                failure = error
+            # What we took for a connection may be the remains of one, whose end was never told to us.
+            if isinstance(failure, Silent):
+                await compat.close_connection(connection)
+            if is_new or not connection.is_closed:
+                raise failure
+            connection, _ = await self._connection(address)
+            return await open_on(connection, TProtocol(protocol))
 
     def statistics(self) -> NetworkStats:
         admission = self._admission
@@ -151,6 +157,13 @@ class LibP2PNetwork:
             misbehaved=self._misbehaved,
         )
 
+    def reach(self) -> Reach:
+        return Reach() if self._traversal is None else self._traversal.known()
+
+    async def look(self) -> None:
+        if self._traversal is not None:
+            await self._traversal.look()
+
     async def hang_up(self, peer: PeerId) -> None:
         if self._swarm is None:
             return
@@ -158,19 +171,38 @@ class LibP2PNetwork:
             for connection in self._swarm.get_connections(libp2p_id(peer)):
                 nursery.start_soon(compat.close_connection, connection)
 
+    async def _connect(self, address: PeerAddress) -> INetConn:
+        """A direct connection to the peer, the one there is or a new one. Raises `PeerUnreachable`."""
+        async with self._dialling_alone(address.peer):
+            if self._traversal is not None and (connection := self._traversal.direct(address.peer)) is not None:
+                return connection
+            connection, _ = await self._connection(address)
+            return connection
+
     async def _connection(self, address: PeerAddress) -> tuple[INetConn, bool]:
-        """A connection to the peer, and whether it was made for this."""
-        if self._swarm is None:
+        """A connection to the peer, a direct one if there is one, and whether it was made for this."""
+        if self._swarm is None or self._traversal is None:
             raise PeerUnreachable("the network is not running")
         with unreachable(address):
             identity = libp2p_id(address.peer)
-            for connection in self._swarm.get_connections(identity):
-                if not connection.is_closed:
-                    return connection, False
-            return await self._swarm.dial(Multiaddr(address.text), identity), True
+            live = [one for one in self._swarm.get_connections(identity) if not one.is_closed]
+            if live:
+                return min(live, key=is_relayed), False
+        return await self._traversal.dial(address), True
+
+    @asynccontextmanager
+    async def _dialling_alone(self, peer: PeerId) -> AsyncIterator[None]:
+        """One task at a time dials a peer."""
+        lock = self._dialling.setdefault(peer, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._dialling.pop(peer, None)
 
 
-def _handler(accept: Callable[[Stream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
+def _handler(accept: Callable[[LibP2PStream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
     async def handle(stream: INetStream) -> None:
         await accept(wrap(stream))
 

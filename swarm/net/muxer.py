@@ -125,6 +125,7 @@ class Muxer(IMuxedConn):
         self.event_started = trio.Event()
         self.event_closed = trio.Event()
         self.on_close: Callable[[], Awaitable[None]] | None = None
+        self.is_kept = False
         self._channel = channel
         self._misbehaved = misbehaved
         self._yamux = Yamux(_memory, is_initiator=channel.is_initiator, now=trio.current_time())
@@ -145,9 +146,14 @@ class Muxer(IMuxedConn):
         return self.event_closed.is_set()
 
     @property
+    def local_port(self) -> int:
+        """The TCP port at our end; 0 for a connection through a relay."""
+        return self._channel.local_port
+
+    @property
     def is_idle(self) -> bool:
-        """Whether no stream is open."""
-        return not self._yamux.flows
+        """Whether no stream is open and nobody wants the connection as it is."""
+        return not self._yamux.flows and not self.is_kept
 
     # -------------------------------------------------------------------------------------------------- for streams
 

@@ -98,7 +98,7 @@ async def test_d1_a_connection_that_closed_leaves_no_slot_and_no_task() -> None:
         for _ in range(UPGRADES_PER_ADDRESS_MAX + 4):
             async with serving() as (client, _):
                 await check_echo(client, address)
-        assert await settle(tasks, before) == before
+        assert await settle(tasks, before) <= before
 
 
 async def test_d2_a_dial_does_not_wait_for_a_quarter_of_a_second() -> None:

@@ -33,6 +33,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "libp2p": ("swarm/net/",),
     "multiaddr": ("swarm/net/",),
     "zeroconf": ("swarm/net/",),
+    "google": ("swarm/net/nat/messages.py",),
+    "miniupnpc": ("swarm/net/nat/gateway.py",),
     "pyfuse3": ("vmhost/tree_view.py",),
     "typer": ("hypernode/cli/",),
     "click": ("hypernode/cli/",),

@@ -1,0 +1,1 @@
+"""Reaching nodes that cannot be dialled: relays, hole punching, port mappings, and knowing which of it is needed."""

@@ -1,0 +1,87 @@
+"""Every bound of getting through NATs, with its unit and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MESSAGE_BYTES_MAX: Final = 4096
+"""One message of any of these protocols, as their specifications have it."""
+
+MESSAGE_SECONDS: Final = 5.0
+"""For one exchange of them."""
+
+# --- what a relay gives to others -----------------------------------------------------------------------------
+
+RESERVATION_SECONDS: Final = 3600
+RESERVATIONS_MAX: Final = 256
+RESERVATIONS_PER_ADDRESS_MAX: Final = 16
+"""Of one IP address; many honest peers may sit behind one NAT."""
+
+CIRCUITS_MAX: Final = 64
+CIRCUITS_PER_PEER_MAX: Final = 8
+"""At either end: what one peer opens, and what leads to one peer."""
+
+CIRCUIT_SECONDS: Final = 600
+CIRCUIT_BYTES_MAX: Final = 64 << 20
+"""In each direction of one circuit. A start needs some megabytes; whoever needs more dials again."""
+
+CIRCUIT_BYTES_PER_SECOND: Final = 2 << 20
+RELAY_BYTES_PER_SECOND: Final = 8 << 20
+"""Of one circuit, and of all that this node relays: bulk is for direct connections."""
+
+PIECE_BYTES: Final = 32 << 10
+"""Carried at once: what one circuit holds of a relay's memory, each way, beside the windows of its streams."""
+
+# --- what a node behind a NAT does ----------------------------------------------------------------------------
+
+RELAYS_WANTED: Final = 2
+"""Reservations held at a time: one relay may go."""
+
+CIRCUITS_ACCEPTED_MAX: Final = 32
+"""Relayed connections that others opened to us; each takes two descriptors."""
+
+ASKED_PEERS_MAX: Final = 3
+"""Peers asked to dial us back in one look at how reachable we are."""
+
+LOOK_FIRST_SECONDS: Final = 0.5
+"""After a connection was made, before anybody is asked: several are often made together."""
+
+LOOK_SECONDS: Final = 120.0
+"""Between looks when nothing happens."""
+
+RETURN_SECONDS: Final = 5.0
+"""Before a relay that went away is tried again, doubling up to `LOOK_SECONDS`."""
+
+# --- dialling back --------------------------------------------------------------------------------------------
+
+DIAL_BACK_ADDRESSES_MAX: Final = 4
+DIAL_BACK_SECONDS: Final = 3.0
+DIAL_BACKS_MAX: Final = 4
+DIAL_BACK_PAUSE_SECONDS: Final = 5.0
+"""Between two dials for one peer: we dial no address but the one it was seen at, and not often."""
+
+# --- hole punching --------------------------------------------------------------------------------------------
+
+PUNCH_ROUNDS_MAX: Final = 3
+PUNCH_SECONDS: Final = 4.0
+"""For one round of simultaneous connects."""
+
+PUNCH_AGAIN_SECONDS: Final = 0.1
+"""Between connects of one round that were refused: a packet was early."""
+
+PUNCH_DELAY_SECONDS_MAX: Final = 2.0
+PUNCH_ADDRESSES_MAX: Final = 8
+
+# --- port mappings --------------------------------------------------------------------------------------------
+
+GATEWAY_MILLISECONDS: Final = 2000
+"""How long to listen for gateways that answer a search (SSDP)."""
+
+MAP_SECONDS: Final = 10.0
+"""For finding a gateway and mapping a port, in all; and for unmapping it at the end half of it."""
+
+MAP_FIRST_SECONDS: Final = 2.0
+"""After the start, before a router is looked for: who only fetches something quickly needs none."""
+
+LEASE_SECONDS: Final = 3600
+"""A mapping ends by itself after this, should we be killed."""

@@ -1,0 +1,64 @@
+"""How a node is reached from outside: what it may do for that, and what it knows. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from swarm.addresses import PeerId
+
+
+class Reachable(StrEnum):
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachSetup:
+    """What a node does to be reached. Each can be switched off."""
+
+    offer_relay: bool = False
+    """Relay for others."""
+    use_relays: bool = True
+    """Reserve places at relays when nobody can dial us. Dialling others through relays is never switched off."""
+    punch: bool = True
+    """Try for direct connections with peers that were met through a relay."""
+    map_ports: bool = True
+    """Ask the local network's router to forward our port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """One peer's word: our IP address as it saw it, and the address at which it reached us, if it tried."""
+
+    peer: PeerId
+    seen_at: str
+    has_tried: bool
+    reached: str | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What a node knows of how it is reached. Addresses are full multiaddrs."""
+
+    addresses: tuple[str, ...] = ()
+    """What others may be told: interfaces, mapped ports, addresses that a peer has reached, places at relays."""
+    reachable: Reachable = Reachable.UNKNOWN
+    witnesses: tuple[Witness, ...] = ()
+    mapped: str | None = None
+    """The outside address that a router forwards to us."""
+    mapping_failure: str | None = None
+    relays: tuple[str, ...] = ()
+    """Addresses at which relays lead to us."""
+    relay_failure: str | None = None
+    """Why there is no place at a relay, in words, if one was looked for."""
+    is_relay: bool = False
+    relayed_reservations: int = 0
+    relayed_circuits: int = 0
+    relayed_bytes: int = 0
+    relay_refused: int = 0
+    punched: int = 0
+    """Relayed connections that became direct ones."""
+    punches_failed: int = 0
