@@ -28,6 +28,7 @@ from swarm.fetcher import Fetcher
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
+from swarm.reach import Reach, ReachSetup
 from swarm.replicator import LogBook, Replicator
 from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
@@ -40,6 +41,7 @@ class SwarmConfig:
     identity_seed: bytes = field(repr=False)
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     mdns: bool = True
+    reach: ReachSetup = field(default_factory=ReachSetup)
     on_demand: bool = False
     """Load the network only when somebody waits for an entry or a block."""
     connect_seconds: float = 5.0
@@ -162,7 +164,9 @@ class Swarm:
                 book.remember_bans(ledger.dump(trio.current_time()))
 
     async def _start_network(self, nursery: trio.Nursery) -> list[str]:
-        setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns)
+        setup = NetworkSetup(
+            identity_seed=self._config.identity_seed, mdns=self._config.mdns, reach=self._config.reach
+        )
         network = await self._open_network(setup)
 
         async def accept(stream: Stream) -> None:
@@ -190,6 +194,19 @@ class Swarm:
         self.need_network()
         await self._listening.wait()
         return self._addresses
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node can be dialled at this moment, as far as it knows; none before the network is up."""
+        return () if self._network is None else self._network.reach().addresses or self._addresses
+
+    def reach(self) -> Reach:
+        """What is known of how this node is reached."""
+        return Reach() if self._network is None else self._network.reach()
+
+    async def look(self) -> None:
+        """Ask connected peers anew how this node is reached. The caller sets the deadline."""
+        if self._network is not None:
+            await self._network.look()
 
     def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
         """Serve `key` and look for its peers, at `peers` (full multiaddrs) too. Raises `BadAddress`."""
@@ -221,7 +238,7 @@ class Swarm:
         totals = self._totals
         return SwarmStats(
             peer_id=None if self._network is None else self._network.peer_id,
-            addresses=self._addresses,
+            addresses=self.addresses(),
             logs=tuple(self._log_stats(key) for key in self._sessions.logs),
             peers=self._peer_stats(),
             bytes_in=totals.bytes_in,
