@@ -235,7 +235,11 @@ class Session:
         """Say why, and close: nothing that comes afterwards is looked at."""
         if self.state is not State.CLOSED:
             self._send(Bye(reason))
-            self.state = State.CLOSED
+            self.close()
+
+    def close(self) -> None:
+        """Look at nothing that comes afterwards, and say nothing."""
+        self.state = State.CLOSED
 
     def next_asked(self) -> Wanted | None:
         """The oldest request of the peer. Answer it with `serve` or `refuse`; it counts until then."""
