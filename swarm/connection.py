@@ -141,7 +141,8 @@ class LiveSession:
         self._wake.set()
 
     def abandon(self) -> None:
-        """End the session at once: the peer does not answer."""
+        """End the session at once: the peer does not answer, or lied."""
+        self._session.close()
         self._scope.cancel()
 
     # --------------------------------------------------------------------------------------------------------- run
