@@ -77,6 +77,8 @@ class Log(LogView):
         self._marks = marks
         self._lineage = lineage
         self._holds: set[object] = set()
+        self.claims_doubted = False
+        """Whether a peer claimed newer entries of the own feed and did not send them (replication.py)."""
         self._is_drafting = False
         self._continued = False  # whether the lineage has let the own feed go on; it stays so while we hold the lock
         self._excused = {EntryId(raw[33:]) for raw, _ in store.items(b"k" + key)}

@@ -47,6 +47,7 @@ from hyperlog.messages import (
     decode_message,
     encode_message,
 )
+from hyperlog.own_feed import OwnFeedHold
 from hyperlog.replica import Log
 from hyperlog.selection import ALL, Fetching, Selection
 from hyperlog.waiting import Waiting
@@ -111,7 +112,7 @@ class Replication:
         self._done_in = -1
         self._changed = False
         self._closed = False
-        self._release: Callable[[], None] | None = None
+        self._hold = OwnFeedHold(log)
         self._counts = [0] * 7
         self._fetching.join(self, self._look_again)
         self._ends = [log.subscribe(self._on_commit), log.events.on_fork(self._on_fork)]
@@ -154,9 +155,11 @@ class Replication:
         for end in self._ends:
             end()
         self._fetching.leave(self)
-        if self._release is not None:
-            self._release()
-            self._release = None
+        self._hold.doubt()
+
+    def doubt(self) -> None:
+        """The peer is late with what it claims: appends no longer wait for it."""
+        self._hold.doubt()
 
     def receive(self, frame: bytes) -> None:
         """Take a frame that the peer sent. Blocks for the store where entries come.
@@ -279,6 +282,7 @@ class Replication:
 
     def _add(self, runs: Sequence[bytes]) -> bool:
         """Keep the entries of `runs`; False when they have to wait or are not for us."""
+        own = self._hold.length
         try:
             count = self._log.add_runs(runs)
         except OutOfOrder as error:
@@ -296,6 +300,8 @@ class Replication:
                 raise PeerMisbehaved("a peer sends entries again and again that may not be kept") from None
             return False
         self._counts[4] += count
+        if self._hold.length > own:
+            self._hold.entries_came()
         return True
 
     def _on_proof(self, proof: bytes) -> None:
@@ -346,7 +352,10 @@ class Replication:
         if not self._peer_knows:
             return
         lacking = self._plan() if self._pull and self._done_out != self._news_in else 0
-        self._guard_own_feed()
+        writer = self._log.writer
+        self._hold.update(
+            is_behind=writer is not None and self._asked.get(writer, 0) > self._hold.length and self.is_waiting
+        )
         if (
             not lacking
             and not (self.is_waiting or self._comparing.is_busy or self._changed)
@@ -393,18 +402,6 @@ class Replication:
         for at in range(0, len(ids), FRAME_ITEMS_MAX):
             self._say(Want(tuple(ids[at : at + FRAME_ITEMS_MAX])))
             self._requests_out += 1
-
-    def _guard_own_feed(self) -> None:
-        """Stop appends while the peer claims newer entries of the own feed and these are on their way."""
-        writer = self._log.writer
-        is_behind = (
-            writer is not None and self._asked.get(writer, 0) > self._log.vector().get(writer, 0) and self.is_waiting
-        )
-        if is_behind and self._release is None:
-            self._release = self._log.hold_appends(self)
-        elif not is_behind and self._release is not None:
-            self._release()
-            self._release = None
 
     def _confirm_own_feed(self) -> None:
         """A peer that holds all of the own feed, and nothing newer, shows that it is current."""

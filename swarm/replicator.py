@@ -222,6 +222,7 @@ class Replicator:
                 is_any = True
                 if now - peer.heard_at >= STALL_SECONDS or now - peer.owes_since >= LATE_SECONDS:
                     replica.fetching.release(peer.exchange)
+                    peer.exchange.doubt()
                 if now - peer.heard_at >= ENTRIES_OWED_SECONDS:
                     live.abandon()
         return is_any

@@ -10,6 +10,7 @@ from hyperlog.errors import AppendsHeld, FeedFrozen
 from hyperlog.ids import EntryId, WriterKey
 from hyperlog.keys import KeyPair
 from hyperlog.log import Log
+from hyperlog.messages import VERSION, Hello, State, encode_message
 from hyperlog.replication import Replication
 from hyperlog.run import encode_run
 from tests.hyperlog.replicas import (
@@ -135,6 +136,44 @@ def _only(path: Path) -> str:
 
 
 # ---- a second machine, a backup
+
+
+def claim_more(log: Log, length: int) -> Replication:
+    """An end of an exchange about `log` whose peer claims `length` entries of the own feed, and has sent nothing."""
+    assert log.writer is not None
+    end = Replication(log)
+    end.receive(encode_message(Hello(VERSION, pulls=True, pushes=True, live=True)))
+    end.receive(encode_message(State(True, ((log.writer, length, EntryId(b"?" * 32)),), ())))
+    return end
+
+
+def test_a_liar_about_the_own_feed_holds_up_appends_once(tmp_path: Path) -> None:
+    log, replica = two(tmp_path)
+    log.append(b"first")
+    liar = claim_more(log, 1000)
+    with pytest.raises(AppendsHeld):
+        log.append(b"waits")
+    liar.doubt()  # it is late
+    log.append(b"second")
+    for _ in range(3):
+        again = claim_more(log, 1000)
+        log.append(b"another")
+        again.close()
+    liar.close()
+    sync(log, replica)
+    assert agree(log, replica)
+
+
+def test_a_liar_that_hangs_up_holds_up_appends_once(tmp_path: Path) -> None:
+    log, _ = two(tmp_path)
+    log.append(b"first")
+    liar = claim_more(log, 2)
+    with pytest.raises(AppendsHeld):
+        log.append(b"waits")
+    liar.close()
+    liar = claim_more(log, 2)
+    log.append(b"second")
+    liar.close()
 
 
 def test_appends_stop_while_a_peer_has_newer_entries_of_ours(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from hyperlog import messages as exchange
-from hyperlog.errors import NoProvider, StoreFull
+from hyperlog.errors import AppendsHeld, NoProvider, StoreFull
 from hyperlog.forks import ForkProof
 from hyperlog.ids import EntryId, LogKey, WriterKey, discovery_key
 from hyperlog.log import Log, Logs
@@ -329,6 +329,30 @@ async def test_a_claim_that_is_not_kept_does_not_hold_up_a_sync(
     await trio.sleep(ENTRIES_OWED_SECONDS)
     sessions = [peer.sessions for peer in reader.swarm.statistics().peers]
     assert sorted(sessions) == [1, 2]  # dropped, and dialed again
+
+
+async def test_a_claim_about_the_own_feed_that_is_not_kept_holds_up_its_author_a_moment_and_once(
+    clock: MockClock, make_node: MakeNode, internet: MemoryInternet, nursery: trio.Nursery
+) -> None:
+    author = make_node()
+    log = author.logs.create("image")
+    append_many(log, 1)
+    network = internet.network(NetworkSetup(identity_seed=b"f" * 32, mdns=False))
+    forger = Forger(network, log.key, 1000, [], silent=True)
+    serving = Serving(accept=forger.accept, found=lambda _: None)
+    author.swarm.join(log.key, await nursery.start(network.serve, [LISTEN], serving))
+    await author.start(nursery)
+    await trio.sleep(1)
+    with pytest.raises(AppendsHeld):
+        append_many(log, 1)
+    await trio.sleep(STALL_SECONDS)
+    append_many(log, 1)
+    sessions = 0
+    for _ in range(int(3 * ENTRIES_OWED_SECONDS)):
+        await trio.sleep(1)
+        append_many(log, 1)
+        sessions = author.swarm.statistics().peers[0].sessions
+    assert sessions > 2  # it came again and claimed again
 
 
 async def test_a_fork_stops_the_feed_and_is_nobodys_fault_but_the_authors(clock: MockClock, forgery: Forgery) -> None:
