@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,9 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
             held = await node.client.hold(request, printer)
         watch.lap("request")
         async with held:
-            status, figures = await _run(held, _make_spec(held.ready, tuple(arguments["command"])), watch)
+            status, figures = await _run(
+                held, _make_spec(held.ready, arguments["entrypoint"], arguments["command"]), watch
+            )
         watch.lap("ending")
     timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
     figures["timings"] = timings
@@ -74,13 +76,16 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     return status
 
 
-def _make_spec(ready: Mapping[str, Any], command: tuple[str, ...]) -> NspawnSpec:
+def _make_spec(ready: Mapping[str, Any], entrypoint: str | None, command: Sequence[str]) -> NspawnSpec:
+    """`command` takes the place of the image's, and so does `entrypoint`, which leaves no command but the one given."""
     settings = ready["config"]
+    program = settings["entrypoint"] if entrypoint is None else [entrypoint] if entrypoint else []
+    words = command or (settings["cmd"] if entrypoint is None else [])
     name = f"hypernode-{uuid.uuid4().hex[:12]}"
     environment = dict(variable.partition("=")[::2] for variable in settings["env"])
     return NspawnSpec(
         root=ready["root"],
-        argv=command or (*settings["entrypoint"], *settings["cmd"]),
+        argv=(*program, *words),
         machine=name,
         hostname=name,
         env=environment,

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import main_export, version_commands
+from hypernode.cli import main_export, main_mount, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
     DeadlineOption,
@@ -160,7 +160,16 @@ def share(
 def boot(
     link: LinkArgument,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- CMD ARG…]", help="Run this instead of the image's command.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- CMD ARG…]", help="Run this instead of the image's command; its entry point comes before it."
+        ),
+    ] = None,
+    entrypoint: Annotated[
+        str | None,
+        typer.Option(
+            "--entrypoint", metavar="PROGRAM", help='Run this instead of the image\'s entry point; "" for none.'
+        ),
     ] = None,
     peer: PeerOption = None,
     stats: Annotated[
@@ -197,6 +206,7 @@ def boot(
         "boot",
         link=link,
         command=command or [],
+        entrypoint=entrypoint,
         peers=peer or [],
         stats=stats,
         keep=keep,
@@ -264,46 +274,7 @@ def status(as_json: JsonOption = False) -> None:
     run("status", as_json=as_json)
 
 
-@app.command()
-def mount(
-    link: LinkArgument,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory.")],
-    peer: PeerOption = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Through FUSE alone, even where EROFS can be mounted; slower to look up.")
-    ] = False,
-    read_deadline: DeadlineOption = None,
-    refresh: RefreshOption = False,
-    listen: ListenOption = None,
-) -> None:
-    """Mount an image read-only, lazily filled, without running anything.
-
-    With a daemon this returns and the daemon keeps the mount; without one it stays until Ctrl-C or `unmount`. Where
-    EROFS is missing, or for who is not root, the view goes through FUSE alone, and this says so.
-
-    [bold]Examples[/bold]
-
-        hypernode mount hyper://KEY /mnt
-        hypernode unmount /mnt
-    """
-    run(
-        "mount",
-        link=link,
-        directory=directory,
-        peers=peer or [],
-        plain=plain,
-        read_deadline=read_deadline,
-        refresh=refresh,
-        listen=listen or [],
-    )
-
-
-@app.command()
-def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")]) -> None:
-    """End a mount made by `mount`."""
-    run("unmount", directory=directory)
-
-
+main_mount.register(app)
 version_commands.register(app)
 main_export.register(app)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.container_tools import containers_at, registry_at
 from tests.support.netns import NamespacePair
 from tests.support.nodes import Daemon, Node, daemon
 
@@ -64,3 +65,24 @@ def make_world(
 def world(make_world: Callable[[int | None], World]) -> World:
     """Two hosts, 100 Mbit/s between them."""
     return make_world(100)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A registry on loopback; its address."""
+    with registry_at(tmp_path) as address:
+        yield address
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment in which buildah and podman keep everything to themselves and run on any machine."""
+    with containers_at(tmp_path) as environment:
+        yield environment
+
+
+@pytest.fixture
+def home(tmp_path: Path, containers: dict[str, str]) -> Iterator[Daemon]:
+    """A daemon that knows these container tools."""
+    with daemon(Node(tmp_path / "home", environment=containers)) as running:
+        yield running

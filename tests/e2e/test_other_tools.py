@@ -5,24 +5,19 @@ umoci, buildah and podman are the other side.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.images.layers import Entry, folder, layout, link, symlink, tar
-from tests.support.nodes import Daemon, Node, daemon, running, wait_until
+from tests.support.container_tools import export, registry_at, run, share, show
+from tests.support.nodes import Daemon, Node, running, wait_until
 from tests.support.trees import differences
 
 pytestmark = [
@@ -30,27 +25,6 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# podman and runc as they work without the right to raise limits, without systemd, and on mixed control groups.
-RUNTIME = """#!{python}
-import json, os, sys
-for word, following in zip(sys.argv, [*sys.argv[1:], ""]):
-    path = following + "/config.json" if word == "--bundle" else following if word == "--process" else ""
-    if path:
-        with open(path) as file:
-            spec = json.load(file)
-        spec.pop("rlimits", None)
-        spec.get("process", {{}}).pop("rlimits", None)
-        with open(path, "w") as file:
-            json.dump(spec, file)
-os.execv("{runc}", ["runc", *sys.argv[1:]])
-"""
-CONTAINERS = """[engine]
-events_logger="file"
-cgroup_manager="cgroupfs"
-runtime="wrapped"
-[engine.runtimes]
-wrapped=["{wrapper}"]
-"""
 DOCKERFILE = """FROM scratch AS base
 COPY busybox /bin/sh
 ARG WHAT=nothing
@@ -73,96 +47,11 @@ PASSWORDS = "ali:$2b$04$EOVoHNV3CYaV0st7dD7mC.C4uN7hQuxcacD5O7Xx33yro.dvK2PXK\n"
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """A registry on loopback; its address."""
-    with _registry(tmp_path) as address:
-        yield address
-
-
-@pytest.fixture
 def closed_registry(tmp_path: Path) -> Iterator[str]:
     """One that asks for a password."""
     (tmp_path / "passwords").write_text(PASSWORDS)
-    with _registry(tmp_path, auth={"htpasswd": {"realm": "x", "path": str(tmp_path / "passwords")}}) as address:
+    with registry_at(tmp_path, auth={"htpasswd": {"realm": "x", "path": str(tmp_path / "passwords")}}) as address:
         yield address
-
-
-@contextlib.contextmanager
-def _registry(tmp_path: Path, **settings: Any) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = {
-        "version": 0.1,
-        "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-        **settings,
-    }
-    (tmp_path / "registry.json").write_text(json.dumps(config))
-    argv = ["docker-registry", "serve", str(tmp_path / "registry.json")]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: _answers(address), "the registry answers")
-            yield address
-        finally:
-            process.terminate()
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-        return True
-    return False
-
-
-@pytest.fixture
-def containers(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment in which buildah and podman keep everything to themselves and run on any machine."""
-    wrapper = tmp_path / "runtime"
-    wrapper.write_text(RUNTIME.format(python=sys.executable, runc=shutil.which("runc")))
-    wrapper.chmod(0o755)
-    (tmp_path / "containers.conf").write_text(CONTAINERS.format(wrapper=wrapper))
-    with tempfile.TemporaryDirectory(prefix="c") as short:  # podman takes no longer path for this
-        storage = f'[storage]\ndriver="vfs"\ngraphroot="{tmp_path / "store"}"\nrunroot="{short}"\n'
-        (tmp_path / "storage.conf").write_text(storage)
-        yield {
-            "BUILDAH_ISOLATION": "chroot",
-            "CONTAINERS_CONF": str(tmp_path / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf"),
-        }
-
-
-@pytest.fixture
-def home(tmp_path: Path, containers: dict[str, str]) -> Iterator[Daemon]:
-    with daemon(Node(tmp_path / "home", environment=containers)) as running:
-        yield running
-
-
-def run(*argv: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, argv)), capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def share(node: Node, *arguments: str) -> str:
-    done = node.run("share", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def show(node: Node, link: str) -> dict[str, Any]:
-    done = node.run("show", "--json", link)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def export(node: Node, link: str, *arguments: str) -> None:
-    done = node.run("export", link, *arguments)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.real("mmdebstrap")
@@ -245,6 +134,10 @@ def test_a_dockerfile_is_built_pushed_pulled_and_run_by_podman(
     assert (config["stop_signal"], config["healthcheck"]["interval"]) == ("SIGQUIT", 5_000_000_000)
     done = home.node.run("boot", built)
     assert (done.returncode, done.stdout) == (0, "made with care\n"), done.stderr
+    for words in (["--", "echo", "given"], ["--entrypoint", "/bin/busybox", "--", "echo", "given"]):
+        assert home.node.run("boot", built, *words).stdout == "given\n"
+    done = home.node.run("boot", built, "--entrypoint", "/bin/sh", "--", "-c", "echo $GREETING")
+    assert done.stdout == "hello\n", done.stderr
 
     reference = f"docker://{registry}/built:1"
     export(home.node, built, "--push", reference, "--insecure")

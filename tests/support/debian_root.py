@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SUITE = "bookworm"
@@ -22,12 +23,17 @@ INCLUDE = ("python3", "iputils-ping", "libcap2-bin")  # setcap gives ping its fi
 def debian_root() -> Path:
     """The directory of the root file system; takes a minute and the network the first time. Raises `OSError`."""
     recipe = "\n".join([SUITE, *INCLUDE, inspect.getsource(_add_oddities)])
+    return kept(recipe, _build)
+
+
+def kept(recipe: str, build: Callable[[Path], None]) -> Path:
+    """What `build` made at the path it was given, once for each recipe; takes its time only the first time."""
     place = Path.home() / ".cache" / "hypernode-tests" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix="building-", dir=place.parent))
         try:
-            _build(building / "root")
+            build(building / "root")
             os.rename(building, place)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -35,14 +41,19 @@ def debian_root() -> Path:
 
 
 def _build(root: Path) -> None:
+    debootstrap(root, "--variant=minbase", f"--include={','.join(INCLUDE)}")
+    _add_oddities(root)
+
+
+def debootstrap(root: Path, *options: str) -> None:
+    """Make a root file system from packages. Raises `OSError` with the end of what mmdebstrap said."""
     # --mode=root: with file capabilities and device nodes, which user namespaces do not allow.
-    argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(INCLUDE)}", SUITE]
+    argv = ["mmdebstrap", "--quiet", "--mode=root", *options, SUITE]
     done = subprocess.run(
         [*argv, os.fspath(root)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     if done.returncode != 0:
         raise OSError(f"mmdebstrap failed with exit code {done.returncode}: {done.stderr[-2000:]}")
-    _add_oddities(root)
 
 
 def _add_oddities(root: Path) -> None:
