@@ -14,7 +14,7 @@ from typing import Protocol
 
 import trio
 
-from hyperlog.errors import BlockMissing, PeerMisbehaved
+from hyperlog.errors import BlockMissing, HyperError, PeerMisbehaved
 from hyperlog.ids import BlockId, LogKey
 from swarm.addresses import PeerId
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
@@ -58,6 +58,11 @@ class Owner(Protocol):
     """Whom a live session tells what came. Nothing here may wait, but for a store; what it raises ends the session."""
 
     def on_open(self, live: LiveSession) -> None: ...
+
+    def on_end(self, live: LiveSession, failure: HyperError | None) -> None:
+        """Nothing more comes of it; its stream is about to be closed. May be told twice."""
+        ...
+
     def on_heard(self, live: LiveSession) -> None: ...
     def on_exchange(self, live: LiveSession, frame: bytes) -> None: ...
     def on_block(self, live: LiveSession, came: BlockCame) -> None: ...
@@ -171,10 +176,14 @@ class LiveSession:
 
     async def _contain(self, task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         """Run one of the tasks; its end is the session's. The first failure is kept, plain."""
+        failure: HyperError | None = None
         try:
             await task()
         except (PeerMisbehaved, PeerTooSlow, ConnectionLost) as error:
+            failure = error
             self._failure = self._failure or error
+        self._session.close()
+        self._owner.on_end(self, failure)
         scope.cancel()
 
     async def _read(self) -> None:

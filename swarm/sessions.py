@@ -115,8 +115,7 @@ class Sessions:
         self._opening[live] = None
         try:
             await live.run()
-        except PeerMisbehaved as error:
-            self.misbehaved(peer, error.message)
+        except PeerMisbehaved:
             await network.hang_up(peer)
             raise
         except PeerTooSlow as error:
@@ -167,6 +166,11 @@ class Sessions:
         self._open[live.log][live.remote] = live
         self._replicator.add_peer(live)
         self._fetcher.add_peer(live)
+
+    def on_end(self, live: LiveSession, failure: HyperError | None) -> None:
+        self._unregister(live)
+        if isinstance(failure, PeerMisbehaved):
+            self.misbehaved(live.remote, failure.message)
 
     def _unregister(self, live: LiveSession) -> None:
         if self._is_registered(live):
