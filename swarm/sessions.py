@@ -96,6 +96,9 @@ class Sessions:
 
     async def talk(self, network: Network, key: LogKey, stream: Stream) -> None:
         """Run a session that we open, until it ends. Raises the `HyperError` that ended it, if one did."""
+        if self.is_banned(stream.remote):
+            await stream.close()
+            raise SessionRefused("the peer was banned while it was dialled")
         session = Session.initiate(key, local=network.peer_id, remote=stream.remote, nonce=os.urandom(NONCE_BYTES))
         await self._run(network, session, stream)
 
@@ -145,9 +148,8 @@ class Sessions:
         """End what there is with a peer that is banned now."""
         _log.warning("dropped peer %s: %s", peer, self.records.of(peer).fault)
         self._totals.peers_banned += 1
-        for sessions in self._open.values():
-            live = sessions.get(peer)
-            if live is not None:
+        for live in [*self._opening, *(live for sessions in self._open.values() for live in sessions.values())]:
+            if live.remote == peer:
                 live.abandon()
 
     # ----------------------------------------------------------------------------------------------- Owner: events
