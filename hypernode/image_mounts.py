@@ -22,7 +22,16 @@ from typing import Final
 import trio
 
 from hypernode.config import Config
-from hypernode.limits import CLOSE_SECONDS, IDLE_MOUNTS_MAX, REPEATED_READ_SECONDS, REPEATED_READ_WITHIN_SECONDS
+from hypernode.limits import (
+    CLOSE_SECONDS,
+    IDLE_MOUNTS_MAX,
+    READ_AHEAD_KIB,
+    REPEATED_READ_SECONDS,
+    REPEATED_READ_WITHIN_SECONDS,
+    TRACE_SECONDS,
+    TRACED_READ_AHEAD_KIB,
+)
+from hypernode.recording import RecordingBlob
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
@@ -30,6 +39,7 @@ from vmhost.errors import MountFailed, ReadDeadline
 from vmhost.host_probe import Purpose, require
 from vmhost.image_mount import CONTAINER_LOWER, READ_ONLY_VIEW, mount_image, mount_overlay, mount_tmpfs
 from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
+from vmhost.read_ahead import ReadAhead
 from vmhost.stale import clear_crashed_run
 from vmhost.tree_view import detach_as_user, mount_tree
 
@@ -81,12 +91,21 @@ class _Shared:
 
     blob: DeadlineBlob
     target: str
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     users: int = 0
     idle: trio.CancelScope | None = None
     """While nobody uses it: cancelled when somebody does, or it is unmounted."""
     idle_since: float = 0.0
     leave: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+
+
+async def _read_ahead_again(shared: _Shared) -> None:
+    """Once a traced start is over."""
+    with trio.move_on_after(TRACE_SECONDS):
+        await shared.ended.wait()
+        return
+    shared.read_ahead.set(READ_AHEAD_KIB)
 
 
 class ImageMounts:
@@ -106,18 +125,32 @@ class ImageMounts:
 
     @contextlib.asynccontextmanager
     async def container_root(
-        self, image: MountableImage, deadline: float, on_failure: OnReadFailure, *, volume: Path | None = None
+        self,
+        image: MountableImage,
+        deadline: float,
+        on_failure: OnReadFailure,
+        *,
+        volume: Path | None = None,
+        traced: bool = False,
+        recording: RecordingBlob | None = None,
     ) -> AsyncIterator[str]:
         """A writable root over `image`; what is written goes to `volume`, or is gone at the end.
 
+        `traced`: what its start reads is on its way here, and little else should be asked for. `recording`: the
+        image's blob to read from instead, through a mount of its own, whose page cache is empty.
         Raises `HostUnfit`, `MountFailed`.
         """
         require(Purpose.CONTAINER)
         place = self._config.run / "boot" / uuid.uuid4().hex[:12]
         place.mkdir(parents=True, mode=0o700)
         try:
-            with self._listening(image.name, on_failure):
-                async with self._lower(image, deadline) as lower, _writable(lower, place, volume) as root:
+            if recording is None:
+                name, mounting = image.name, self._lower(image, deadline, traced=traced)
+            else:
+                name = f"{image.name}-{place.name}"
+                mounting = self._recorded(image, name, DeadlineBlob(recording, deadline), str(place / "lower"))
+            with self._listening(name, on_failure):
+                async with mounting as lower, _writable(lower, place, volume) as root:
                     yield root
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -151,7 +184,21 @@ class ImageMounts:
                 yield
 
     @contextlib.asynccontextmanager
-    async def _lower(self, image: MountableImage, deadline: float) -> AsyncIterator[str]:
+    async def _recorded(self, image: MountableImage, name: str, blob: DeadlineBlob, target: str) -> AsyncIterator[str]:
+        async with self._changing:
+            server = await self._serving()
+        async with mount_image(
+            server,
+            [(name, blob)],
+            metadata_path=str(image.metadata),
+            target=target,
+            flags=CONTAINER_LOWER,
+            read_ahead=ReadAhead(TRACED_READ_AHEAD_KIB),
+        ) as lower:
+            yield lower
+
+    @contextlib.asynccontextmanager
+    async def _lower(self, image: MountableImage, deadline: float, *, traced: bool) -> AsyncIterator[str]:
         """The shared mount of `image`."""
         async with self._changing:
             shared = self._shared.get(image.name)
@@ -163,6 +210,9 @@ class ImageMounts:
                 shared.idle.cancel()
                 shared.idle = None
         shared.blob.seconds = deadline
+        if traced:
+            shared.read_ahead.set(TRACED_READ_AHEAD_KIB)
+            self._nursery.start_soon(_read_ahead_again, shared)
         try:
             yield shared.target
         finally:
@@ -217,6 +267,7 @@ class ImageMounts:
                     metadata_path=str(image.metadata),
                     target=shared.target,
                     flags=CONTAINER_LOWER,
+                    read_ahead=shared.read_ahead,
                 ):
                     self._shared[image.name] = shared
                     is_up = True

@@ -24,6 +24,7 @@ from hyperlog.errors import NotFound, Unavailable
 from hyperlog.ids import LogKey
 from hyperlog.keys import read_secret, write_secret
 from hyperlog.repository import Repository
+from hypernode.ahead import Completions
 from hypernode.config import Config
 from hypernode.gate import Gate
 from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
@@ -51,6 +52,7 @@ class Node:
         self.records = Records(repository.records)
         self.mounts = ImageMounts(config, mounts, idle_seconds=IDLE_MOUNT_SECONDS if is_daemon else 0.0)
         self.opened = OpenedImages()
+        self.completions = Completions()
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""

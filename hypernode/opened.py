@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hyperlog.ids import LogKey
 from hypernode.image_mounts import MountableImage
 from hypernode.limits import OPENED_IMAGES_MAX
+from images.hot import TracedBlob
 from images.manifest_store import ManifestRef
 from images.source import StoredSource
 
@@ -20,6 +21,7 @@ class OpenedImage:
     """What is the same for each boot of a version. `source` counts the reads of all of them."""
 
     source: StoredSource
+    blob: TracedBlob
     mountable: MountableImage
 
 

@@ -27,6 +27,7 @@ from hypernode.opened import OpenedImage
 from hypernode.stopwatch import Stopwatch
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
+from images.hot import TracedBlob
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef, join_manifest
 from images.reader import BlobReader
@@ -35,6 +36,7 @@ from images.source import SourceStats, StoredSource
 _MANIFEST_FETCHES: Final = 64
 
 Tell = Callable[[str], Awaitable[None]]
+Begin = Callable[[Log, Resolved, StoredSource], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class OpenImage:
     resolved: Resolved
     manifest: Manifest
     source: StoredSource
+    blob: TracedBlob
+    """What the mountable image serves."""
     mountable: MountableImage
     counted_before: SourceStats
     """What `source` had counted for others."""
@@ -91,8 +95,13 @@ async def _sync(node: Node, link: Link, log: Log) -> None:
     )
 
 
-async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bool, tell: Tell) -> OpenImage:
-    """Everything up to mounting. Raises as `find_version`, and `Corrupt` kinds for a version that is not sound."""
+async def open_image(
+    node: Node, text: str, peers: Sequence[str], *, refresh: bool, tell: Tell, begin: Begin | None = None
+) -> OpenImage:
+    """Everything up to mounting; `begin` is called as soon as the version is known.
+
+    Raises as `find_version`, and `Corrupt` kinds for a version that is not sound.
+    """
     watch = Stopwatch()
     link = parse_link(text)
     log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
@@ -102,21 +111,26 @@ async def open_image(node: Node, text: str, peers: Sequence[str], *, refresh: bo
     if opened is None:
         source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
         counted_before = source.statistics()
+        if begin is not None:
+            begin(log, resolved, source)
         await tell("fetching the manifest")
         manifest = await fetch_manifest(reference, source)
     else:
         source, manifest = opened.source, opened.mountable.manifest
         counted_before = source.statistics()
+        if begin is not None:
+            begin(log, resolved, source)
     node.records.remember_use(link.key, resolved.entry)
     watch.lap("manifest")
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
     if opened is None:
-        mountable = MountableImage(manifest.id.hex(), BlobReader(manifest, source), metadata, reference, manifest)
-        opened = OpenedImage(source, mountable)
+        blob = TracedBlob(BlobReader(manifest, source), source)
+        mountable = MountableImage(manifest.id.hex(), blob, metadata, reference, manifest)
+        opened = OpenedImage(source, blob, mountable)
         node.opened.put(link.key, reference, opened)
     watch.lap("header")
-    return OpenImage(link, log, resolved, manifest, source, opened.mountable, counted_before, watch)
+    return OpenImage(link, log, resolved, manifest, source, opened.blob, opened.mountable, counted_before, watch)
 
 
 async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manifest:

@@ -5,6 +5,7 @@ peers log key → multiaddrs                who to ask first after a restart
 mount directory →                         what to clear away after a crash
 keep  log key, entry id or nothing → yes or no: what is never collected, or of an own log may be (keeping.py)
 used  log key, entry id → seconds         when a version was last opened or pulled
+trace manifest id, command digest → trace what a boot that was recorded for this home alone reads (images/trace.py)
 check log key, entry id → blocks          how far an interrupted `verify` came
 bans  nothing → who is banned             swarm/replication/ledger.py
 """
@@ -18,7 +19,7 @@ from typing import Final
 
 from hyperlog.encoding import decode, encode
 from hyperlog.errors import Corrupt
-from hyperlog.ids import EntryId, LogKey
+from hyperlog.ids import EntryId, LogKey, ManifestId
 from hyperlog.limits import KEY_BYTES
 from hyperlog.store import Namespace
 
@@ -94,6 +95,13 @@ class Records:
 
     def _number(self, key: bytes) -> int:
         return int.from_bytes(self._namespace.get(key) or b"", "big")
+
+    def remember_trace(self, manifest: ManifestId, command: bytes, value: bytes) -> None:
+        self._namespace.put_many([(b"trace\0" + manifest + command, value)], durable=True)
+
+    def trace(self, manifest: ManifestId, command: bytes) -> bytes | None:
+        """The value that was remembered."""
+        return self._namespace.get(b"trace\0" + manifest + command)
 
     def mounts(self) -> list[str]:
         """Directories where a mount was made and not yet ended."""

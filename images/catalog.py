@@ -2,7 +2,8 @@
 
 Versions are ordered by causality (an entry after all that it links, ties by entry id), so every replica that holds the
 same entries gives them the same numbers, in whatever order they arrived. Entries that are not image versions are passed
-over; an entry that claims to be one and is not valid keeps its number, so that it hurts nobody who does not ask for it.
+over, and so are those of another kind: who may only write traces or tags does not publish. An entry that claims to be
+one and is not valid keeps its number, so that it hurts nobody who does not ask for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hyperlog.entry import Entry
+from hyperlog.entry import Entry, Kind
 from hyperlog.errors import HyperError
 from hyperlog.ids import EntryId, LogKey, to_text
 from hyperlog.link import printable
@@ -59,7 +60,7 @@ class Catalog:
     def of(cls, log: Log) -> Catalog:
         """The versions that `log` holds at this moment."""
         entries = _causal([entry for _, entry in log.changes()])
-        claimed = (entry for entry in entries if is_version(entry.value))
+        claimed = (entry for entry in entries if entry.kind is Kind.VALUE and is_version(entry.value))
         tags = {tag.name: tag.version for tag in map(decode_tag, (entry.value for entry in entries)) if tag}
         return cls(log.key, [_published(number, entry) for number, entry in enumerate(claimed, 1)], tags)
 

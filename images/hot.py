@@ -11,7 +11,7 @@ caches; and granules that lie side by side in a file but not in the trace would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -22,6 +22,7 @@ from hyperlog.errors import HyperError
 from images.compression import compress
 from images.ingest import StoredBlock
 from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_BLOBS_MAX, HOT_CACHE_BYTES, HOT_LEVEL
+from images.manifest import Block
 from images.reader import BlobReader
 from images.source import StoredSource
 from images.trace import HotSpace, Trace, check_fits
@@ -70,6 +71,11 @@ class TracedBlob:
         self._places: dict[int, tuple[BlobReader, int]] = {}
         self._known: set[bytes] = set()
         self.size = blob.size
+
+    @property
+    def on_miss(self) -> set[Callable[[Block], None]]:
+        """Told of each block of the version that somebody has to wait for."""
+        return self._blob.on_miss
 
     def add(self, trace: Trace) -> None:
         """Read through the hot blob of `trace` too. Raises `TraceCorrupt` when it does not fit the image."""

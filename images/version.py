@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,6 +87,11 @@ class Config:
     @property
     def command(self) -> tuple[str, ...]:
         return self.entrypoint + self.cmd
+
+    def argv(self, entrypoint: str | None, command: Sequence[str]) -> tuple[str, ...]:
+        """What runs: `command` takes the place of `cmd`; so does `entrypoint` ("" for none), which leaves no `cmd`."""
+        program = self.entrypoint if entrypoint is None else (entrypoint,) if entrypoint else ()
+        return (*program, *(command or (self.cmd if entrypoint is None else ())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,17 @@ class Boot:
     peers: tuple[str, ...] = ()
     read_deadline: float = 30.0
     refresh: bool = False
+    command: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    """What will run on it, as `Config.argv` takes it: which trace is its."""
+    prefetch: bool = True
+    """Use a trace, if there is one."""
+    prefetch_rate: int | None = None
+    """Bytes a second at most of what nobody waits for yet."""
+    complete: bool = False
+    """Fetch all of the image meanwhile, at idle priority; under a daemon until it is done."""
+    record: str | None = None
+    """Record what the start reads and, at the end, `publish` it, or keep it in this home (`private`)."""
     keep: str | None = None
     """The volume that takes what is written; made over this version if it is not there. None: nothing is kept."""
 

@@ -10,12 +10,13 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from hyperlog.errors import Refused
 from hypernode.api.client import Held
 from hypernode.api.codec import Json
 from hypernode.api.requests import Boot
@@ -53,6 +54,11 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         peers=tuple(arguments["peers"]),
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
+        command=tuple(arguments["command"]),
+        entrypoint=arguments["entrypoint"],
+        prefetch=arguments["prefetch"],
+        prefetch_rate=_rate(arguments["prefetch_rate"]),
+        complete=arguments["complete"],
         keep=arguments["keep"],
     )
     started = _process_age_seconds()
@@ -63,9 +69,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
             held = await node.client.hold(request, printer)
         watch.lap("request")
         async with held:
-            status, figures = await _run(
-                held, _make_spec(held.ready, arguments["entrypoint"], arguments["command"]), watch
-            )
+            status, figures = await _run(held, make_spec(held.ready), watch)
         watch.lap("ending")
     timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
     figures["timings"] = timings
@@ -76,22 +80,32 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     return status
 
 
-def _make_spec(ready: Mapping[str, Any], entrypoint: str | None, command: Sequence[str]) -> NspawnSpec:
-    """`command` takes the place of the image's, and so does `entrypoint`, which leaves no command but the one given."""
+def make_spec(ready: Mapping[str, Any]) -> NspawnSpec:
+    """The container of a boot that is ready."""
     settings = ready["config"]
-    program = settings["entrypoint"] if entrypoint is None else [entrypoint] if entrypoint else []
-    words = command or (settings["cmd"] if entrypoint is None else [])
     name = f"hypernode-{uuid.uuid4().hex[:12]}"
     environment = dict(variable.partition("=")[::2] for variable in settings["env"])
     return NspawnSpec(
         root=ready["root"],
-        argv=(*program, *words),
+        argv=tuple(ready["argv"]),
         machine=name,
         hostname=name,
         env=environment,
         workdir=settings["workdir"] or "/",
         user=settings["user"] or "root",
     )
+
+
+def _rate(text: str | None) -> int | None:
+    """Bytes a second."""
+    if text is None:
+        return None
+    from hypernode.budget import parse_size
+
+    rate = parse_size(text)
+    if not rate:
+        raise Refused("a prefetch rate of nothing", "--no-prefetch leaves prefetching out")
+    return rate
 
 
 async def _run(held: Held, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Json]:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import main_export, main_mount, version_commands
+from hypernode.cli import main_export, main_mount, main_trace, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
     DeadlineOption,
@@ -185,6 +185,16 @@ def boot(
     timings: Annotated[
         bool, typer.Option("--timings", help="At the end, say on standard error how long each stage took.")
     ] = False,
+    prefetch: Annotated[
+        bool, typer.Option("--prefetch/--no-prefetch", help="Fetch what earlier starts read before it is asked for.")
+    ] = True,
+    prefetch_rate: Annotated[
+        str | None,
+        typer.Option("--prefetch-rate", metavar="SIZE", help="At most so many bytes a second (10M) ahead of reads."),
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Fetch all the rest meanwhile; with a daemon also afterwards.")
+    ] = False,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
@@ -210,6 +220,9 @@ def boot(
         peers=peer or [],
         stats=stats,
         keep=keep,
+        prefetch=prefetch,
+        prefetch_rate=prefetch_rate,
+        complete=complete,
         timings=timings,
         read_deadline=read_deadline,
         refresh=refresh,
@@ -277,6 +290,7 @@ def status(as_json: JsonOption = False) -> None:
 main_mount.register(app)
 version_commands.register(app)
 main_export.register(app)
+main_trace.register(app)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, e
 _MODULES: Final = {
     "share": "hypernode.cli.share",
     "boot": "hypernode.cli.boot",
+    "trace": "hypernode.cli.trace",
     "daemon": "hypernode.cli.daemon",
     "images": "hypernode.cli.listing",
     "log": "hypernode.cli.listing",

@@ -13,6 +13,8 @@ import trio
 
 from hyperlog.errors import Conflict, NotFound, Refused
 from hyperlog.link import Link
+from hyperlog.log import Log
+from hypernode.ahead import Start, beside_a_boot
 from hypernode.api.requests import Boot, Mount, Unmount
 from hypernode.api.server import Call
 from hypernode.errors import NotMounted
@@ -20,38 +22,83 @@ from hypernode.image_mounts import OnReadFailure
 from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
+from hypernode.operations.tracing import check_may_record, find_trace, keep_recording
 from hypernode.operations.volumes import link_for_volume, volume_over
+from hypernode.recording import RecordingBlob
 from hypernode.views import View, open_view
+from images.catalog import Resolved
+from images.reader import BlobReader
+from images.source import StoredSource
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, findings, observe, require
 from vmhost.mount_syscalls import in_mount_thread, mounted_at
 
 
 async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
-    """Hold a writable root over the image; afterwards tell what it moved."""
+    """Hold a writable root over the image; afterwards tell what it moved, and what it read if that is recorded."""
     require(Purpose.CONTAINER)
     bytes_before = node.swarm.statistics().bytes_in
+    recording: RecordingBlob | None = None
     async with AsyncExitStack() as stack:
         if request.keep is not None:
             stack.enter_context(node.volumes.using(request.keep))
             request = replace(request, link=link_for_volume(node, request.link, request.keep))
+        start = await stack.enter_async_context(beside_a_boot(request.prefetch_rate))
         async with node.gate.passing():
-            image = await _open(node, request, call)
+            image = await _open_to_boot(node, request, call, start)
             stack.enter_context(node.holding(image.mountable.reference))
+        start.attach(image.blob, image.manifest, image.source)
+        if request.record is not None:
+            recording = RecordingBlob(image.blob)
+        if request.complete:
+            nursery = node.mounts_nursery if node.is_daemon else start.nursery
+            nursery.start_soon(node.completions.run, image.mountable.reference, image.manifest, image.source)
         volume = None if request.keep is None else await volume_over(node, request.keep, image)
         on_failure = await stack.enter_async_context(_failures(call))
         mounting = node.mounts.container_root(
-            image.mountable, request.read_deadline, on_failure, volume=None if volume is None else volume.path
+            image.mountable,
+            request.read_deadline,
+            on_failure,
+            volume=None if volume is None else volume.path,
+            traced=start.is_prefetching,
+            recording=recording,
         )
         root = await stack.enter_async_context(mounting)
         image.watch.lap("mount")
-        await call.hold(root=root, timings=image.watch.laps, **_describe(image))
+        await call.hold(root=root, timings=image.watch.laps, argv=_argv(request, image.resolved), **_describe(image))
     counted, before = image.source.statistics(), image.counted_before
-    return {
+    figures: dict[str, Any] = {
         "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
         "blocks_fetched": counted.fetched - before.fetched,
         "blocks_local": counted.local - before.local,
+        "traced": start.trace is not None,
     }
+    if recording is not None and request.record is not None:
+        blob = BlobReader(image.manifest, image.source)
+        argv = _argv(request, image.resolved)
+        await call.event("stage", stage="packing what was read")
+        with node.holding(image.mountable.reference):
+            figures["trace"] = await keep_recording(
+                node, image.log, image.resolved, blob, argv, recording.granules, request.record
+            )
+    return figures
+
+
+def _argv(request: Boot, resolved: Resolved) -> tuple[str, ...]:
+    return resolved.version.config.argv(request.entrypoint, request.command)
+
+
+async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> OpenImage:
+    async def tell(stage: str) -> None:
+        await call.event("stage", stage=stage)
+
+    def begin(log: Log, resolved: Resolved, source: StoredSource) -> None:
+        if request.record is not None:
+            check_may_record(log, request.record)
+        if request.prefetch:
+            start.prefetch(find_trace(node, log, resolved, _argv(request, resolved)), source)
+
+    return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 
 
 async def mount(node: Node, request: Mount, call: Call) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hyperlog.encoding import decode, encode
+from hyperlog.entry import Kind
 from hyperlog.errors import Corrupt, Refused
 from hyperlog.ids import BlockId, ManifestId, to_text
 from hyperlog.log import Log
@@ -126,6 +127,7 @@ def test_what_is_not_there_is_said_not_to_be(log: Log) -> None:
 
 def test_an_unsound_version_hurts_only_who_asks_for_it(log: Log) -> None:
     log.append(make_version(1).encode())
+    log.append(make_version(9).encode(), kind=Kind.TRACE)  # no version, whatever it says: it needs another right
     log.append(encode({"image": 1, "manifest": 7}))
     log.append(make_version(3).encode())
     catalog = Catalog.of(log)
@@ -133,3 +135,11 @@ def test_an_unsound_version_hurts_only_who_asks_for_it(log: Log) -> None:
     assert catalog.resolve().number == 3
     with pytest.raises(VersionCorrupt):
         catalog.resolve("2")
+
+
+def test_what_runs() -> None:
+    config = Config(os="linux", arch="amd64", entrypoint=("init", "-x"), cmd=("serve",))
+    assert config.argv(None, ()) == ("init", "-x", "serve")
+    assert config.argv(None, ("sh",)) == ("init", "-x", "sh")
+    assert config.argv("", ("sh", "-c", "true")) == ("sh", "-c", "true")
+    assert config.argv("bash", ()) == ("bash",)

@@ -1,0 +1,188 @@
+"""Fetching what nobody waits for yet: traced blocks before a start asks for them, all the rest for who reads it all.
+
+Reads go first everywhere (`Lane`), so nothing here slows one down by more than what is on the wire already. It ends
+with whoever started it: a boot's when its container stops, a completion when the image's blocks are to go.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from hyperlog.errors import HyperError
+from hyperlog.lanes import Lane
+from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
+from hypernode.pace import Pace
+from images.errors import TraceCorrupt
+from images.hot import TracedBlob
+from images.ingest import StoredBlock
+from images.manifest import Block, Manifest
+from images.manifest_store import ManifestRef
+from images.source import StoredSource
+from images.trace import Trace, check_fits
+
+_log: Final = logging.getLogger("hypernode.ahead")
+
+
+async def fetch_ahead(
+    source: StoredSource, wanted: Iterator[StoredBlock], lane: Lane, *, bytes_per_second: float | None = None
+) -> bool:
+    """Bring blocks here in about this order; whether all came. The first failure, or a full disk, ends it quietly.
+
+    With a rate, what is fetched stays below it over any second or so.
+    """
+    unkept = source.statistics().unkept
+    start = trio.current_time()
+    moved = 0
+    is_whole = True
+
+    async def work() -> None:
+        nonlocal moved, is_whole
+        for block in wanted:
+            if source.has_nowait(block.id):
+                continue
+            if bytes_per_second is not None:
+                moved += block.stored_bytes
+                await trio.sleep_until(start + moved / bytes_per_second)
+            try:
+                await source.get(block.id, block.stored_bytes, lane=lane)
+            except HyperError as error:
+                _log.info("fetching ahead ended: %s", error.message)
+                is_whole = False
+            if not is_whole or source.statistics().unkept > unkept:
+                is_whole = False
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(AHEAD_FETCHES):
+            nursery.start_soon(work)
+    return is_whole
+
+
+def blocks_from(manifest: Manifest, position: int) -> Iterator[StoredBlock]:
+    """Every block of the image, beginning at `position` of blob space and going round."""
+    blocks = list(manifest.blocks())
+    first = next((number for number, block in enumerate(blocks) if block.offset >= position), 0)
+    return (StoredBlock(block.id, block.stored_bytes) for block in blocks[first:] + blocks[:first])
+
+
+def blocks_of(manifest: Manifest, trace: Trace) -> Iterator[StoredBlock]:
+    """The blocks of the image that hold the trace's granules, each once, in its order. The trace must fit."""
+    starts = manifest.structure.block_starts
+    numbers: dict[int, None] = {}
+    for run in trace.runs:
+        first = bisect_right(starts, run.first) - 1
+        last = bisect_right(starts, run.first + run.length - 1) - 1
+        numbers.update(dict.fromkeys(range(first, last + 1)))
+    for number in numbers:
+        block = manifest.block(number)
+        yield StoredBlock(block.id, block.stored_bytes)
+
+
+class Start:
+    """What goes on beside one boot: prefetching its trace, and streaming once it reads everything."""
+
+    def __init__(self, nursery: trio.Nursery, bytes_per_second: float | None) -> None:
+        self.nursery = nursery
+        self._rate = bytes_per_second
+        self._prefetching = trio.CancelScope()
+        self.trace: Trace | None = None
+        self.is_prefetching = False
+        """Whether a trace tells what will be read, and something of it is not here yet."""
+
+    def prefetch(self, trace: Trace | None, source: StoredSource) -> None:
+        """As soon as the version is known: to fetch a hot blob needs no manifest."""
+        self.trace = trace
+        if trace is not None and trace.hot:
+            self._fetch(source, trace.hot)
+
+    def attach(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
+        """Once the manifest is here: read through the hot blob, watch what is missed."""
+        self.nursery.start_soon(self._stream, blob, manifest, source)
+        if self.trace is None:
+            return
+        try:
+            check_fits(self.trace, blob.size)
+        except TraceCorrupt as error:
+            _log.warning("%s: it is not used", error.message)
+            self._prefetching.cancel()
+            self.trace, self.is_prefetching = None, False
+            return
+        if self.trace.hot:
+            blob.add(self.trace)
+        else:
+            self._fetch(source, list(blocks_of(manifest, self.trace)))
+
+    def _fetch(self, source: StoredSource, blocks: Sequence[StoredBlock]) -> None:
+        missing = [block for block in blocks if not source.has_nowait(block.id)]
+        if missing:
+            self.is_prefetching = True
+            self.nursery.start_soon(self._prefetch, source, iter(missing))
+
+    async def _prefetch(self, source: StoredSource, wanted: Iterator[StoredBlock]) -> None:
+        with self._prefetching:
+            await fetch_ahead(source, wanted, Lane.PREFETCH, bytes_per_second=self._rate)
+
+    async def _stream(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
+        pace = Pace(manifest.stored_bytes)
+        begun = trio.Event()
+
+        def missed(block: Block) -> None:
+            if pace.missed(block.offset, block.raw_bytes, block.stored_bytes):
+                begun.set()
+
+        blob.on_miss.add(missed)
+        try:
+            await begun.wait()
+            _log.info("much of the image is being read: the rest is streamed")
+            await fetch_ahead(source, blocks_from(manifest, pace.position), Lane.PREFETCH)
+        finally:
+            blob.on_miss.discard(missed)
+
+
+@asynccontextmanager
+async def beside_a_boot(bytes_per_second: float | None) -> AsyncIterator[Start]:
+    """What goes on beside a boot, until this is left."""
+    async with trio.open_nursery() as nursery:
+        yield Start(nursery, bytes_per_second)
+        nursery.cancel_scope.cancel()
+
+
+class Completions:
+    """Images of which all is being fetched, one task each, at idle priority."""
+
+    def __init__(self) -> None:
+        self._running: dict[ManifestRef, tuple[trio.CancelScope, trio.Event]] = {}
+
+    async def run(self, reference: ManifestRef, manifest: Manifest, source: StoredSource) -> None:
+        """Until all of the image is here, or `cancel`; at once when that is going on already."""
+        if reference in self._running:
+            return
+        ended = trio.Event()
+        with trio.CancelScope() as scope:
+            self._running[reference] = scope, ended
+            try:
+                while True:
+                    if await fetch_ahead(source, blocks_from(manifest, 0), Lane.BACKGROUND):
+                        return
+                    await trio.sleep(COMPLETE_RETRY_SECONDS)
+            finally:
+                del self._running[reference]
+                ended.set()
+
+    @property
+    def references(self) -> list[ManifestRef]:
+        return list(self._running)
+
+    async def cancel(self, reference: ManifestRef) -> None:
+        """Returns when nothing is fetched any more."""
+        found = self._running.get(reference)
+        if found is not None:
+            scope, ended = found
+            scope.cancel()
+            await ended.wait()
