@@ -60,10 +60,13 @@ class Blocks:
         return [block_id(self.payload(number)) for number in range(self.count)]
 
     def get(self, block: BlockId, /) -> bytes:
-        """As `swarm.connection.BlockBook`."""
+        """As `swarm.block_server.BlockBook`."""
         if not self._numbers:
             self._numbers = {one: number for number, one in enumerate(self.ids())}
         return self.payload(self._numbers[block])
+
+    def has(self, block: BlockId, /) -> bool:
+        return block in self._numbers
 
 
 def say(value: object) -> None:

@@ -8,15 +8,16 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
 
-from hyperlog.errors import BlockMissing, HyperError, PeerMisbehaved
+from hyperlog.errors import HyperError, PeerMisbehaved
 from hyperlog.ids import BlockId, LogKey
+from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
+from swarm.block_server import BlockServer, ServePolicy
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
 from swarm.limits import (
     BLOCK_TURNS_MAX,
@@ -24,34 +25,26 @@ from swarm.limits import (
     EXCHANGE_UNREAD_MAX,
     HANDSHAKE_SECONDS,
     PING_SECONDS,
-    READ_AHEAD_BYTES,
-    SERVE_BATCH_MAX,
     SILENT_SECONDS,
     WRITE_CHUNK_BYTES,
     WRITE_SECONDS,
 )
 from swarm.network import Stream
-from swarm.replication.messages import Reason, Wanted, Why
-from swarm.replication.session import (
+from swarm.replication.messages import Reason
+from swarm.replication.session import Session, State
+from swarm.replication.session_events import (
     BlockCame,
     BlockRefused,
     BlocksAsked,
     Ended,
     Event,
     ExchangeCame,
+    HoldsTold,
     Opened,
-    Session,
-    State,
+    TableTold,
 )
-from swarm.stats import Counters, PeerCounters
-
-
-class BlockBook(Protocol):
-    """What the swarm needs of a block store. Called from worker threads, unless `SwarmConfig.disk_threads` is 0."""
-
-    def get(self, block_id: BlockId, /) -> bytes:
-        """The stored bytes, verified. Raises `BlockMissing`."""
-        ...
+from swarm.replication.tables import Bits, Table, TableId
+from swarm.stats import Counters, Meter, PeerCounters
 
 
 class Owner(Protocol):
@@ -67,6 +60,8 @@ class Owner(Protocol):
     def on_exchange(self, live: LiveSession, frame: bytes) -> None: ...
     def on_block(self, live: LiveSession, came: BlockCame) -> None: ...
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None: ...
+    def on_table(self, live: LiveSession, table: TableId) -> None: ...
+    def on_holds(self, live: LiveSession, told: HoldsTold) -> None: ...
 
     def next_exchange(self, live: LiveSession) -> bytes | None:
         """The next frame of the exchange about entries; None when there is nothing to say now."""
@@ -74,33 +69,30 @@ class Owner(Protocol):
 
 
 class LiveSession:
-    """One session with its stream. `log` is None until both ends have shown that they know it.
-
-    `disk`: the threads in which blocks are read; None: they are read at once, because the store never waits.
-    """
+    """One session with its stream. `log` is None until both ends have shown that they know it."""
 
     def __init__(
         self,
         session: Session,
         stream: Stream,
         owner: Owner,
-        blocks: BlockBook,
-        disk: trio.CapacityLimiter | None,
+        policy: ServePolicy,
         totals: Counters,
         counters: PeerCounters,
     ) -> None:
         self._session = session
         self._stream = stream
         self._owner = owner
-        self._blocks = blocks
-        self._disk = disk
+        self.moved = PeerCounters(address=stream.address)
+        """What this session gave and took; `counters` are the peer's, over all its sessions."""
+        self.meter_in, self.meter_out = Meter(), Meter()
+        self.opened_at = 0.0
+        self._server = BlockServer(policy, session, stream.remote, (self.moved, counters))
         self._totals = totals
         self._counters = counters
         self._wake = trio.Event()
         self._opened = trio.Event()
         self._has_news = False
-        self._loaded: deque[tuple[Wanted, bytes | None]] = deque()
-        """Blocks that were read ahead, to be answered next."""
         self._block_turns = 0
         self._exchange_unread = 0
         self._scope = trio.CancelScope()
@@ -125,11 +117,39 @@ class LiveSession:
 
     # ------------------------------------------------------------------------------------------------ say something
 
-    def request(self, block: BlockId, bytes_max: int) -> int:
+    def request(self, block: BlockId, bytes_max: int, lane: Lane, *, is_patient: bool) -> int:
         """Ask for a block; returns the request's number."""
-        number = self._session.request(block, bytes_max)
         self._wake.set()
-        return number
+        return self._session.request(block, bytes_max, lane, is_patient=is_patient)
+
+    def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool) -> list[int]:
+        """Ask for consecutive blocks of a table that is shared; the numbers of the requests."""
+        self._wake.set()
+        return self._session.request_run(table, first, count, lane, is_patient=is_patient)
+
+    def hurry(self, number: int, lane: Lane) -> None:
+        """A request is more urgent now."""
+        self._session.hurry(number, lane)
+        self._wake.set()
+
+    def shares_table(self, table: TableId) -> bool:
+        """Whether both ends have told of the table."""
+        return self._session.shares_table(table)
+
+    def tell_table(self, table: Table) -> bool:
+        """Say once that we know a table; False when it cannot be said any more."""
+        self._wake.set()
+        return self._session.tell_table(table)
+
+    def tell_holds(self, table: TableId, bits: Bits) -> None:
+        """Say all that we hold of a shared table."""
+        self._session.tell_holds(table, bits)
+        self._wake.set()
+
+    def tell_gained(self, table: TableId, numbers: Sequence[int]) -> None:
+        """Say what we hold of a shared table, too."""
+        self._session.tell_gained(table, numbers)
+        self._wake.set()
 
     def cancel(self, number: int) -> None:
         self._session.cancel(number)
@@ -190,8 +210,9 @@ class LiveSession:
         while self._ended is None:
             data = await self._stream.receive_some()
             self._heard_at = trio.current_time()
-            self._counters.bytes_in += len(data)
-            self._totals.bytes_in += len(data)
+            self.meter_in.add(len(data), self._heard_at)
+            for counters in (self.moved, self._counters, self._totals):
+                counters.bytes_in += len(data)
             if not data:
                 if not self._session.is_between_frames:
                     raise ConnectionLost("the stream ended inside a frame")
@@ -205,6 +226,7 @@ class LiveSession:
         match event:
             case Opened(log):
                 self.log = log
+                self.opened_at = trio.current_time()
                 self._opened.set()
                 self._stream.vouch()
                 self._owner.on_open(self)
@@ -214,13 +236,18 @@ class LiveSession:
                     raise PeerTooSlow("the peer talks about entries but does not read the answers")
                 self._owner.on_exchange(self, frame)
             case BlockCame():
-                self._counters.blocks_in += 1
-                self._totals.blocks_in += 1
+                for counters in (self.moved, self._counters, self._totals):
+                    counters.blocks_in += 1
+                    counters.block_bytes_in += len(event.payload)
                 self._owner.on_block(self, event)
             case BlockRefused():
                 self._owner.on_refused(self, event)
             case BlocksAsked():
                 pass  # the writer is woken after every read
+            case TableTold(table):
+                self._owner.on_table(self, table)
+            case HoldsTold():
+                self._owner.on_holds(self, event)
             case Ended(reason):
                 self._ended = reason
 
@@ -231,7 +258,7 @@ class LiveSession:
                 await self._send(data)
             elif self._session.state is State.CLOSED:
                 return
-            else:
+            elif not self._server.is_waiting:
                 # No await between finding nothing to say and this: whoever says something sets this very event.
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -241,8 +268,9 @@ class LiveSession:
             await self._stream.send_all(data)
         if scope.cancelled_caught:
             raise PeerTooSlow("the peer does not read")
-        self._counters.bytes_out += len(data)
-        self._totals.bytes_out += len(data)
+        self.meter_out.add(len(data), trio.current_time())
+        for counters in (self.moved, self._counters, self._totals):
+            counters.bytes_out += len(data)
 
     async def _compose(self) -> bytes:
         """Blocks the peer asked for, else what there is to say about entries: about `WRITE_CHUNK_BYTES` of it.
@@ -250,19 +278,8 @@ class LiveSession:
         Empty: nothing to say. After `BLOCK_TURNS_MAX` times blocks it is the entries' turn.
         """
         is_exchange_due = self._has_news and self._block_turns >= BLOCK_TURNS_MAX
-        if not is_exchange_due and not self._loaded and (asked := self._take_asked()):
-            if self._disk is None:
-                found = self._load(asked)
-            else:
-                found = await trio.to_thread.run_sync(self._load, asked, limiter=self._disk)
-            self._loaded.extend(found)
-        if self._loaded and not is_exchange_due:
+        if not is_exchange_due and await self._server.compose():
             self._block_turns += 1
-            room = WRITE_CHUNK_BYTES
-            while self._loaded and room > 0:
-                wanted, payload = self._loaded.popleft()
-                self._answer(wanted, payload)
-                room -= wanted.bytes_max
         elif self._has_news and self._session.state is State.OPEN:
             self._block_turns = 0
             self._compose_exchange()
@@ -278,34 +295,6 @@ class LiveSession:
                 return
             self._session.send_exchange(frame)
             room -= len(frame)
-
-    def _take_asked(self) -> list[Wanted]:
-        asked: list[Wanted] = []
-        room = READ_AHEAD_BYTES
-        while room > 0 and len(asked) < SERVE_BATCH_MAX:
-            wanted = self._session.next_asked()
-            if wanted is None:
-                break
-            asked.append(wanted)
-            room -= wanted.bytes_max
-        return asked
-
-    def _load(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
-        found: list[tuple[Wanted, bytes | None]] = []
-        for wanted in asked:
-            try:
-                found.append((wanted, self._blocks.get(wanted.block)))
-            except BlockMissing:
-                found.append((wanted, None))
-        return found
-
-    def _answer(self, wanted: Wanted, payload: bytes | None) -> None:
-        if payload is None:
-            self._session.refuse(wanted, Why.NOT_HELD)
-        else:
-            self._session.serve(wanted, payload)
-            self._counters.blocks_out += 1
-            self._totals.blocks_out += 1
 
     async def _watch(self) -> None:
         with trio.move_on_after(HANDSHAKE_SECONDS):

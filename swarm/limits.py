@@ -15,12 +15,36 @@ UNKNOWN_BODY_BYTES_MAX: Final = 64 << 10
 
 # --- windows --------------------------------------------------------------------------------------------------
 
-REQUESTS_IN_FLIGHT_MAX: Final = 64
+REQUESTS_IN_FLIGHT_MAX: Final = 128
 """Requests one session may have unanswered; more are answered "busy" (W18, W23)."""
 
+REQUESTS_RESERVED: Final = 16
+"""Of those, what only urgent requests may use."""
+
 REQUEST_BYTES_IN_FLIGHT_MAX: Final = 4 << 20
-WINDOW_FIRST: Final = 16
-"""Requests in flight to a peer that has not delivered yet; grows with each delivery."""
+"""Of one peer and lane."""
+
+WINDOW_BYTES_FIRST: Final = 512 << 10
+WINDOW_BYTES_MIN: Final = 128 << 10
+"""What a peer may owe that is not urgent: before anything was measured, and at least."""
+
+QUEUE_SECONDS: Final = 0.15
+"""How much of what is not urgent may be under way from a peer beyond what its latency needs: a round of announcements
+and of scheduling at both ends fits in."""
+
+TABLES_PER_SESSION_MAX: Final = 16
+TABLE_BLOCKS_MAX: Final = 1 << 20
+TABLES_MAX: Final = 64
+TABLE_BLOCKS_ALL_MAX: Final = 1 << 20
+"""Block tables known at a time, and the blocks in all of them: 64 GiB of images, some 200 MB of memory."""
+
+SPAN_BYTES_MAX: Final = 8 << 10
+GAINED_MAX: Final = 2048
+"""Bits and numbers in one announcement."""
+
+GRANTS_MAX: Final = 4096
+BURST_BYTES_MIN: Final = 256 << 10
+"""What a rate limit lets through at once: as much as the largest block."""
 
 ASKED_PEERS_MAX: Final = 4
 """One block is under way from at most so many peers at a time; more than one only when the others stall."""
@@ -158,6 +182,35 @@ ENTRIES_OWED_SECONDS: Final = 30.0
 PING_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 25.0
 """An idle session is pinged, and closed when nothing at all came for this long."""
+
+LATE_BULK_SECONDS: Final = 10.0
+"""The same for what is not urgent, or four times what was expected when it was asked for."""
+
+HEDGE_FIRST_SECONDS: Final = 0.1
+HEDGE_SECONDS_MIN: Final = 0.02
+"""When a blocking request is asked from a second peer too: of a peer that was not measured yet, and at the earliest."""
+
+ANNOUNCE_SECONDS: Final = 0.1
+"""Blocks that came are announced together, this often."""
+
+GRANT_SECONDS: Final = 5.0
+"""A seeder in a crowd sends a block again to somebody else after this: the first may have vanished."""
+
+CROWD_SECONDS: Final = 1.0
+"""A seeder that nobody asked for anything new this long serves everybody everything."""
+
+SOON_RETRY_SECONDS: Final = 2.0
+SOON_SECONDS_MAX: Final = 5.0
+"""A seeder that said "soon" is asked again after the first, and told to send it after the second."""
+
+BURST_SECONDS: Final = 0.1
+"""A rate limit holds over any stretch of time that is long against this."""
+
+LIMITED_PING_SECONDS: Final = 1.0
+"""A node that may not send more for now says so often that it is still there."""
+
+HOPELESS_SECONDS: Final = 3.0
+"""When all known peers of a log were dropped for lying, others have this long to be found."""
 
 ABSENT_RETRY_SECONDS: Final = 1.0
 ABSENT_RETRY_SECONDS_MAX: Final = 8.0

@@ -11,38 +11,58 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from hyperlog.errors import HyperError, PeerMisbehaved
 from hyperlog.ids import DiscoveryKey, LogKey, discovery_key
 from swarm.addresses import PeerId
-from swarm.connection import BlockBook, LiveSession
+from swarm.announcer import Announcer
+from swarm.block_server import ServePolicy
+from swarm.connection import LiveSession
 from swarm.errors import PeerTooSlow, SessionRefused
 from swarm.fetcher import Fetcher
 from swarm.limits import HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
 from swarm.network import Network, Stream
 from swarm.replication.ledger import Ledger
 from swarm.replication.messages import NONCE_BYTES, Reason
-from swarm.replication.session import BlockCame, BlockRefused, Session
+from swarm.replication.session import Session
+from swarm.replication.session_events import BlockCame, BlockRefused, HoldsTold
+from swarm.replication.tables import TableId
 from swarm.replicator import Replicator
 from swarm.stats import Counters, PeerRecords
 
 _log: Final = logging.getLogger(__name__)
 
 
+class Watcher(Protocol):
+    """Whom `Sessions` tells what becomes of open sessions. Nothing here may raise or wait."""
+
+    def on_open(self, live: LiveSession, /) -> None: ...
+    def on_close(self, live: LiveSession, /) -> None: ...
+
+    def on_delivered(self, live: LiveSession, /) -> None:
+        """For the first time the peer gave an entry or a block."""
+        ...
+
+
 class Sessions:
     """Runs sessions over streams, and tells fetcher and replicator what they bring."""
 
     def __init__(
-        self, blocks: BlockBook, fetcher: Fetcher, replicator: Replicator, totals: Counters, *, disk_threads: int
+        self,
+        policy: ServePolicy,
+        fetcher: Fetcher,
+        announcer: Announcer,
+        replicator: Replicator,
+        totals: Counters,
     ) -> None:
-        self._blocks = blocks
+        self._policy = policy
+        self._announcer = announcer
         self._fetcher = fetcher
         self._replicator = replicator
         self._totals = totals
-        self._disk = trio.CapacityLimiter(disk_threads) if disk_threads else None
         self._logs: dict[DiscoveryKey, LogKey] = {}
         self._open: dict[LogKey, dict[PeerId, LiveSession]] = {}
         self._streams: Counter[PeerId] = Counter()
@@ -50,6 +70,8 @@ class Sessions:
         """Sessions in their handshake, oldest first."""
         self.ledger = Ledger()
         self.records = PeerRecords()
+        self.watcher: Watcher | None = None
+        self._delivered: set[LiveSession] = set()
 
     def join(self, key: LogKey) -> None:
         """Speak about `key` from here on."""
@@ -113,7 +135,7 @@ class Sessions:
         peer = stream.remote
         record = self.records.of(peer)
         record.address = stream.address
-        live = LiveSession(session, stream, self, self._blocks, self._disk, self._totals, record)
+        live = LiveSession(session, stream, self, self._policy, self._totals, record)
         self._streams[peer] += 1
         self._opening[live] = None
         try:
@@ -168,6 +190,9 @@ class Sessions:
         self._open[live.log][live.remote] = live
         self._replicator.add_peer(live)
         self._fetcher.add_peer(live)
+        self._announcer.add_peer(live)
+        if self.watcher is not None:
+            self.watcher.on_open(live)
 
     def on_end(self, live: LiveSession, failure: HyperError | None) -> None:
         self._unregister(live)
@@ -180,6 +205,10 @@ class Sessions:
             del self._open[live.log][live.remote]
             self._replicator.remove_peer(live)
             self._fetcher.remove_peer(live)
+            self._policy.grants.leave(live.remote)
+            self._delivered.discard(live)
+            if self.watcher is not None:
+                self.watcher.on_close(live)
 
     def _is_registered(self, live: LiveSession) -> bool:
         return live.log is not None and self._open[live.log].get(live.remote) is live
@@ -189,13 +218,30 @@ class Sessions:
 
     def on_exchange(self, live: LiveSession, frame: bytes) -> None:
         if self._is_registered(live):
+            before = live.counters.entries_in
             self._replicator.receive(live, frame)
+            if live.counters.entries_in > before:
+                self._note_delivered(live)
 
     def on_block(self, live: LiveSession, came: BlockCame) -> None:
         self._fetcher.on_block(live, came)
+        self._note_delivered(live)
+
+    def _note_delivered(self, live: LiveSession) -> None:
+        if live not in self._delivered and self._is_registered(live):
+            self._delivered.add(live)
+            if self.watcher is not None:
+                self.watcher.on_delivered(live)
 
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
         self._fetcher.on_refused(live, came)
+
+    def on_table(self, live: LiveSession, table: TableId) -> None:
+        if self._is_registered(live):
+            self._announcer.on_table(live, table)
+
+    def on_holds(self, live: LiveSession, told: HoldsTold) -> None:
+        self._fetcher.on_holds(live, told.table, told.numbers)
 
     def next_exchange(self, live: LiveSession) -> bytes | None:
         return self._replicator.next_frame(live) if self._is_registered(live) else None

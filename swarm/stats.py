@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from hyperlog.ids import LogKey
+from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
 from swarm.limits import PEER_RECORDS_MAX
 from swarm.network import NetworkStats
+
+_METER_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,24 @@ class LogStats:
 
 
 @dataclass(frozen=True, slots=True)
+class FinderStats:
+    """Finding peers through other nodes, since the start, but for the first three, which are of now."""
+
+    known: int = 0
+    """Nodes that are asked first."""
+    nodes: int = 0
+    """Of the DHT, that have answered."""
+    records: int = 0
+    """Kept for others: who serves what."""
+    announced: int = 0
+    """Times that a node kept that we serve a log."""
+    asked: int = 0
+    failed: int = 0
+    answered: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmStats:
     """Totals of this run. `bytes_in` counts every byte of the protocol that arrived, useful or not."""
 
@@ -64,6 +87,7 @@ class SwarmStats:
     peers_banned: int
     bans: int
     """Peers that are banned now."""
+    finder: FinderStats
     network: NetworkStats
 
 
@@ -77,6 +101,8 @@ class PeerCounters:
     bytes_out: int = 0
     blocks_in: int = 0
     blocks_out: int = 0
+    block_bytes_in: int = 0
+    block_bytes_out: int = 0
     entries_in: int = 0
     entries_out: int = 0
     fault: str | None = None
@@ -90,7 +116,14 @@ class Counters:
     bytes_out: int = 0
     blocks_in: int = 0
     blocks_out: int = 0
+    block_bytes_in: int = 0
+    block_bytes_out: int = 0
     blocks_duplicate: int = 0
+    bytes_duplicate: int = 0
+    lane_blocks: list[int] = field(default_factory=lambda: [0] * len(Lane))
+    lane_bytes: list[int] = field(default_factory=lambda: [0] * len(Lane))
+    """Blocks that came, by the most urgent lane in which they were wanted."""
+    soon_said: int = 0
     requests_repeated: int = 0
     dials: int = 0
     dials_failed: int = 0
@@ -98,6 +131,21 @@ class Counters:
     sessions_refused: int = 0
     sessions_crowded_out: int = 0
     peers_banned: int = 0
+
+
+class Meter:
+    """A rate in bytes a second: what was counted weighs less as it gets older, a third after `_METER_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._at = 0.0
+
+    def add(self, count: int, now: float) -> None:
+        self._rate = self.rate(now) + count / _METER_SECONDS
+        self._at = now
+
+    def rate(self, now: float) -> float:
+        return self._rate * math.exp((self._at - now) / _METER_SECONDS)
 
 
 class PeerRecords:

@@ -4,7 +4,8 @@ Cheap to import and to make: the network (libp2p) is loaded by `run`, in a threa
 meanwhile; with `on_demand` only once somebody waits for something, so that a node whose blocks are all here never
 loads it. Everything may be called before and during `run`; what waits, waits for the network too.
 
-    Swarm ── Membership   whom to dial, when again
+    Swarm ── Finder       who serves a log: asked of other nodes, told to them
+          ├─ Membership   whom to dial, when again
           ├─ Sessions     one live session for each (peer, log)
           ├─ Replicator   entries            ├─ both told by Sessions
           └─ Fetcher      blocks             ┘
@@ -13,7 +14,7 @@ loads it. Everything may be called before and during `run`; what waits, waits fo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,15 +24,20 @@ from hyperlog.errors import HyperError
 from hyperlog.ids import BlockId, LogKey
 from hyperlog.lanes import Lane
 from swarm.addresses import parse_address
-from swarm.connection import BlockBook
-from swarm.fetcher import Fetcher
+from swarm.announcer import Announcer, FindTable, find_no_table
+from swarm.block_server import BlockBook, ServePolicy
+from swarm.fetcher import Fetcher, FetchPolicy
+from swarm.finder import Finder, Finding
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
 from swarm.reach import Reach, ReachSetup
+from swarm.remembered import NoMemory, PeerMemory
+from swarm.replication.tables import Table, TableId
 from swarm.replicator import LogBook, Replicator
 from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
+from swarm.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,7 @@ class SwarmConfig:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     mdns: bool = True
     reach: ReachSetup = field(default_factory=ReachSetup)
+    finding: Finding = field(default_factory=Finding)
     on_demand: bool = False
     """Load the network only when somebody waits for an entry or a block."""
     connect_seconds: float = 5.0
@@ -50,6 +57,13 @@ class SwarmConfig:
     """In which blocks are read to be served; 0: on the event loop, for stores that never wait."""
     give_up_seconds: float = 60.0
     """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
+    upload_limit: float | None = None
+    download_limit: float | None = None
+    """Bytes of blocks a second, of all peers together; None: as fast as it goes."""
+    leech_only: bool = False
+    """Serve no blocks."""
+    upload_only: bool = False
+    """Fetch no blocks."""
 
 
 class LogSource:
@@ -77,7 +91,7 @@ class BanBook(Protocol):
 
 
 class Swarm:
-    """One node's swarm. `run` it once. Without a `ban_book`, bans end with it."""
+    """One node's swarm. `run` it once. Bans outlive it with a `ban_book`, what it knows of peers with a `memory`."""
 
     def __init__(
         self,
@@ -87,31 +101,58 @@ class Swarm:
         open_network: OpenNetwork = open_network,
         *,
         ban_book: BanBook | None = None,
+        memory: PeerMemory | None = None,
+        find_table: FindTable = find_no_table,
     ) -> None:
         self._ban_book = ban_book
         self._config = config
         self._open_network = open_network
         self._totals = Counters()
-        self._fetcher = Fetcher(
-            self._totals,
-            give_up_seconds=config.give_up_seconds,
-            why_none=self.why_none,
-            hurry=lambda key: self._membership.hurry(key),
+        memory = NoMemory() if memory is None or not config.finding.remembered else memory
+        self._serving = ServePolicy(
+            blocks=blocks,
+            disk=trio.CapacityLimiter(config.disk_threads) if config.disk_threads else None,
+            throttle=None if config.upload_limit is None else Throttle(config.upload_limit),
+            leech_only=config.leech_only,
+            is_fetching=lambda key: self._fetcher.is_waiting(key),
+            totals=self._totals,
         )
+        self._fetcher = Fetcher(
+            FetchPolicy(
+                give_up_seconds=config.give_up_seconds,
+                download_limit=config.download_limit,
+                upload_only=config.upload_only,
+                chance=random.Random(config.identity_seed),
+            ),
+            self._totals,
+            why_none=self.why_none,
+            hurry=self._hurry,
+            is_hopeless=self._is_hopeless,
+            on_came=lambda block: self._announcer.note_came(block),
+        )
+        self._announcer = Announcer(self._serving, self._fetcher, lambda key: self._sessions.of(key), find_table)
         self._replicator = Replicator(
             logs,
             give_up_seconds=config.give_up_seconds,
             why_none=self.why_none,
-            hurry=lambda key: self._membership.hurry(key),
+            hurry=self._hurry,
         )
-        self._sessions = Sessions(
-            blocks, self._fetcher, self._replicator, self._totals, disk_threads=config.disk_threads
-        )
+        self._sessions = Sessions(self._serving, self._fetcher, self._announcer, self._replicator, self._totals)
         self._membership = Membership(
             self._sessions,
             self._totals,
             connect_seconds=config.connect_seconds,
-            is_waiting=lambda key: self._fetcher.is_waiting(key) or self._replicator.is_waiting(key),
+            is_waiting=self._is_waiting,
+            memory=memory,
+            chance=random.Random(config.identity_seed),
+        )
+        self._finder = Finder(
+            config.finding,
+            self._membership,
+            memory,
+            serves=self._replicator.has_entries,
+            is_waiting=self._is_waiting,
+            own_addresses=self.addresses,
             chance=random.Random(config.identity_seed),
         )
         self._needed = trio.Event()
@@ -144,6 +185,7 @@ class Swarm:
     async def _run_parts(self, *, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fetcher.run)
+            nursery.start_soon(self._announcer.run)
             nursery.start_soon(self._replicator.run)
             if self._ban_book is not None:
                 nursery.start_soon(self._keep_bans, self._ban_book)
@@ -164,9 +206,7 @@ class Swarm:
                 book.remember_bans(ledger.dump(trio.current_time()))
 
     async def _start_network(self, nursery: trio.Nursery) -> list[str]:
-        setup = NetworkSetup(
-            identity_seed=self._config.identity_seed, mdns=self._config.mdns, reach=self._config.reach
-        )
+        setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns, reach=self._config.reach)
         network = await self._open_network(setup)
 
         async def accept(stream: Stream) -> None:
@@ -177,13 +217,23 @@ class Swarm:
             found=self._membership.add_neighbour,
             misbehaved=self._sessions.misbehaved,
             is_welcome=lambda peer: not self._sessions.is_banned(peer),
+            others=self._finder.protocols,
         )
         addresses: list[str] = await nursery.start(network.serve, self._config.listen, serving)
         self._network = network
         self._addresses = tuple(addresses)
         self._listening.set()
         nursery.start_soon(self._membership.run, network)
+        nursery.start_soon(self._finder.run, network)
         return addresses
+
+    def _is_waiting(self, key: LogKey) -> bool:
+        return self._fetcher.is_waiting(key) or self._replicator.is_waiting(key)
+
+    def _hurry(self, key: LogKey) -> None:
+        """Somebody waits for `key` and it has no peer."""
+        self._membership.hurry(key)
+        self._finder.hurry(key)
 
     def need_network(self) -> None:
         """With `on_demand`: load the network now."""
@@ -214,6 +264,7 @@ class Swarm:
         self._replicator.join(key)
         self._sessions.join(key)
         self._membership.join(key, addresses)
+        self._finder.join(key, addresses)
 
     async def sync_log(self, key: LogKey) -> None:
         """Until a joined log holds all that its reachable peers hold, at least one among them.
@@ -223,10 +274,24 @@ class Swarm:
         self.need_network()
         await self._replicator.sync(key)
 
+    def add_table(self, key: LogKey, identifier: bytes, blocks: Iterable[tuple[BlockId, int]]) -> None:
+        """The blocks of an image of a joined log, with their stored bytes, in the order of its manifest `identifier`.
+
+        Peers that know the image too tell each other what they hold of it, and ask for its blocks by number.
+        """
+        self._announcer.add_table(key, Table(TableId(identifier), blocks))
+
     def source(self, key: LogKey) -> LogSource:
         """Blocks from the peers of a joined log."""
         assert key in self._sessions.logs
         return LogSource(self._fetcher, key, self)
+
+    def _is_hopeless(self, key: LogKey) -> bool:
+        """Whether everybody who is known to share a log was dropped for lying."""
+        if self._sessions.of(key):
+            return False
+        peers = {parse_address(address).peer for address in self._membership.addresses(key)}
+        return bool(peers) and all(map(self._sessions.is_banned, peers))
 
     def why_none(self, key: LogKey) -> str:
         """Why nobody delivers for a joined log, in words for a person."""
@@ -256,6 +321,7 @@ class Swarm:
             sessions_crowded_out=totals.sessions_crowded_out,
             peers_banned=totals.peers_banned,
             bans=self._sessions.ledger.count_banned(trio.current_time()),
+            finder=self._finder.statistics(),
             network=NetworkStats() if self._network is None else self._network.statistics(),
         )
 

@@ -22,12 +22,13 @@ from hyperlog.errors import BlockMissing, HyperError
 from hyperlog.hashing import blake3_256
 from hyperlog.ids import BlockId, LogKey, block_id, discovery_key
 from swarm.addresses import PeerAddress, PeerId
-from swarm.connection import BlockBook
+from swarm.block_server import BlockBook
 from swarm.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from swarm.network import SESSIONS, Network, NetworkSetup, NetworkStats, Serving, Stream
 from swarm.reach import Reach
 from swarm.replication.messages import NONCE_BYTES, Wanted, Why
-from swarm.replication.session import BlocksAsked, Session
+from swarm.replication.session import Session
+from swarm.replication.session_events import BlocksAsked
 
 _PIPE_BYTES: Final = 256 << 10
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -304,6 +305,9 @@ class MemoryBlocks:
         if payload is None:
             raise BlockMissing("no such block")
         return payload
+
+    def has(self, block: BlockId, /) -> bool:
+        return block in self._blocks
 
     def put(self, payload: bytes) -> BlockId:
         block = block_id(payload)

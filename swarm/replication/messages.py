@@ -18,9 +18,31 @@ from typing import Final
 from hyperlog.encoding import Encodable, Value, decode, encode
 from hyperlog.errors import Corrupt, PeerMisbehaved
 from hyperlog.ids import ID_BYTES, BlockId, DiscoveryKey
+from hyperlog.lanes import Lane
 from hyperlog.limits import BLOCK_BYTES_MAX, FRAME_BYTES_MAX
 from swarm.limits import BLOCK_BODY_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
 from swarm.replication.framing import Frame, encode_frame
+from swarm.replication.table_messages import (
+    GAINED_BODY_BYTES_MAX,
+    HAVE_BODY_BYTES_MAX,
+    HURRY_BODY_BYTES_MAX,
+    RUN_BODY_BYTES_MAX,
+    TABLE_BODY_BYTES,
+    Gained,
+    Have,
+    Hurry,
+    KnowTable,
+    Run,
+    TableMessage,
+    decode_gained,
+    decode_have,
+    decode_hurry,
+    decode_know_table,
+    decode_run,
+    decode_urgency,
+    encode_table_message,
+    encode_urgency,
+)
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 32
@@ -42,6 +64,11 @@ class Type(IntEnum):
     CANCEL = 33
     BLOCK = 34
     ABSENT = 35
+    TABLE = 36
+    HAVE = 37
+    GAINED = 38
+    RUN = 39
+    HURRY = 40
 
 
 class Reason(IntEnum):
@@ -61,6 +88,10 @@ class Why(IntEnum):
     BUSY = 1
     TOO_LARGE = 2
     CANCELLED = 3
+    SOON = 4
+    """Others have it, or are just getting it."""
+    NOT_SERVING = 5
+    """This node serves no blocks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +139,22 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One request: `number` is chosen by the requester and names the answer; a longer block must not be sent."""
+    """One request: `number` is chosen by the requester and names the answer; a longer block must not be sent.
+
+    `is_patient`: the requester has others to ask, so "soon" is an answer.
+    """
 
     number: int
     block: BlockId
     bytes_max: int
+    lane: Lane = Lane.MISS
+    is_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """Requests of one lane, all patient or none."""
+
     wanted: tuple[Wanted, ...]
 
 
@@ -138,7 +176,7 @@ class Absent:
     answers: tuple[tuple[int, Why], ...]
 
 
-Message = Hello | Challenge | Proof | Bye | Ping | Pong | Exchange | Request | Cancel | Block | Absent
+Message = Hello | Challenge | Proof | Bye | Ping | Pong | Exchange | Request | Cancel | Block | Absent | TableMessage
 
 _WANTED: Final = struct.Struct(f">I{ID_BYTES}sI")
 _NUMBER: Final = struct.Struct(">I")
@@ -154,10 +192,15 @@ BODY_BYTES_MAX: Final[Mapping[int, int]] = {
     Type.PING: 16,
     Type.PONG: 16,
     Type.EXCHANGE: FRAME_BYTES_MAX,
-    Type.REQUEST: REQUESTS_IN_FLIGHT_MAX * _WANTED.size,
+    Type.REQUEST: 1 + REQUESTS_IN_FLIGHT_MAX * _WANTED.size,
     Type.CANCEL: REQUESTS_IN_FLIGHT_MAX * _NUMBER.size,
     Type.BLOCK: BLOCK_BODY_BYTES_MAX,
     Type.ABSENT: REQUESTS_IN_FLIGHT_MAX * _ANSWER.size,
+    Type.TABLE: TABLE_BODY_BYTES,
+    Type.HAVE: HAVE_BODY_BYTES_MAX,
+    Type.GAINED: GAINED_BODY_BYTES_MAX,
+    Type.RUN: RUN_BODY_BYTES_MAX,
+    Type.HURRY: HURRY_BODY_BYTES_MAX,
 }
 
 HANDSHAKE_BYTES_MAX: Final[Mapping[int, int]] = {
@@ -184,13 +227,25 @@ def encode_message(message: Message) -> bytes:
         case Exchange(frame):
             return _binary(Type.EXCHANGE, frame)
         case Request(wanted):
-            return _binary(Type.REQUEST, b"".join(_WANTED.pack(w.number, w.block, w.bytes_max) for w in wanted))
+            assert len({(w.lane, w.is_patient) for w in wanted}) == 1
+            urgency = encode_urgency(wanted[0].lane, wanted[0].is_patient)
+            return _binary(Type.REQUEST, urgency, *(_WANTED.pack(w.number, w.block, w.bytes_max) for w in wanted))
         case Cancel(numbers):
             return _binary(Type.CANCEL, b"".join(map(_NUMBER.pack, numbers)))
         case Block(number, payload):
             return _binary(Type.BLOCK, _NUMBER.pack(number), payload)
         case Absent(answers):
             return _binary(Type.ABSENT, b"".join(_ANSWER.pack(number, why) for number, why in answers))
+        case KnowTable():
+            return _binary(Type.TABLE, encode_table_message(message))
+        case Have():
+            return _binary(Type.HAVE, encode_table_message(message))
+        case Gained():
+            return _binary(Type.GAINED, encode_table_message(message))
+        case Run():
+            return _binary(Type.RUN, encode_table_message(message))
+        case Hurry():
+            return _binary(Type.HURRY, encode_table_message(message))
 
 
 def decode_message(frame: Frame) -> Message | None:
@@ -262,8 +317,12 @@ def _decode_exchange(body: bytes) -> Exchange:
 
 
 def _decode_request(body: bytes) -> Request:
-    _check_records(body, _WANTED)
-    wanted = tuple(Wanted(number, BlockId(block), most) for number, block, most in _WANTED.iter_unpack(body))
+    lane, is_patient = decode_urgency(body)
+    records = body[1:]
+    _check_records(records, _WANTED)
+    wanted = tuple(
+        Wanted(number, BlockId(block), most, lane, is_patient) for number, block, most in _WANTED.iter_unpack(records)
+    )
     if any(not 0 < one.bytes_max <= BLOCK_BYTES_MAX for one in wanted):
         raise Corrupt("impossible block length")
     return Request(wanted)
@@ -325,4 +384,9 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     Type.CANCEL: _decode_cancel,
     Type.BLOCK: _decode_block,
     Type.ABSENT: _decode_absent,
+    Type.TABLE: decode_know_table,
+    Type.HAVE: decode_have,
+    Type.GAINED: decode_gained,
+    Type.RUN: decode_run,
+    Type.HURRY: decode_hurry,
 }

@@ -1,69 +1,52 @@
-"""Which peer to ask for which block, and when to ask another. Pure decisions; the clock is an argument.
+"""Which peer to ask for which block, and when to ask another. Pure decisions; clock and chance are arguments.
 
 A *want* is a block that somebody waits for; an *ask* is one request of it to one peer. A want is covered while one of
-its asks is neither late nor at a stalled peer. `plan` gives every uncovered want, oldest first, to the peer that is
-expected to answer it soonest and has room in its window; that peer's earlier asks are not withdrawn, so whoever comes
-first wins and the others are cancelled by the caller. So a blackhole costs `STALL_SECONDS` once, not per block.
+its asks is neither late nor at a stalled peer. Earlier asks of a want are not withdrawn, so whoever comes first wins
+and the others are cancelled by the caller; a blackhole costs `STALL_SECONDS` once, not per block.
 
-Expected time = the peer's latency when idle + what is in flight to it × its time per block, both measured, with
-hopeful values for a peer nobody has asked yet.
+Urgent wants (`Lane.MISS`) go first, oldest first, each to the peer that is expected to answer soonest. One that takes
+longer than its peer's slowest twentieth is *hedged*, asked from a second peer, for about one in twenty of them. The
+other lanes fill what a peer's window leaves, peer by peer: whoever is expected to be done soonest is given the next
+want that it holds (wants.py: rarest first in a crowd), and now and then somebody else, to learn what they can do.
+
+In a crowd, asks of those lanes say that they can wait (`is_patient`), and a seeder may answer "soon": the want is then
+looked for among the others, and asked for in earnest after `SOON_SECONDS_MAX`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+import random
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from hyperlog.ids import BlockId, LogKey
+from hyperlog.lanes import Lane
 from swarm.limits import (
-    ABSENT_RETRY_SECONDS,
-    ABSENT_RETRY_SECONDS_MAX,
     ASKED_PEERS_MAX,
     DEAD_SECONDS,
-    LATE_SECONDS,
-    REQUEST_BYTES_IN_FLIGHT_MAX,
-    REQUESTS_IN_FLIGHT_MAX,
+    SOON_RETRY_SECONDS,
+    SOON_SECONDS_MAX,
     STALL_SECONDS,
-    WINDOW_FIRST,
 )
+from swarm.replication.asked_peer import AskedPeer
+from swarm.replication.buckets import TokenBucket
+from swarm.replication.messages import Why
+from swarm.replication.table_book import TableBook
+from swarm.replication.tables import Table, TableId
+from swarm.replication.wants import Queue, Want
 
 P = TypeVar("P", bound=Hashable)
 
-_SMOOTHING: Final = 0.2
-_LATENCY_HOPE: Final = 0.02
-_PER_BLOCK_HOPE: Final = 0.002
 _SCAN_MAX: Final = 256
-"""Wants looked at in one plan although every peer they may go to is busy."""
+"""Urgent wants looked at in one plan although every peer they may go to is busy."""
 
+_PIECE_BYTES: Final = 64 << 10
+_LOOK_SECONDS_MIN: Final = 0.01
 
-@dataclass(eq=False, slots=True)
-class _Peer:
-    log: LogKey
-    in_flight: dict[BlockId, float] = field(default_factory=dict)
-    sizes: dict[BlockId, int] = field(default_factory=dict)
-    bytes_in_flight: int = 0
-    probe: BlockId | None = None
-    window: int = WINDOW_FIRST
-    latency: float = _LATENCY_HOPE
-    per_block: float = _PER_BLOCK_HOPE
-    heard_at: float = 0.0
-    delivered_at: float = 0.0
-    stalled: bool = False
-    absent: dict[BlockId, tuple[float, float]] = field(default_factory=dict)
-
-    def expected(self) -> float:
-        return self.latency + len(self.in_flight) * self.per_block
-
-    def has_room(self, bytes_max: int) -> bool:
-        return len(self.in_flight) < self.window and self.bytes_in_flight + bytes_max <= REQUEST_BYTES_IN_FLIGHT_MAX
-
-
-@dataclass(eq=False, slots=True)
-class _Want(Generic[P]):
-    bytes_max: int
-    logs: set[LogKey]
-    asked: set[P] = field(default_factory=set)
+_EXPLORED: Final = 1 / 16
+_HEDGED: Final = 1 / 20
+_HEDGES_SAVED_MAX: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,166 +56,385 @@ class Ask(Generic[P]):
     peer: P
     block: BlockId
     bytes_max: int
+    lane: Lane
+    is_patient: bool
+    place: tuple[TableId, int] | None
+    """Its number in a table that the peer knows, too."""
+
+
+@dataclass(eq=False, slots=True)
+class SchedulerCounts:
+    """Since the start."""
+
+    asks: int = 0
+    hedges: int = 0
+    late: int = 0
+    soon: int = 0
+    not_held: int = 0
+    limited: int = 0
+    """Plans that stopped because of the download limit."""
 
 
 class Scheduler(Generic[P]):
-    """`P` is whatever names a peer's session of one log."""
+    """`P` is whatever names a peer's session of one log. `download`: what may be asked for, None: anything."""
 
-    def __init__(self) -> None:
-        self._peers: dict[P, _Peer] = {}
-        self._wants: dict[BlockId, _Want[P]] = {}
-        self._uncovered: dict[BlockId, None] = {}
+    def __init__(self, chance: random.Random, download: TokenBucket | None = None) -> None:
+        self._chance = chance
+        self._download = download
+        self._peers: dict[P, AskedPeer[P]] = {}
+        self._wants: dict[BlockId, Want[P]] = {}
+        self._misses: dict[BlockId, Want[P]] = {}
+        self._open_misses: dict[BlockId, None] = {}
+        """Urgent wants that no working peer has been asked for."""
+        self._queues: dict[Lane, Queue[P]] = {
+            lane: Queue(chance.getrandbits(32)) for lane in (Lane.PREFETCH, Lane.BACKGROUND)
+        }
+        self._tables = TableBook()
+        self._numbered = 0
+        self._hedges_saved = 1.0
+        self.counts = SchedulerCounts()
 
     @property
     def in_flight(self) -> int:
         """Asks without an answer, of all peers."""
-        return sum(len(peer.in_flight) for peer in self._peers.values())
+        return sum(len(peer.owed) for peer in self._peers.values())
 
     @property
-    def waiting(self) -> int:
-        """Wants that no working peer has been asked for."""
-        return len(self._uncovered)
+    def has_misses(self) -> bool:
+        return bool(self._misses)
+
+    def waiting(self, lane: Lane) -> int:
+        """Wants in `lane`, asked for or not."""
+        return len(self._misses) if lane is Lane.MISS else len(self._queues[lane])
 
     def peers_of(self, log: LogKey) -> int:
         return sum(peer.log == log for peer in self._peers.values())
 
+    def peer(self, name: P) -> AskedPeer[P] | None:
+        """What is known of a peer, to be shown."""
+        return self._peers.get(name)
+
+    # ------------------------------------------------------------------------------------------------- peers, tables
+
     def add_peer(self, peer: P, log: LogKey, now: float) -> None:
         assert peer not in self._peers
-        self._peers[peer] = _Peer(log, heard_at=now, delivered_at=now)
+        self._peers[peer] = AskedPeer(log, now)
 
     def remove_peer(self, peer: P) -> None:
-        """The session ended; what it owed is uncovered."""
+        """The session ended; what it owed is asked elsewhere."""
         gone = self._peers.pop(peer, None)
-        if gone is not None:
-            for block in gone.in_flight:
-                self._withdraw(peer, block)
+        if gone is None:
+            return
+        for table, bits in gone.holds.items():
+            self._tables.count(table, bits, -1)
+        for queue in self._queues.values():
+            queue.forget_peer(peer)
+        for block in gone.owed:
+            self._withdraw(peer, block)
 
-    def want(self, block: BlockId, bytes_max: int, log: LogKey) -> None:
-        """Somebody waits for `block`, which the peers of `log` may have."""
+    def add_table(self, log: LogKey, table: Table) -> None:
+        """Blocks of `log` may be in this table."""
+        if self._tables.add(log, table):
+            for want in self._wants.values():
+                want.places = self._tables.places(want.logs, want.block)
+
+    def remove_table(self, log: LogKey, identifier: TableId) -> None:
+        """The table is forgotten: what peers said about it is, too."""
+        for peer in self._peers.values():
+            if peer.log == log and identifier in peer.holds:
+                self._tables.count(identifier, peer.holds.pop(identifier), -1)
+        if self._tables.remove(log, identifier):
+            for want in self._wants.values():
+                want.places = [place for place in want.places if place[0] != identifier]
+
+    def peer_holds(self, peer: P, identifier: TableId, numbers: Iterable[int]) -> None:
+        """The peer says that it holds these blocks of the table, besides those that it told of before."""
+        state = self._peers.get(peer)
+        bits = None if state is None else state.holds.get(identifier) or self._tables.new_bits(identifier)
+        if state is None or bits is None:
+            return
+        state.holds[identifier] = bits
+        self._tables.count(identifier, [number for number in numbers if bits.add(number)], 1)
+        for queue in self._queues.values():
+            queue.forget_peer(peer)
+
+    # --------------------------------------------------------------------------------------------------------- wants
+
+    def want(self, block: BlockId, bytes_max: int, log: LogKey, lane: Lane) -> set[P]:
+        """Somebody waits for `block`, which the peers of `log` may have.
+
+        Returns who owes it already and is to be told that it has become more urgent.
+        """
         want = self._wants.get(block)
         if want is None:
-            self._wants[block] = _Want(bytes_max, {log})
-            self._uncovered[block] = None
-        else:
+            self._numbered += 1
+            want = self._wants[block] = Want(self._numbered, block, bytes_max, lane, [])
+            self._enter(want)
+        want.size = max(want.size, bytes_max)
+        if log not in want.logs:
             want.logs.add(log)
-            want.bytes_max = max(want.bytes_max, bytes_max)
+            want.places = self._tables.places(want.logs, block)
+        if lane >= want.lane:
+            return set()
+        self._queues[want.lane].remove(want)
+        want.lane = lane
+        self._enter(want)
+        for name in want.asked:
+            self._peers[name].raise_lane(block, lane)
+        return set(want.asked)
 
     def drop(self, block: BlockId) -> set[P]:
         """Nobody waits for it any more (it came, or they left). Returns who still owes an answer."""
         want = self._wants.pop(block, None)
-        self._uncovered.pop(block, None)
+        if want is None:
+            return set()
+        want.is_over = True
+        if want.lane is Lane.MISS:
+            del self._misses[block]
+            self._open_misses.pop(block, None)
+        else:
+            self._queues[want.lane].note_over()
         for peer in self._peers.values():
-            peer.absent.pop(block, None)
-        return set() if want is None else want.asked
+            peer.forget(block)
+        return want.asked
+
+    def _enter(self, want: Want[P]) -> None:
+        if want.lane is Lane.MISS:
+            self._misses[want.block] = want
+            if not want.asked:
+                self._open_misses[want.block] = None
+        else:
+            self._queues[want.lane].append(want)
+
+    # ------------------------------------------------------------------------------------------------------- answers
 
     def heard(self, peer: P, now: float) -> None:
         """Bytes came from `peer`."""
         state = self._peers.get(peer)
         if state is not None:
             state.heard_at = now
-            state.stalled = False
+            state.is_stalled = False
 
-    def delivered(self, peer: P, block: BlockId, now: float) -> None:
-        """`peer` sent `block`. Call `drop` for the want itself."""
+    def delivered(self, peer: P, block: BlockId, size: int, now: float) -> None:
+        """`peer` sent `block`, `size` bytes of it. Call `drop` for the want itself."""
         state = self._peers.get(peer)
-        asked_at = None if state is None else self._answered(peer, state, block)
-        if state is None or asked_at is None:
+        if state is None:
             return
-        since = max(asked_at, state.delivered_at)
-        state.per_block += _SMOOTHING * (now - since - state.per_block)
-        if block == state.probe:
-            state.latency += _SMOOTHING * (now - asked_at - state.latency)
-        state.delivered_at = now
-        state.window = min(state.window + 1, REQUESTS_IN_FLIGHT_MAX)
+        state.estimates.delivered(size, now)
+        owed = state.answered(block)
+        if owed is not None and not owed.ahead:
+            state.estimates.answered_first(now - owed.asked_at)
+        self._withdraw(peer, block)
 
-    def refused(self, peer: P, block: BlockId, now: float, *, cancelled: bool) -> None:
+    def refused(self, peer: P, block: BlockId, now: float, why: Why) -> None:
         """`peer` answered without sending `block`; unless we had cancelled, it is asked again only after a pause."""
         state = self._peers.get(peer)
-        if state is None or self._answered(peer, state, block) is None or cancelled or block not in self._wants:
+        owed = None if state is None else state.answered(block)
+        if state is None or owed is None:
             return
-        _, pause = state.absent.get(block, (0.0, ABSENT_RETRY_SECONDS / 2))
-        pause = min(pause * 2, ABSENT_RETRY_SECONDS_MAX)
-        state.absent[block] = (now + pause, pause)
+        self._withdraw(peer, block)
+        if self._download is not None:
+            self._download.give_back(owed.size)
+        want = self._wants.get(block)
+        if why is Why.NOT_SERVING:
+            state.is_mute = True
+        if want is None or why in (Why.CANCELLED, Why.NOT_SERVING):
+            return
+        if why is Why.SOON:
+            self.counts.soon += 1
+            want.soon_since = now if want.soon_since is None else want.soon_since
+            state.pause(block, SOON_RETRY_SECONDS, now)
+            return
+        if why is Why.NOT_HELD:
+            self.counts.not_held += 1
+            for table, number in want.places:
+                bits = state.holds.get(table)
+                if bits is not None and number in bits:
+                    bits.discard(number)
+                    self._tables.count(table, (number,), -1)
+        state.pause(block, None, now)
+
+    # ----------------------------------------------------------------------------------------------------- the clock
 
     def tick(self, now: float) -> list[P]:
         """Look for stalled peers and late asks. Returns peers that owe blocks and are to be disconnected."""
         dead: list[P] = []
         for name, peer in self._peers.items():
-            if not peer.in_flight:
+            if not peer.owed:
                 continue
-            silent = now - max(peer.heard_at, min(peer.in_flight.values()))
+            silent = now - max(peer.heard_at, min(owed.asked_at for owed in peer.owed.values()))
             if silent >= DEAD_SECONDS:
                 dead.append(name)
-            if silent >= STALL_SECONDS and not peer.stalled:
-                peer.stalled = True
-                peer.window = max(peer.window // 2, 1)
-        for block, want in self._wants.items():
-            if block not in self._uncovered and not any(self._covers(peer, block, now) for peer in want.asked):
-                self._uncovered[block] = None
+            if silent >= STALL_SECONDS and not peer.is_stalled:
+                peer.is_stalled = True
+                self._rewind()
+        for block, want in self._misses.items():
+            if block in self._open_misses:
+                continue
+            if not self._is_covered(want, now):
+                self.counts.late += 1
+                self._open_misses[block] = None
+            elif self._is_to_be_hedged(want, now):
+                want.hedged = True
+                self._hedges_saved -= 1
+                self.counts.hedges += 1
+                self._open_misses[block] = None
+        for queue in self._queues.values():
+            queue.rewind_sometimes(now)
         return dead
+
+    def look_at(self, now: float) -> float:
+        """When `tick` and `plan` may have something to do that cannot wait for their next turn."""
+        times = [float("inf")]
+        if self._download is not None and self._wants:
+            times.append(now + max(self._download.wait_for(_PIECE_BYTES, now), _LOOK_SECONDS_MIN))
+        if len(self._peers) > 1 and self._hedges_saved >= 1:
+            times += [self._hedge_at(want) for want in self._misses.values() if _is_single(want)]
+        return min(time for time in times if time > now)
+
+    def _hedge_at(self, want: Want[P]) -> float:
+        """When an urgent want that one peer was asked for has taken too long."""
+        (name,) = want.asked
+        peer = self._peers[name]
+        owed = peer.owed[want.block]
+        return owed.asked_at + peer.estimates.patience() + owed.ahead / peer.estimates.rate
+
+    def _is_covered(self, want: Want[P], now: float) -> bool:
+        return any(self._peers[name].covers(want.block, now) for name in want.asked)
+
+    def _is_to_be_hedged(self, want: Want[P], now: float) -> bool:
+        if self._hedges_saved < 1 or not _is_single(want):
+            return False
+        return self._hedge_at(want) <= now and self._soonest(want, now) is not None
+
+    # ---------------------------------------------------------------------------------------------------------- plan
 
     def plan(self, now: float) -> list[Ask[P]]:
         """The asks to send now; they count as in flight from here on."""
         asks: list[Ask[P]] = []
+        if self._plan_misses(asks, now):
+            for lane, queue in self._queues.items():
+                if len(queue):
+                    self._plan_lane(lane, queue, asks, now)
+        self.counts.asks += len(asks)
+        return asks
+
+    def _plan_misses(self, asks: list[Ask[P]], now: float) -> bool:
+        """False when the download limit is reached."""
         fruitless = 0
-        for block in tuple(self._uncovered):
-            if not self._any_room():
-                break
-            want = self._wants[block]
-            peer = self._choose(block, want, now)
-            if peer is None:
+        for block in tuple(self._open_misses):
+            want = self._misses[block]
+            name = self._soonest(want, now)
+            if name is None:
                 fruitless += 1
                 if fruitless >= _SCAN_MAX:
                     break
                 continue
-            state = self._peers[peer]
-            if not state.in_flight:
-                state.heard_at = now
-                state.delivered_at = now
-                state.probe = block
-            state.in_flight[block] = now
-            state.sizes[block] = want.bytes_max
-            state.bytes_in_flight += want.bytes_max
-            want.asked.add(peer)
-            del self._uncovered[block]
-            asks.append(Ask(peer, block, want.bytes_max))
-        return asks
+            if not self._ask(asks, name, want, now, is_patient=False):
+                return False
+            del self._open_misses[block]
+            self._hedges_saved = min(self._hedges_saved + _HEDGED, _HEDGES_SAVED_MAX)
+        return True
 
-    def _any_room(self) -> bool:
-        return any(len(peer.in_flight) < peer.window and not peer.stalled for peer in self._peers.values())
-
-    def _choose(self, block: BlockId, want: _Want[P], now: float) -> P | None:
+    def _soonest(self, want: Want[P], now: float) -> P | None:
+        """Who is expected to answer first, those who hold it before those who have not said."""
+        best: tuple[bool, float] | None = None
+        found: P | None = None
         if len(want.asked) >= ASKED_PEERS_MAX:
             return None
-        return min(
-            (name for name, peer in self._peers.items() if self._may_ask(name, peer, block, want, now)),
-            key=lambda name: self._peers[name].expected(),
-            default=None,
-        )
+        for name, peer in self._peers.items():
+            if self._may_ask(name, peer, want, now):
+                key = (peer.may_have(want) is None, peer.expected(Lane.MISS, want.size))
+                if best is None or key < best:
+                    best, found = key, name
+        return found
 
-    def _may_ask(self, name: P, peer: _Peer, block: BlockId, want: _Want[P], now: float) -> bool:
+    def _plan_lane(self, lane: Lane, queue: Queue[P], asks: list[Ask[P]], now: float) -> None:
+        ready = [
+            name
+            for name, peer in self._peers.items()
+            if not peer.is_stalled and not peer.is_mute and peer.has_stretch(lane)
+        ]
+        if not ready:
+            return
+        partial = self._partial_peers()
+        if partial:
+            queue.sort(lambda want: self._tables.holders(want.places), now)
+        while ready:
+            if len(ready) > 1 and self._chance.random() < _EXPLORED:
+                name = self._chance.choice(ready)
+            else:
+                name = min(ready, key=lambda one: self._peers[one].expected(lane, 0))
+            peer = self._peers[name]
+            want = self._next_for(name, peer, queue, now)
+            if want is None:
+                ready.remove(name)
+                continue
+            has_others = bool(partial.get(peer.log, frozenset()) - {name})
+            is_patient = has_others and (want.soon_since is None or now - want.soon_since < SOON_SECONDS_MAX)
+            if not self._ask(asks, name, want, now, is_patient=is_patient):
+                queue.rewind()
+                return
+            if not peer.has_room(lane):
+                ready.remove(name)
+
+    def _next_for(self, name: P, peer: AskedPeer[P], queue: Queue[P], now: float) -> Want[P] | None:
+        def is_for(want: Want[P]) -> bool:
+            if want.asked and (len(want.asked) >= ASKED_PEERS_MAX or self._is_covered(want, now)):
+                return False
+            return self._may_ask(name, peer, want, now)
+
+        return queue.next_for(name, is_for)
+
+    def _may_ask(self, name: P, peer: AskedPeer[P], want: Want[P], now: float) -> bool:
         return (
             peer.log in want.logs
-            and not peer.stalled
-            and name not in want.asked
-            and block not in peer.in_flight
-            and peer.absent.get(block, (0.0, 0.0))[0] <= now
-            and peer.has_room(want.bytes_max)
+            and not peer.is_stalled
+            and not peer.is_mute
+            and want.block not in peer.owed
+            and not peer.is_absent(want.block, now)
+            and peer.has_room(want.lane)
+            and peer.may_have(want) is not False
         )
 
-    def _covers(self, name: P, block: BlockId, now: float) -> bool:
+    def _ask(self, asks: list[Ask[P]], name: P, want: Want[P], now: float, *, is_patient: bool) -> bool:
+        """Add the ask to `asks`; False when the download limit does not allow it now."""
+        if self._download is not None and not self._download.take(want.size, now):
+            self.counts.limited += 1
+            return False
         peer = self._peers[name]
-        return not peer.stalled and now - peer.in_flight[block] < LATE_SECONDS
+        if want.asked:
+            self.counts.late += want.lane is not Lane.MISS
+        peer.ask(want, now)
+        want.asked.add(name)
+        place = next((place for place in want.places if place[0] in peer.holds), None)
+        asks.append(Ask(name, want.block, want.size, want.lane, is_patient, place))
+        return True
 
-    def _answered(self, name: P, peer: _Peer, block: BlockId) -> float | None:
-        asked_at = peer.in_flight.pop(block, None)
-        peer.bytes_in_flight -= peer.sizes.pop(block, 0)
-        self._withdraw(name, block)
-        return asked_at
+    def _partial_peers(self) -> dict[LogKey, frozenset[P]]:
+        """By log, who holds some of a table: with them there is a crowd."""
+        found: dict[LogKey, set[P]] = {}
+        for name, peer in self._peers.items():
+            if any(not bits.is_full for bits in peer.holds.values()):
+                found.setdefault(peer.log, set()).add(name)
+        return {log: frozenset(names) for log, names in found.items()}
 
     def _withdraw(self, name: P, block: BlockId) -> None:
         want = self._wants.get(block)
-        if want is not None and name in want.asked:
-            want.asked.discard(name)
-            if not want.asked:
-                self._uncovered[block] = None
+        if want is None or name not in want.asked:
+            return
+        want.asked.discard(name)
+        if not want.asked:
+            if want.lane is Lane.MISS:
+                self._open_misses[block] = None
+            else:
+                self._queues[want.lane].rewind()
+
+    def _rewind(self) -> None:
+        for queue in self._queues.values():
+            queue.rewind()
+
+
+def _is_single(want: Want[P]) -> bool:
+    """Whether one peer was asked, and no second one as a hedge."""
+    return not want.hedged and len(want.asked) == 1

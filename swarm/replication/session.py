@@ -11,17 +11,17 @@ unsent control bytes are bounded. After `PeerMisbehaved` the session is closed a
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 from hyperlog.errors import PeerMisbehaved
 from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
+from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
 from swarm.errors import PeerTooSlow
-from swarm.limits import CONTROL_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, UNREQUESTED_MAX
+from swarm.limits import CONTROL_BYTES_MAX, GAINED_MAX, REQUESTS_IN_FLIGHT_MAX, SPAN_BYTES_MAX, UNREQUESTED_MAX
+from swarm.replication.asked import Asked, TableTalk
 from swarm.replication.framing import FrameReader
 from swarm.replication.handshake import Capability, Role
 from swarm.replication.messages import (
@@ -46,6 +46,21 @@ from swarm.replication.messages import (
     decode_message,
     encode_message,
 )
+from swarm.replication.session_events import (
+    BlockCame,
+    BlockRefused,
+    BlocksAsked,
+    Ended,
+    Event,
+    ExchangeCame,
+    HoldsTold,
+    Opened,
+    TableTold,
+)
+from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
+from swarm.replication.tables import Bits, Table, TableId, numbers_of
+
+NUMBERS: Final = 1 << 32
 
 
 class State(StrEnum):
@@ -56,7 +71,11 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-_OPEN_MESSAGES: Final = (Ping, Pong, Exchange, Request, Cancel, Block, Absent, Bye)
+_OPEN_MESSAGES: Final = (
+    *(Ping, Pong, Exchange, Bye),
+    *(Request, Run, Hurry, Cancel, Block, Absent),
+    *(KnowTable, Have, Gained),
+)
 _MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
     State.HELLO_AWAITED: (Hello,),
     State.CHALLENGE_AWAITED: (Challenge, Bye),
@@ -64,51 +83,6 @@ _MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
     State.OPEN: _OPEN_MESSAGES,
     State.CLOSED: (),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Both ends have shown that they know the log."""
-
-    log: LogKey
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeCame:
-    """A frame of the exchange about the log's entries, unread."""
-
-    frame: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BlockCame:
-    """A block that was asked for and is what its name says."""
-
-    number: int
-    block: BlockId
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRefused:
-    number: int
-    block: BlockId
-    why: Why
-
-
-@dataclass(frozen=True, slots=True)
-class BlocksAsked:
-    """The peer waits for blocks: see `next_asked`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The session is over; `reason` is the peer's, or ours."""
-
-    reason: Reason
-
-
-Event = Opened | ExchangeCame | BlockCame | BlockRefused | BlocksAsked | Ended
 
 
 class Session:
@@ -129,8 +103,8 @@ class Session:
         self._events: list[Event] = []
         self._next_number = 0
         self._owed: dict[int, Wanted] = {}
-        self._asked: deque[Wanted] = deque()
-        self._asked_numbers: set[int] = set()
+        self._asked = Asked()
+        self._tables = TableTalk()
         self._unrequested = 0
 
     @classmethod
@@ -168,6 +142,11 @@ class Session:
     def asked_count(self) -> int:
         """Requests of the peer that wait to be served."""
         return len(self._asked)
+
+    @property
+    def asked_lane(self) -> Lane | None:
+        """The most urgent lane in which a request of the peer waits."""
+        return self._asked.first_lane()
 
     @property
     def bytes_held(self) -> int:
@@ -208,15 +187,65 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------- things to say
 
-    def request(self, block: BlockId, bytes_max: int) -> int:
+    def request(self, block: BlockId, bytes_max: int, lane: Lane = Lane.MISS, *, is_patient: bool = False) -> int:
         """Ask for a block; returns the request's number. The caller keeps to the window."""
+        wanted = self._owe(block, bytes_max, lane, is_patient)
+        self._send(Request((wanted,)))
+        return wanted.number
+
+    def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool = False) -> list[int]:
+        """Ask for consecutive blocks of a table that both ends have told of; the numbers of the requests."""
+        slot = self._tables.slot(table.id)
+        assert slot is not None
+        if self._next_number + count > NUMBERS:
+            self._next_number = 0
+        numbers = [
+            self._owe(table.block(at), table.size(at), lane, is_patient).number for at in range(first, first + count)
+        ]
+        self._send(Run(lane, is_patient, slot, ((numbers[0], first, count),)))
+        return numbers
+
+    def _owe(self, block: BlockId, bytes_max: int, lane: Lane, is_patient: bool) -> Wanted:
         assert len(self._owed) < REQUESTS_IN_FLIGHT_MAX
         number = self._next_number
-        self._next_number = (number + 1) & 0xFFFFFFFF
-        wanted = Wanted(number, block, bytes_max)
-        self._owed[number] = wanted
-        self._send(Request((wanted,)))
-        return number
+        self._next_number = (number + 1) % NUMBERS
+        wanted = self._owed[number] = Wanted(number, block, bytes_max, lane, is_patient)
+        return wanted
+
+    def hurry(self, number: int, lane: Lane) -> None:
+        """A request is more urgent now."""
+        if self.state is State.OPEN and number in self._owed:
+            self._send(Hurry(lane, (number,)))
+
+    def tell_table(self, table: Table) -> bool:
+        """Say that we know a table, once. False when the session has no room for another."""
+        if self.state is not State.OPEN or self._tables.slot(table.id) is not None:
+            return self.state is State.OPEN
+        if not self._tables.has_room:
+            return False
+        self._tables.tell(table)
+        self._send(KnowTable(table.id, len(table)))
+        return True
+
+    def shares_table(self, table: TableId) -> bool:
+        """Whether both ends have told of the table."""
+        return self._tables.slot(table) is not None and self._tables.has_told(table)
+
+    def tell_holds(self, table: TableId, bits: Bits) -> None:
+        """Say all that we hold of a table that both ends have told of."""
+        slot = self._tables.slot(table)
+        assert slot is not None
+        if self.state is State.OPEN:
+            for first, piece in bits.spans(SPAN_BYTES_MAX):
+                self._send(Have(slot, first, piece))
+
+    def tell_gained(self, table: TableId, numbers: Sequence[int]) -> None:
+        """Say what we hold of a table since we told it last."""
+        slot = self._tables.slot(table)
+        assert slot is not None
+        if self.state is State.OPEN:
+            for start in range(0, len(numbers), GAINED_MAX):
+                self._send(Gained(slot, tuple(numbers[start : start + GAINED_MAX])))
 
     def cancel(self, number: int) -> None:
         """No longer wanted. It stays in flight until the peer answers, one way or the other."""
@@ -242,12 +271,12 @@ class Session:
         self.state = State.CLOSED
 
     def next_asked(self) -> Wanted | None:
-        """The oldest request of the peer. Answer it with `serve` or `refuse`; it counts until then."""
-        return self._asked.popleft() if self._asked and self.state is State.OPEN else None
+        """The oldest of the peer's most urgent requests. Answer it with `serve` or `refuse`; it counts until then."""
+        return self._asked.pop() if self.state is State.OPEN else None
 
     def serve(self, wanted: Wanted, payload: bytes) -> None:
         """Answer a request with the block's stored bytes."""
-        self._asked_numbers.discard(wanted.number)
+        self._asked.unanswered.discard(wanted.number)
         if self.state is not State.OPEN:
             return
         if len(payload) > wanted.bytes_max:
@@ -257,7 +286,7 @@ class Session:
 
     def refuse(self, wanted: Wanted, why: Why) -> None:
         """Answer a request without its block."""
-        self._asked_numbers.discard(wanted.number)
+        self._asked.unanswered.discard(wanted.number)
         if self.state is State.OPEN:
             self._send(Absent(((wanted.number, why),)))
 
@@ -291,8 +320,19 @@ class Session:
                 self._events.append(ExchangeCame(frame))
             case Request(wanted):
                 self._on_request(wanted)
+            case Run():
+                self._on_request(self._tables.expand(message))
+            case Hurry(lane, numbers):
+                self._asked.hurry(numbers, lane)
             case Cancel(numbers):
                 self._on_cancel(numbers)
+            case KnowTable(table):
+                self._tables.hear(message)
+                self._events.append(TableTold(table))
+            case Have(slot, first, bits):
+                self._on_holds(slot, tuple(numbers_of(first, bits)))
+            case Gained(slot, numbers):
+                self._on_holds(slot, numbers)
             case Block(number, payload):
                 self._on_block(number, payload)
             case Absent(answers):
@@ -348,24 +388,33 @@ class Session:
         self._frames.allow(BODY_BYTES_MAX)
         self._events.append(Opened(self.log))
 
-    def _on_request(self, wanted: Sequence[Wanted]) -> None:
+    def _on_request(self, wanted: Iterable[Wanted | int]) -> None:
         for one in wanted:
-            if one.number in self._asked_numbers:
-                raise PeerMisbehaved(f"request {one.number} twice")
-            if len(self._asked_numbers) >= REQUESTS_IN_FLIGHT_MAX:
-                self._send(Absent(((one.number, Why.BUSY),)))
-                self._check_output()
+            number = one if isinstance(one, int) else one.number
+            if number in self._asked.unanswered:
+                raise PeerMisbehaved(f"request {number} twice")
+            if isinstance(one, int):
+                self._send(Absent(((number, Why.NOT_HELD),)))
+            elif len(self._asked.unanswered) >= REQUESTS_IN_FLIGHT_MAX:
+                self._send(Absent(((number, Why.BUSY),)))
             else:
-                self._asked_numbers.add(one.number)
-                self._asked.append(one)
+                self._asked.add(one)
+                continue
+            self._check_output()
         self._events.append(BlocksAsked())
 
     def _on_cancel(self, numbers: Sequence[int]) -> None:
-        dropped = set(numbers)
-        for one in [one for one in self._asked if one.number in dropped]:
-            self._asked.remove(one)
+        for one in self._asked.cancel(numbers):
             self.refuse(one, Why.CANCELLED)
         self._check_output()
+
+    def _on_holds(self, slot: int, numbers: Sequence[int]) -> None:
+        table = self._tables.ours(self._tables.heard(slot).table)
+        if table is None:
+            raise PeerMisbehaved("what is held of a table that we did not tell of")
+        if numbers and max(numbers) >= len(table):
+            raise PeerMisbehaved("a block beyond its table")
+        self._events.append(HoldsTold(table.id, numbers))
 
     def _on_block(self, number: int, payload: bytes) -> None:
         wanted = self._owed.pop(number, None)

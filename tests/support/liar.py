@@ -30,6 +30,9 @@ class LyingBlocks:
         payload = self._blocks.get(block_id)
         return payload[:-1] + bytes([payload[-1] ^ 1])
 
+    def has(self, block_id: BlockId, /) -> bool:
+        return self._blocks.has(block_id)
+
 
 async def serve(home: Path, address: str) -> None:
     config = SwarmConfig(identity_seed=os.urandom(32), listen=(address,), mdns=False)

@@ -22,7 +22,7 @@ import trio
 
 from hyperlog.ids import LogKey
 from hyperlog.repository import open_repository
-from swarm.connection import BlockBook
+from swarm.block_server import BlockBook
 from swarm.network import NetworkSetup, load_network
 from swarm.testing import MISDEEDS, EvilPeer, MemoryBlocks, run_evil_peer, serve_rightly
 

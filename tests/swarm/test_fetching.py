@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from hyperlog.errors import Corrupt, NoProvider
 from hyperlog.ids import block_id
 from hyperlog.log import Log
-from swarm.limits import BAN_SECONDS, DEAD_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
+from swarm.limits import BAN_SECONDS, DEAD_SECONDS, HOPELESS_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
 from swarm.network import Network, NetworkSetup
 from swarm.swarm import Swarm
 from swarm.testing import (
@@ -230,9 +230,18 @@ async def test_a_seeder_that_comes_back_is_found_again(
         assert await source.get(IDS[1], SIZE) == PAYLOADS[1]
 
 
-@pytest.mark.parametrize("misdeed", [stall, close_early, corrupt_block, deny, trickle])
+@pytest.mark.parametrize(
+    ("misdeed", "seconds"),
+    [(stall, 12), (close_early, 12), (deny, 12), (trickle, 12), (corrupt_block, HOPELESS_SECONDS)],
+)
 async def test_with_nobody_else_it_gives_up_in_time(
-    misdeed: Misdeed, clock: MockClock, make_node: MakeNode, internet: MemoryInternet, log: Log, nursery: trio.Nursery
+    misdeed: Misdeed,
+    seconds: float,
+    clock: MockClock,
+    make_node: MakeNode,
+    internet: MemoryInternet,
+    log: Log,
+    nursery: trio.Nursery,
 ) -> None:
     _, address = await start_evil(nursery, internet, log, misdeed)
     fetcher = await make_node(give_up_seconds=12).start(nursery)
@@ -240,7 +249,7 @@ async def test_with_nobody_else_it_gives_up_in_time(
     began = trio.current_time()
     with pytest.raises(NoProvider):
         await fetcher.swarm.source(log.key).get(IDS[0], SIZE)
-    assert trio.current_time() - began == pytest.approx(12, abs=0.5)
+    assert trio.current_time() - began == pytest.approx(seconds, abs=0.5)
 
 
 async def test_without_any_peer_it_says_so(

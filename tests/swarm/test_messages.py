@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hyperlog.encoding import encode
 from hyperlog.errors import PeerMisbehaved
 from hyperlog.ids import BlockId, DiscoveryKey
+from hyperlog.lanes import Lane
 from hyperlog.limits import BLOCK_BYTES_MAX
+from swarm.limits import REQUESTS_IN_FLIGHT_MAX, TABLE_BLOCKS_MAX, TABLES_PER_SESSION_MAX
 from swarm.replication.framing import HEAD, Frame
 from swarm.replication.messages import (
     BODY_BYTES_MAX,
@@ -32,11 +34,46 @@ from swarm.replication.messages import (
     decode_message,
     encode_message,
 )
+from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
+from swarm.replication.tables import TableId
 
 ids = st.binary(min_size=32, max_size=32)
 naturals = st.integers(0, 2**53 - 1)
 numbers = st.integers(0, 2**32 - 1)
-wanted = st.builds(Wanted, numbers, ids.map(BlockId), st.integers(1, BLOCK_BYTES_MAX))
+lanes = st.sampled_from(Lane)
+slots = st.integers(0, TABLES_PER_SESSION_MAX - 1)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    wanted = st.builds(
+        Wanted,
+        numbers,
+        ids.map(BlockId),
+        st.integers(1, BLOCK_BYTES_MAX),
+        st.just(draw(lanes)),
+        st.just(draw(st.booleans())),
+    )
+    return Request(tuple(draw(st.lists(wanted, min_size=1, max_size=64))))
+
+
+tables: st.SearchStrategy[Message] = st.one_of(
+    st.builds(KnowTable, ids.map(TableId), st.integers(1, TABLE_BLOCKS_MAX)),
+    st.builds(Have, slots, st.integers(0, 1000).map(lambda n: 8 * n), st.binary(max_size=300)),
+    st.builds(Gained, slots, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
+    st.builds(
+        Run,
+        lanes,
+        st.booleans(),
+        slots,
+        st.lists(
+            st.tuples(st.integers(0, 2**31), st.integers(0, 1000), st.integers(1, REQUESTS_IN_FLIGHT_MAX)),
+            min_size=1,
+            max_size=64,
+        ).map(tuple),
+    ),
+    st.builds(Hurry, lanes, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.just(1), ids.map(DiscoveryKey), ids),
     st.builds(Challenge, ids),
@@ -45,7 +82,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, naturals),
     st.builds(Pong, naturals),
     st.builds(Exchange, st.binary(min_size=1, max_size=300)),
-    st.builds(Request, st.lists(wanted, min_size=1, max_size=64).map(tuple)),
+    requests(),
+    tables,
     st.builds(Cancel, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
     st.builds(Block, numbers, st.binary(min_size=1, max_size=300)),
     st.builds(Absent, st.lists(st.tuples(numbers, st.sampled_from(Why)), min_size=1, max_size=64).map(tuple)),

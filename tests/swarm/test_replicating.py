@@ -23,7 +23,8 @@ from swarm.errors import ConnectionLost
 from swarm.limits import AGREE_SECONDS, ENTRIES_OWED_SECONDS, STALL_SECONDS
 from swarm.network import Network, NetworkSetup, Serving, Stream
 from swarm.replication.messages import NONCE_BYTES
-from swarm.replication.session import ExchangeCame, Session
+from swarm.replication.session import Session
+from swarm.replication.session_events import ExchangeCame
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks, MemoryInternet
 from tests.swarm.support import LISTEN, Node, memory_logs

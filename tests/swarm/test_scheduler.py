@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.ids import BlockId, LogKey
+from hyperlog.lanes import Lane
 from swarm.limits import (
     ABSENT_RETRY_SECONDS,
     ASKED_PEERS_MAX,
     DEAD_SECONDS,
+    LATE_BULK_SECONDS,
     LATE_SECONDS,
     REQUEST_BYTES_IN_FLIGHT_MAX,
     REQUESTS_IN_FLIGHT_MAX,
     STALL_SECONDS,
-    WINDOW_FIRST,
 )
+from swarm.replication.messages import Why
 from swarm.replication.scheduler import Ask, Scheduler
 
 LOG, OTHER_LOG = LogKey(b"l" * 32), LogKey(b"o" * 32)
@@ -26,12 +31,12 @@ def block(number: int) -> BlockId:
     return BlockId(number.to_bytes(32, "big"))
 
 
-def make(*peers: str, wants: int = 1) -> Scheduler[str]:
-    scheduler: Scheduler[str] = Scheduler()
+def make(*peers: str, wants: int = 1, lane: Lane = Lane.MISS) -> Scheduler[str]:
+    scheduler: Scheduler[str] = Scheduler(random.Random(1))
     for peer in peers:
         scheduler.add_peer(peer, LOG, 0.0)
     for number in range(wants):
-        scheduler.want(block(number), SIZE, LOG)
+        scheduler.want(block(number), SIZE, LOG, lane)
     return scheduler
 
 
@@ -58,26 +63,13 @@ def test_work_spreads_over_peers() -> None:
     assert sorted(peer for peer, _ in asks) == ["a"] * 5 + ["b"] * 5
 
 
-def test_the_window_bounds_what_is_in_flight_and_grows() -> None:
-    scheduler = make("a", wants=500)
-    in_flight = [ask.block for ask in scheduler.plan(0)]
-    assert len(in_flight) == WINDOW_FIRST
-    now = 0.0
-    for _ in range(100):
-        now += 0.01
-        delivered = in_flight.pop(0)
-        scheduler.delivered("a", delivered, now)
-        scheduler.drop(delivered)
-        in_flight += [ask.block for ask in scheduler.plan(now)]
-    assert len(in_flight) == scheduler.in_flight == REQUESTS_IN_FLIGHT_MAX
-
-
-def test_the_window_counts_bytes_too() -> None:
-    scheduler: Scheduler[str] = Scheduler()
+def test_urgent_requests_are_bounded_in_number_and_bytes() -> None:
+    assert len(make("a", wants=500).plan(0)) == REQUEST_BYTES_IN_FLIGHT_MAX // SIZE
+    scheduler: Scheduler[str] = Scheduler(random.Random(1))
     scheduler.add_peer("a", LOG, 0)
-    for number in range(WINDOW_FIRST):
-        scheduler.want(block(number), REQUEST_BYTES_IN_FLIGHT_MAX // 4, LOG)
-    assert len(scheduler.plan(0)) == 4
+    for number in range(500):
+        scheduler.want(block(number), 1, LOG, Lane.MISS)
+    assert len(scheduler.plan(0)) == scheduler.in_flight == REQUESTS_IN_FLIGHT_MAX
 
 
 def test_a_faster_peer_gets_more() -> None:
@@ -88,7 +80,7 @@ def test_a_faster_peer_gets_more() -> None:
         due.sort(key=lambda one: one[0])
         now, ask = due.pop(0)
         scheduler.heard(ask.peer, now)
-        scheduler.delivered(ask.peer, ask.block, now)
+        scheduler.delivered(ask.peer, ask.block, SIZE, now)
         scheduler.drop(ask.block)
         done[ask.peer] += 1
         due += [(now + (0.1 if one.peer == "slow" else 0.005), one) for one in scheduler.plan(now)]
@@ -105,14 +97,14 @@ def test_a_peer_that_leaves_leaves_its_work() -> None:
 
 
 def test_a_silent_peer_is_passed_over_then_disconnected() -> None:
-    scheduler = make("a")
+    scheduler = make("a", lane=Lane.BACKGROUND)
     scheduler.plan(0)
     scheduler.add_peer("b", LOG, 0)
     assert scheduler.tick(STALL_SECONDS - 0.1) == []
     assert scheduler.plan(STALL_SECONDS - 0.1) == []
     assert scheduler.tick(STALL_SECONDS) == []
     assert asked(scheduler.plan(STALL_SECONDS)) == [("b", 0)]
-    scheduler.want(block(1), SIZE, LOG)
+    scheduler.want(block(1), SIZE, LOG, Lane.MISS)
     assert asked(scheduler.plan(STALL_SECONDS)) == [("b", 1)]
     scheduler.heard("b", DEAD_SECONDS)
     assert scheduler.tick(DEAD_SECONDS) == ["a"]
@@ -122,23 +114,25 @@ def test_a_stalled_peer_that_is_heard_again_is_asked_again() -> None:
     scheduler = make("a")
     scheduler.plan(0)
     scheduler.tick(STALL_SECONDS)
-    scheduler.want(block(1), SIZE, LOG)
+    scheduler.want(block(1), SIZE, LOG, Lane.MISS)
     assert scheduler.plan(STALL_SECONDS) == []
     scheduler.heard("a", STALL_SECONDS + 1)
     assert asked(scheduler.plan(STALL_SECONDS + 1)) == [("a", 1)]
 
 
-def test_a_late_request_is_asked_elsewhere_though_its_peer_is_not_silent() -> None:
-    scheduler = make("a")
+@pytest.mark.parametrize(("lane", "late"), [(Lane.MISS, LATE_SECONDS), (Lane.BACKGROUND, LATE_BULK_SECONDS)])
+def test_a_late_request_is_asked_elsewhere_though_its_peer_is_not_silent(lane: Lane, late: float) -> None:
+    scheduler = make("a", lane=lane)
     scheduler.plan(0)
-    scheduler.add_peer("b", LOG, 0)
-    for tenth in range(int(LATE_SECONDS * 10)):
+    for tenth in range(int(late * 10)):
         scheduler.heard("a", tenth / 10)
         scheduler.tick(tenth / 10)
         assert scheduler.plan(tenth / 10) == []
-    scheduler.heard("a", LATE_SECONDS)
-    scheduler.tick(LATE_SECONDS)
-    assert asked(scheduler.plan(LATE_SECONDS)) == [("b", 0)]
+    scheduler.add_peer("b", LOG, late - 0.05)
+    scheduler.heard("a", late)
+    scheduler.tick(late)
+    assert asked(scheduler.plan(late)) == [("b", 0)]
+    assert scheduler.counts.late == 1
 
 
 def test_one_block_is_asked_from_so_many_at_most() -> None:
@@ -154,10 +148,10 @@ def test_one_block_is_asked_from_so_many_at_most() -> None:
 def test_who_does_not_hold_a_block_is_asked_again_later() -> None:
     scheduler = make("a")
     scheduler.plan(0)
-    scheduler.refused("a", block(0), 1.0, cancelled=False)
+    scheduler.refused("a", block(0), 1.0, Why.NOT_HELD)
     assert scheduler.plan(1.0) == []
     assert asked(scheduler.plan(1.0 + ABSENT_RETRY_SECONDS)) == [("a", 0)]
-    scheduler.refused("a", block(0), 3.0, cancelled=False)
+    scheduler.refused("a", block(0), 3.0, Why.NOT_HELD)
     assert scheduler.plan(3.0 + ABSENT_RETRY_SECONDS) == []
     assert asked(scheduler.plan(3.0 + 2 * ABSENT_RETRY_SECONDS)) == [("a", 0)]
 
@@ -167,9 +161,9 @@ def test_a_dropped_want_keeps_its_slot_until_answered() -> None:
     scheduler.plan(0)
     assert scheduler.drop(block(0)) == {"a"}
     assert scheduler.in_flight == 1
-    scheduler.refused("a", block(0), 0.1, cancelled=True)
+    scheduler.refused("a", block(0), 0.1, Why.CANCELLED)
     assert scheduler.in_flight == 0
-    scheduler.want(block(0), SIZE, LOG)
+    scheduler.want(block(0), SIZE, LOG, Lane.MISS)
     assert asked(scheduler.plan(0.1)) == [("a", 0)]
 
 
@@ -187,7 +181,7 @@ actions = st.lists(
 @settings(max_examples=150)
 @given(actions=actions)
 def test_limits_hold_and_nothing_is_forgotten(actions: list[tuple[str, int, int, float]]) -> None:
-    scheduler: Scheduler[int] = Scheduler()
+    scheduler: Scheduler[int] = Scheduler(random.Random(1))
     now = 0.0
     peers: set[int] = set()
     owed: set[tuple[int, BlockId]] = set()
@@ -196,19 +190,19 @@ def test_limits_hold_and_nothing_is_forgotten(actions: list[tuple[str, int, int,
         one = block(number)
         match what:
             case "want":
-                scheduler.want(one, SIZE, LOG)
+                scheduler.want(one, SIZE, LOG, Lane.MISS)
                 wants.add(one)
             case "drop":
                 scheduler.drop(one)
                 wants.discard(one)
             case "deliver" if (peer, one) in owed:
                 owed.discard((peer, one))
-                scheduler.delivered(peer, one, now)
+                scheduler.delivered(peer, one, SIZE, now)
                 scheduler.drop(one)
                 wants.discard(one)
             case "refuse" if (peer, one) in owed:
                 owed.discard((peer, one))
-                scheduler.refused(peer, one, now, cancelled=False)
+                scheduler.refused(peer, one, now, Why.NOT_HELD)
             case "join" if peer not in peers:
                 scheduler.add_peer(peer, LOG, now)
                 peers.add(peer)

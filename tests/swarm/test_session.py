@@ -34,17 +34,8 @@ from swarm.replication.messages import (
     Why,
     encode_message,
 )
-from swarm.replication.session import (
-    BlockCame,
-    BlockRefused,
-    BlocksAsked,
-    Ended,
-    Event,
-    ExchangeCame,
-    Opened,
-    Session,
-    State,
-)
+from swarm.replication.session import Session, State
+from swarm.replication.session_events import BlockCame, BlockRefused, BlocksAsked, Ended, Event, ExchangeCame, Opened
 
 KEY = LogKey(b"k" * 32)
 OTHER_KEY = LogKey(b"o" * 32)

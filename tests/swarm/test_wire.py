@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hyperlog.ids import BlockId, LogKey, WriterKey, discovery_key
+from hyperlog.lanes import Lane
 from hyperlog.log import Logs
 from hyperlog.replication import Replication
 from hyperlog.run import encode_run
@@ -28,6 +29,8 @@ from swarm.replication.messages import (
     encode_message,
 )
 from swarm.replication.session import Session
+from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
+from swarm.replication.tables import TableId
 
 KEY = LogKey(bytes(range(32)))
 DISCOVERY = "e84f779b806f3eaaa35f1919cd6eebc84399e2a536e819991db2ea5d3a042e62"
@@ -66,10 +69,16 @@ def test_every_message() -> None:
         (Ping(1000), "00000004 05 811903e8"),
         (Pong(0), "00000002 06 8100"),
         (Exchange(b"\xaa\xbb"), "00000002 12 aabb"),
-        (Request((Wanted(1, block, 65536),)), f"00000028 20 00000001{TWOS}00010000"),
+        (Request((Wanted(1, block, 65536),)), f"00000029 20 00 00000001{TWOS}00010000"),
+        (Request((Wanted(1, block, 9, Lane.BACKGROUND, True),)), f"00000029 20 82 00000001{TWOS}00000009"),
         (Cancel((1, 2)), "00000008 21 0000000100000002"),
         (Block(1, b"\xbb"), "00000005 22 00000001bb"),
         (Absent(((1, Why.NOT_HELD), (2, Why.CANCELLED))), "0000000a 23 00000001000000000203"),
+        (KnowTable(TableId(block), 3640), f"00000024 24 {TWOS} 00000e38"),
+        (Have(0, 8, b"\x80"), "00000006 25 00 00000008 80"),
+        (Gained(1, (7, 2)), "00000009 26 01 00000007 00000002"),
+        (Run(Lane.PREFETCH, True, 0, ((4, 100, 16),)), "0000000c 27 81 00 00000004 00000064 0010"),
+        (Hurry(Lane.MISS, (4,)), "00000005 28 00 00000004"),
     ]
     assert [encode_message(message).hex() for message, _ in examples] == [text.replace(" ", "") for _, text in examples]
 

@@ -1,0 +1,174 @@
+"""Serve one peer the blocks it asks for: most urgent first, read ahead in threads, within the node's limits.
+
+What is read ahead lies in lanes too, so an urgent request overtakes all that is not yet written to the stream. With an
+upload limit, a block waits for its turn among the blocks of all sessions, in short turns, so that something more urgent
+which comes meanwhile goes first, and with a sign of life now and then, so that the peer does not give us up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from hyperlog.errors import BlockMissing
+from hyperlog.ids import BlockId, LogKey
+from hyperlog.lanes import Lane
+from swarm.addresses import PeerId
+from swarm.limits import LIMITED_PING_SECONDS, READ_AHEAD_BYTES, SERVE_BATCH_MAX, WRITE_CHUNK_BYTES
+from swarm.replication.grants import Grants
+from swarm.replication.messages import Wanted, Why
+from swarm.replication.session import Session, State
+from swarm.stats import Counters, PeerCounters
+from swarm.throttle import Throttle
+
+_TURN_SECONDS: Final = 0.05
+
+
+class BlockBook(Protocol):
+    """What the swarm needs of a block store. Called from worker threads, unless `SwarmConfig.disk_threads` is 0."""
+
+    def get(self, block_id: BlockId, /) -> bytes:
+        """The stored bytes, verified. Raises `BlockMissing`."""
+        ...
+
+    def has(self, block_id: BlockId, /) -> bool:
+        """Whether the block is here, as far as is known without reading it."""
+        ...
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class ServePolicy:
+    """What all sessions of a node share. `disk`: the threads in which blocks are read; None: the store never waits.
+
+    `is_fetching`: whether the node itself fetches blocks of a log now, so that it passes on what it gets to everybody.
+    """
+
+    blocks: BlockBook
+    disk: trio.CapacityLimiter | None
+    throttle: Throttle | None
+    leech_only: bool
+    is_fetching: Callable[[LogKey], bool]
+    totals: Counters
+    grants: Grants[PeerId] = field(default_factory=Grants)
+
+
+class BlockServer:
+    """Of one open session."""
+
+    def __init__(self, policy: ServePolicy, session: Session, remote: PeerId, counters: Sequence[PeerCounters]) -> None:
+        self._policy = policy
+        self._session = session
+        self._remote = remote
+        self._counters = counters
+        self._loaded: tuple[deque[tuple[Wanted, bytes | None]], ...] = tuple(deque() for _ in Lane)
+        self._waiting_since: float | None = None
+        self._pinged_at = 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a block waits for its turn under the upload limit."""
+        return self._waiting_since is not None
+
+    async def compose(self) -> bool:
+        """Put answers worth about `WRITE_CHUNK_BYTES` into the session's output; False when nothing is asked.
+
+        With an upload limit there may be nothing in the output although something is asked (`is_waiting`).
+        """
+        while True:
+            lane = self._first_lane()
+            if lane is None or self._session.state is not State.OPEN:
+                return False
+            if self._loaded[lane]:
+                break
+            await self._load(lane)
+            if self._session.has_output:
+                return True
+        room = WRITE_CHUNK_BYTES
+        while self._loaded[lane] and room > 0:
+            wanted, payload = self._loaded[lane][0]
+            if payload is not None and not await self._may_send(wanted, len(payload)):
+                break
+            self._loaded[lane].popleft()
+            self._answer(wanted, payload)
+            room -= wanted.bytes_max
+        return True
+
+    def _first_lane(self) -> Lane | None:
+        asked = self._session.asked_lane
+        return next((lane for lane in Lane if self._loaded[lane] or lane is asked), None)
+
+    async def _load(self, lane: Lane) -> None:
+        asked = self._take_asked(lane)
+        if not asked:
+            return
+        if self._policy.disk is None:
+            found = self._read(asked)
+        else:
+            found = await trio.to_thread.run_sync(self._read, asked, limiter=self._policy.disk)
+        self._loaded[lane].extend(found)
+
+    def _take_asked(self, lane: Lane) -> list[Wanted]:
+        asked: list[Wanted] = []
+        room = READ_AHEAD_BYTES
+        now = trio.current_time()
+        while room > 0 and len(asked) < SERVE_BATCH_MAX and self._session.asked_lane is lane:
+            wanted = self._session.next_asked()
+            if wanted is None:
+                break
+            why = self._why_not(wanted, now)
+            if why is None:
+                asked.append(wanted)
+                room -= wanted.bytes_max
+            else:
+                self._session.refuse(wanted, why)
+        return asked
+
+    def _why_not(self, wanted: Wanted, now: float) -> Why | None:
+        if self._policy.leech_only:
+            return Why.NOT_SERVING
+        log = self._session.log
+        assert log is not None
+        if self._policy.is_fetching(log) or self._policy.grants.may_serve(self._remote, wanted, now):
+            return None
+        self._policy.totals.soon_said += 1
+        return Why.SOON
+
+    def _read(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
+        found: list[tuple[Wanted, bytes | None]] = []
+        for wanted in asked:
+            try:
+                found.append((wanted, self._policy.blocks.get(wanted.block)))
+            except BlockMissing:
+                found.append((wanted, None))
+        return found
+
+    async def _may_send(self, wanted: Wanted, size: int) -> bool:
+        """Wait for a turn under the upload limit; False: not yet, look what else there is to say."""
+        throttle = self._policy.throttle
+        if throttle is None:
+            return True
+        now = trio.current_time()
+        if self._waiting_since is None:
+            self._waiting_since = self._pinged_at = now
+        with trio.move_on_after(_TURN_SECONDS) as turn:
+            await throttle.take(size, wanted.lane, self._waiting_since)
+        if not turn.cancelled_caught:
+            self._waiting_since = None
+            return True
+        if now - self._pinged_at >= LIMITED_PING_SECONDS:
+            self._pinged_at = now
+            self._session.ping(0)
+        return False
+
+    def _answer(self, wanted: Wanted, payload: bytes | None) -> None:
+        if payload is None:
+            self._session.refuse(wanted, Why.NOT_HELD)
+            return
+        self._session.serve(wanted, payload)
+        for counters in (*self._counters, self._policy.totals):
+            counters.blocks_out += 1
+            counters.block_bytes_out += len(payload)
