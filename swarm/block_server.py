@@ -63,7 +63,7 @@ class BlockServer:
         self._policy = policy
         self._session = session
         self._remote = remote
-        self._counters = counters
+        self._counters: tuple[PeerCounters | Counters, ...] = (*counters, policy.totals)
         self._loaded: tuple[deque[tuple[Wanted, bytes | None]], ...] = tuple(deque() for _ in Lane)
         self._waiting_since: float | None = None
         self._pinged_at = 0.0
@@ -169,6 +169,6 @@ class BlockServer:
             self._session.refuse(wanted, Why.NOT_HELD)
             return
         self._session.serve(wanted, payload)
-        for counters in (*self._counters, self._policy.totals):
+        for counters in self._counters:
             counters.blocks_out += 1
             counters.block_bytes_out += len(payload)

@@ -37,7 +37,7 @@ class Namespace:
 
     def run(self, *argv: str) -> str:
         """Run a short command here; its standard output. Raises `RuntimeError`."""
-        return _run(*self.enter, *argv)
+        return run(*self.enter, *argv)
 
     def received_bytes(self) -> int:
         """Bytes that came over the wire so far, headers and all."""
@@ -63,28 +63,28 @@ class NamespacePair:
 @contextlib.contextmanager
 def namespace_pair(megabit: int | None = None) -> Iterator[NamespacePair]:
     """Two namespaces joined by a veth of `megabit` Mbit/s each way (unlimited if None); removed at the end, always."""
-    _clear_dead()
+    clear_dead()
     stem = f"hn{os.getpid()}x{next(_serial)}"
     left = Namespace(f"{stem}l", "10.77.0.1", "wire")
     right = Namespace(f"{stem}r", "10.77.0.2", "wire")
     with contextlib.ExitStack() as stack:
         for namespace in (left, right):
-            _run("ip", "netns", "add", namespace.name)
-            stack.callback(_run, "ip", "netns", "delete", namespace.name)
+            run("ip", "netns", "add", namespace.name)
+            stack.callback(run, "ip", "netns", "delete", namespace.name)
         ends = [["name", n.interface, "netns", n.name] for n in (left, right)]
-        _run("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        run("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
         for namespace in (left, right):
             _configure(namespace, megabit)
         yield NamespacePair(left, right)
 
 
-def _clear_dead() -> None:
+def clear_dead() -> None:
     """Remove what test runs left that were killed outright: their process id is in the name."""
     folder = Path("/run/netns")
     for name in os.listdir(folder) if folder.is_dir() else []:
-        owner = re.fullmatch(r"hn(\d+)x\d+[lr]", name)
+        owner = re.fullmatch(r"hn(\d+)x\d+[a-z]+", name)
         if owner and not Path("/proc", owner[1]).exists():
-            _run("ip", "netns", "delete", name)
+            run("ip", "netns", "delete", name)
 
 
 def _configure(namespace: Namespace, megabit: int | None) -> None:
@@ -99,7 +99,8 @@ def _configure(namespace: Namespace, megabit: int | None) -> None:
         namespace.run("tc", "qdisc", "add", "dev", namespace.interface, "root", "tbf", *rate)
 
 
-def _run(*argv: str) -> str:
+def run(*argv: str) -> str:
+    """Run a short command; its standard output. Raises `RuntimeError`."""
     done = subprocess.run(argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: exit code {done.returncode}: {done.stderr.strip()}")

@@ -82,8 +82,11 @@ def _map(port: int, before: Mapping | None) -> Mapping:
     gateway: Any = miniupnpc.UPnP()
     gateway.discoverdelay = GATEWAY_MILLISECONDS
     try:
-        if gateway.discover() == 0:
-            raise NoMapping("no router answered a UPnP search")
+        gateway.discover()
+    except Exception as error:
+        # What it raises when nobody answers has no better name, nor a message.
+        raise NoMapping("no router answered a UPnP search") from error
+    try:
         gateway.selectigd()
         host = outside_address(gateway.externalipaddress())
         outside_port = _add(gateway, port, before.port if before else port)

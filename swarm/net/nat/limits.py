@@ -74,8 +74,8 @@ PUNCH_ADDRESSES_MAX: Final = 8
 
 # --- port mappings --------------------------------------------------------------------------------------------
 
-GATEWAY_MILLISECONDS: Final = 2000
-"""How long to listen for gateways that answer a search (SSDP)."""
+GATEWAY_MILLISECONDS: Final = 500
+"""How long to listen for answers to a search (SSDP); there are four kinds of search, one after the other."""
 
 MAP_SECONDS: Final = 10.0
 """For finding a gateway and mapping a port, in all; and for unmapping it at the end half of it."""
