@@ -8,8 +8,9 @@ further mere claim stops appends, of any peer, until entries of it did come from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from hyperlog.ids import WriterKey
 from hyperlog.replica import Log
 
 
@@ -31,9 +32,10 @@ class OwnFeedHold:
         """The peer sent entries of the own feed that were not here."""
         self._is_proven, self._log.claims_doubted = True, False
 
-    def update(self, *, is_behind: bool) -> None:
-        """`is_behind`: the peer claims more of the own feed than is here, and was asked for it."""
-        if not is_behind:
+    def update(self, asked: Mapping[WriterKey, int]) -> None:
+        """`asked`: up to where the peer, which claims as much, was asked for each feed and has not answered yet."""
+        writer = self._log.writer
+        if writer is None or asked.get(writer, 0) <= self.length:
             self.doubt()
         elif self._release is None and (self._is_proven or not self._log.claims_doubted):
             self._release = self._log.hold_appends(self)

@@ -139,6 +139,11 @@ class Replication:
         """Whether the exchange goes on when it is done: both ends asked for that."""
         return self._live and (self._peer is None or self._peer.live)
 
+    @property
+    def bytes_held(self) -> int:
+        """About what the peer makes this end keep: entries that wait for others, messages that were not sent yet."""
+        return self._waiting.bytes_held + len(self._out) * 256
+
     def statistics(self) -> ReplicationStats:
         return ReplicationStats(*self._counts)
 
@@ -276,12 +281,11 @@ class Replication:
             self._say(self._comparing.start(writer, length))
 
     def _on_runs(self, runs: Sequence[bytes]) -> None:
-        if not self._add(runs):
-            return
-        self._retry()
+        if self._add(runs):
+            self._retry()
 
     def _add(self, runs: Sequence[bytes]) -> bool:
-        """Keep the entries of `runs`; False when they have to wait or are not for us."""
+        """Keep the entries of `runs`; whether any is new: they may have to wait, or not be for us."""
         own = self._hold.length
         try:
             count = self._log.add_runs(runs)
@@ -302,7 +306,7 @@ class Replication:
         self._counts[4] += count
         if self._hold.length > own:
             self._hold.entries_came()
-        return True
+        return count > 0
 
     def _on_proof(self, proof: bytes) -> None:
         """Keep a fork proof; one that came before its writer's admission waits for that."""
@@ -352,10 +356,7 @@ class Replication:
         if not self._peer_knows:
             return
         lacking = self._plan() if self._pull and self._done_out != self._news_in else 0
-        writer = self._log.writer
-        self._hold.update(
-            is_behind=writer is not None and self._asked.get(writer, 0) > self._hold.length and self.is_waiting
-        )
+        self._hold.update(self._asked if self.is_waiting else {})
         if (
             not lacking
             and not (self.is_waiting or self._comparing.is_busy or self._changed)

@@ -18,6 +18,10 @@ class Waiting:
         self._bytes = 0
         self._attempts: dict[EntryId, int] = {}
 
+    @property
+    def bytes_held(self) -> int:
+        return self._bytes
+
     def put(self, runs: Sequence[bytes], error: OutOfOrder) -> EntryId | None:
         """Keep `runs` until something new came; the id to ask the peer for, if asking may help."""
         self._runs.append(tuple(runs))

@@ -8,6 +8,7 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -21,11 +22,18 @@ from swarm.block_server import BlockServer, ServePolicy
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
 from swarm.limits import (
     BLOCK_TURNS_MAX,
+    BLOCK_WORTH_SECONDS,
     CLOSE_SECONDS,
+    ENTRY_WORTH_SECONDS,
     EXCHANGE_UNREAD_MAX,
     HANDSHAKE_SECONDS,
+    IDLE_BYTE_SECONDS,
     PING_SECONDS,
+    READ_CHUNK_BYTES,
+    SERVED_WORTH_SECONDS,
     SILENT_SECONDS,
+    SLICE_BYTES_MIN,
+    SLICE_SECONDS,
     WRITE_CHUNK_BYTES,
     WRITE_SECONDS,
 )
@@ -63,6 +71,13 @@ class Owner(Protocol):
     def on_table(self, live: LiveSession, table: TableId) -> None: ...
     def on_holds(self, live: LiveSession, told: HoldsTold) -> None: ...
 
+    def on_work(self, live: LiveSession, seconds: float, held: int) -> float:
+        """The peer took `seconds` of the processor for nothing and makes the session keep `held` bytes.
+
+        How long not to read from it.
+        """
+        ...
+
     def next_exchange(self, live: LiveSession) -> bytes | None:
         """The next frame of the exchange about entries; None when there is nothing to say now."""
         ...
@@ -99,6 +114,8 @@ class LiveSession:
         self._failure: Exception | None = None
         self._ended: Reason | None = None
         self._heard_at = 0.0
+        self._slice_bytes = SLICE_BYTES_MIN
+        self._worth = _worth(counters)
         self.finished = trio.Event()
         self.log: LogKey | None = None
 
@@ -218,9 +235,31 @@ class LiveSession:
                     raise ConnectionLost("the stream ended inside a frame")
                 return
             self._owner.on_heard(self)
-            for event in self._session.receive(data):
+            await self._take_in(memoryview(data))
+
+    async def _take_in(self, data: memoryview) -> None:
+        """Look at what came, a slice at a time; a peer that takes our time for nothing is not read from for a while."""
+        while data and self._ended is None:
+            piece, data = data[: self._slice_bytes], data[self._slice_bytes :]
+            spent, began = 0.0, time.thread_time()
+            for event in self._session.receive(piece):
                 self._dispatch(event)
+                if time.thread_time() - began > 4 * SLICE_SECONDS:
+                    spent += time.thread_time() - began
+                    await self._pay(time.thread_time() - began)
+                    began = time.thread_time()
             self._wake.set()
+            rest = time.thread_time() - began
+            if spent + rest < SLICE_SECONDS:
+                self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
+            elif spent + rest > 4 * SLICE_SECONDS:
+                self._slice_bytes = max(self._slice_bytes // 2, SLICE_BYTES_MIN)
+            await self._pay(rest + len(piece) * IDLE_BYTE_SECONDS)
+
+    async def _pay(self, seconds: float) -> None:
+        """Let the others have their turn, and a peer wait that took `seconds` for too little."""
+        worth, self._worth = self._worth, _worth(self._counters)
+        await trio.sleep(self._owner.on_work(self, seconds - (self._worth - worth), self._session.bytes_held))
 
     def _dispatch(self, event: Event) -> None:
         match event:
@@ -311,6 +350,15 @@ class LiveSession:
                 token += 1
                 self._session.ping(token)
                 self._wake.set()
+
+
+def _worth(counters: PeerCounters) -> float:
+    """Seconds of the processor that all a peer gave and was given is worth."""
+    return (
+        counters.blocks_in * BLOCK_WORTH_SECONDS
+        + counters.entries_in * ENTRY_WORTH_SECONDS
+        + counters.blocks_out * SERVED_WORTH_SECONDS
+    )
 
 
 def _refusal(reason: Reason | None) -> SessionRefused:

@@ -52,7 +52,10 @@ ASKED_PEERS_MAX: Final = 4
 CONTROL_BYTES_MAX: Final = 1 << 20
 """Control bytes waiting for a peer that does not read (W22)."""
 
-EXCHANGE_UNREAD_MAX: Final = 32_768
+HELD_BYTES_MAX: Final = 64 << 20
+"""What all sessions together keep for their peers; beyond it the one that keeps most ends."""
+
+EXCHANGE_UNREAD_MAX: Final = 8192
 """Frames about entries from a peer that reads none of ours meanwhile (W22)."""
 
 BLOCK_TURNS_MAX: Final = 4
@@ -65,6 +68,25 @@ READ_AHEAD_BYTES: Final = 512 << 10
 """Blocks read at once for one session: a turn of a thread costs as much as sending a block."""
 
 READ_CHUNK_BYTES: Final = 1 << 20
+
+SLICE_BYTES_MIN: Final = 16 << 10
+SLICE_SECONDS: Final = 0.005
+"""How much of what came is looked at before others get their turn: doubled while it takes less than this, halved when
+it takes four times as long. Small frames cost up to a microsecond a byte, blocks a thousandth of that (measured)."""
+
+IDLE_SHARE: Final = 0.2
+IDLE_SHARE_ALL: Final = 0.4
+IDLE_BURST_SECONDS: Final = 0.25
+IDLE_WAIT_SECONDS_MAX: Final = 5.0
+"""Processor time that one peer, and all together, may take for nothing, in parts of one processor; what a peer may take
+at once; and how long it is left unread at a time (W10)."""
+
+IDLE_BYTE_SECONDS: Final = 8e-9
+BLOCK_WORTH_SECONDS: Final = 2e-3
+ENTRY_WORTH_SECONDS: Final = 1e-3
+SERVED_WORTH_SECONDS: Final = 2e-4
+"""What a byte costs to receive and decrypt, and what a block or a new entry from a peer, and a block that it asked for,
+are worth to us: several times what they cost (measured)."""
 UNREQUESTED_MAX: Final = 3
 """Answers nobody asked for before the sender is dropped (W19)."""
 
@@ -120,7 +142,7 @@ UNREAD_BYTES_ALL_MAX: Final = 64 << 20
 UNSENT_BYTES_HIGH: Final = 256 << 10
 """Encrypted bytes of one connection that the kernel did not take; writers wait from here on (W22)."""
 
-UNSENT_BYTES_MAX: Final = 1 << 20
+UNSENT_BYTES_MAX: Final = 512 << 10
 """Control frames may add to that up to here; a peer that reads none of them is disconnected."""
 
 FLOOD_FRAMES_MAX: Final = 20_000

@@ -177,6 +177,10 @@ class Replicator:
         live.tell_news()
         replica.wake()
 
+    def bytes_held(self, live: LiveSession) -> int:
+        """What the peer makes us keep of the exchange: entries that wait for others, answers it did not take."""
+        return self._of(live)[1].exchange.bytes_held
+
     def next_frame(self, live: LiveSession) -> bytes | None:
         """What to send next; None: nothing for now. Raises `ConnectionLost` when the own store failed."""
         replica, peer = self._of(live)

@@ -23,12 +23,13 @@ from swarm.block_server import ServePolicy
 from swarm.connection import LiveSession
 from swarm.errors import PeerTooSlow, SessionRefused
 from swarm.fetcher import Fetcher
-from swarm.limits import HANDSHAKES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
+from swarm.limits import HANDSHAKES_MAX, HELD_BYTES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
 from swarm.network import Network, Stream
 from swarm.replication.ledger import Ledger
 from swarm.replication.messages import NONCE_BYTES, Reason
 from swarm.replication.session import Session
 from swarm.replication.session_events import BlockCame, BlockRefused, HoldsTold
+from swarm.replication.shares import Shares
 from swarm.replication.tables import TableId
 from swarm.replicator import Replicator
 from swarm.stats import Counters, PeerRecords
@@ -68,6 +69,10 @@ class Sessions:
         self._streams: Counter[PeerId] = Counter()
         self._opening: dict[LiveSession, None] = {}
         """Sessions in their handshake, oldest first."""
+        self._held: dict[LiveSession, int] = {}
+        """Bytes that each session keeps for its peer, and all of them."""
+        self._held_bytes = 0
+        self._shares = Shares()
         self.ledger = Ledger()
         self.records = PeerRecords()
         self.watcher: Watcher | None = None
@@ -77,6 +82,16 @@ class Sessions:
         """Speak about `key` from here on."""
         self._logs[discovery_key(key)] = key
         self._open.setdefault(key, {})
+
+    @property
+    def held_bytes(self) -> int:
+        """What sessions keep for their peers."""
+        return self._held_bytes
+
+    @property
+    def waits(self) -> int:
+        """How often a peer was not read from for a while, because it took our time for nothing."""
+        return self._shares.waits
 
     @property
     def logs(self) -> list[LogKey]:
@@ -161,6 +176,7 @@ class Sessions:
             _log.exception("session with %s failed", peer)
         finally:
             self._opening.pop(live, None)
+            self._held_bytes -= self._held.pop(live, 0)
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
@@ -212,6 +228,16 @@ class Sessions:
 
     def _is_registered(self, live: LiveSession) -> bool:
         return live.log is not None and self._open[live.log].get(live.remote) is live
+
+    def on_work(self, live: LiveSession, seconds: float, held: int) -> float:
+        if self._is_registered(live):
+            held += self._replicator.bytes_held(live)
+        self._held_bytes += held - self._held.get(live, 0)
+        self._held[live] = held
+        if self._held_bytes > HELD_BYTES_MAX:
+            max(self._held, key=self._held.__getitem__).abandon()
+            self._totals.sessions_crowded_out += 1
+        return self._shares.charge(live.remote, seconds, trio.current_time())
 
     def on_heard(self, live: LiveSession) -> None:
         self._fetcher.on_heard(live)

@@ -87,6 +87,10 @@ class SwarmStats:
     peers_banned: int
     bans: int
     """Peers that are banned now."""
+    held_up: int
+    """How often a peer was not read from for a while, because it took the processor for nothing."""
+    held_bytes: int
+    """What sessions keep for their peers: parts of frames, answers that are not taken, entries that wait."""
     finder: FinderStats
     network: NetworkStats
 

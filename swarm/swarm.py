@@ -321,6 +321,8 @@ class Swarm:
             sessions_crowded_out=totals.sessions_crowded_out,
             peers_banned=totals.peers_banned,
             bans=self._sessions.ledger.count_banned(trio.current_time()),
+            held_up=self._sessions.waits,
+            held_bytes=self._sessions.held_bytes,
             finder=self._finder.statistics(),
             network=NetworkStats() if self._network is None else self._network.statistics(),
         )

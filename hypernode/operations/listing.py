@@ -90,6 +90,8 @@ def show_status(node: Node) -> Mapping[str, Any]:
             "sessions_crowded_out": seen.sessions_crowded_out,
             "peers_banned": seen.peers_banned,
             "bans": seen.bans,
+            "held_up": seen.held_up,
+            "held_bytes": seen.held_bytes,
         },
     }
 

@@ -161,7 +161,7 @@ class Session:
     def is_between_frames(self) -> bool:
         return self._frames.is_between_frames
 
-    def receive(self, data: bytes) -> list[Event]:
+    def receive(self, data: bytes | memoryview) -> list[Event]:
         """What `data` means, in order. Raises `PeerMisbehaved`, or `PeerTooSlow` when it does not read its answers."""
         try:
             for frame in self._frames.feed(data):
