@@ -23,7 +23,7 @@ import trio
 from hyperlog.errors import HyperError
 from hyperlog.ids import BlockId, LogKey
 from hyperlog.lanes import Lane
-from swarm.addresses import parse_address
+from swarm.addresses import PeerId, parse_address
 from swarm.announcer import Announcer, FindTable, find_no_table
 from swarm.block_server import BlockBook, ServePolicy
 from swarm.fetcher import Fetcher, FetchPolicy
@@ -31,6 +31,7 @@ from swarm.finder import Finder, Finding
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
+from swarm.peer_views import PeerView, peer_views
 from swarm.reach import Reach, ReachSetup
 from swarm.remembered import NoMemory, PeerMemory
 from swarm.replication.tables import Table, TableId
@@ -302,7 +303,7 @@ class Swarm:
     def statistics(self) -> SwarmStats:
         totals = self._totals
         return SwarmStats(
-            peer_id=None if self._network is None else self._network.peer_id,
+            peer_id=self._peer_id,
             addresses=self.addresses(),
             logs=tuple(self._log_stats(key) for key in self._sessions.logs),
             peers=self._peer_stats(),
@@ -326,6 +327,24 @@ class Swarm:
             finder=self._finder.statistics(),
             network=NetworkStats() if self._network is None else self._network.statistics(),
         )
+
+    def peers_of(self, key: LogKey) -> tuple[PeerView, ...]:
+        """All that is known of the peers of a joined log, connected ones first."""
+        known = [one for one in self._membership.known(key) if one.address.peer != self._peer_id]
+        banned = {
+            peer: self._sessions.records.of(peer).fault or "it lied"
+            for peer in {one.address.peer for one in known}
+            if self._sessions.is_banned(peer)
+        }
+        return peer_views(self._sessions.of(key), known, self._membership.failures(key), banned, trio.current_time())
+
+    def neighbours(self) -> list[PeerId]:
+        """Nodes that were heard on the local network."""
+        return self._membership.neighbours()
+
+    @property
+    def _peer_id(self) -> PeerId | None:
+        return None if self._network is None else self._network.peer_id
 
     def _log_stats(self, key: LogKey) -> LogStats:
         return LogStats(
