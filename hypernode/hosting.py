@@ -15,6 +15,7 @@ import trio
 
 from hyperlog.errors import StoreLocked
 from hyperlog.repository import Repository, open_repository
+from hypernode.adopting import adopt
 from hypernode.api.client import Client, Dial, answers
 from hypernode.api.requests import Request
 from hypernode.api.server import Call, serve_socket, serve_stream
@@ -56,6 +57,7 @@ class Guests:
 async def host_node(config: Config, repository: Repository, notify: Notify) -> AsyncIterator[Client]:
     """Be the node of the home that `repository` is; a client of it. `notify` hears of leaving having to wait."""
     async with open_node(config, repository, is_daemon=False) as node, trio.open_nursery() as nursery:
+        await adopt(node)
         guests = Guests(node)
         await nursery.start(partial(serve_socket, config.socket, guests.operate))
         yield Client(_dial_within(node, nursery))

@@ -21,6 +21,7 @@ from typing import Final
 
 import trio
 
+from hypernode.claims import Claim
 from hypernode.config import Config
 from hypernode.limits import (
     CLOSE_SECONDS,
@@ -37,11 +38,17 @@ from images.manifest_store import ManifestRef
 from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
 from vmhost.errors import MountFailed, ReadDeadline
 from vmhost.host_probe import Purpose, require
-from vmhost.image_mount import CONTAINER_LOWER, READ_ONLY_VIEW, mount_image, mount_overlay, mount_tmpfs
-from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
+from vmhost.image_mount import (
+    CONTAINER_LOWER,
+    READ_ONLY_VIEW,
+    inherit_image,
+    mount_image,
+    mount_overlay,
+    mount_tmpfs,
+    standing,
+)
 from vmhost.read_ahead import ReadAhead
-from vmhost.stale import clear_crashed_run
-from vmhost.tree_view import detach_as_user, mount_tree
+from vmhost.tree_view import mount_tree
 
 _log: Final = logging.getLogger("hypernode.mounts")
 _SERVER_DEADLINE_SECONDS: Final = 86400.0
@@ -183,6 +190,49 @@ class ImageMounts:
             ):
                 yield
 
+    async def take_over(self, connection: int, images: Sequence[tuple[MountableImage, Claim]]) -> None:
+        """Go on serving the mounts of a killed node: its FUSE connection, and the images that stand on it."""
+        server = self._make_server()
+        async with self._changing:
+            for image, claim in images:
+                shared = _Shared(DeadlineBlob(image.blob, claim.read_deadline), self._place_of(image))
+                blobs = [(image.name, shared.blob, claim.nodes[image.name])]
+                await self._nursery.start(self._hold_shared, image, shared, inherit_image(server, blobs, shared.target))
+            # Only now: a read of a blob that is not known yet would fail.
+            await self._nursery.start(server.run, connection)
+            self._server = server
+
+    @contextlib.asynccontextmanager
+    async def inherited_root(
+        self, image: MountableImage, place: Path, deadline: float, on_failure: OnReadFailure
+    ) -> AsyncIterator[None]:
+        """The writable root at `place` that a killed node made; undone at the end, as `container_root` does it."""
+        try:
+            with self._listening(image.name, on_failure):
+                async with (
+                    self._lower(image, deadline, traced=False),
+                    standing(str(place / "memory")),
+                    standing(str(place / "root")),
+                ):
+                    yield
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, place, ignore_errors=True))
+
+    def held_nodes(self, image: MountableImage) -> dict[str, int]:
+        """The blobs of a mounted image by name, with their FUSE node ids."""
+        assert self._server is not None
+        return {image.name: self._server.node_of(image.name)}
+
+    @property
+    def connection(self) -> int:
+        """The descriptor of the FUSE connection; an image is mounted."""
+        assert self._server is not None
+        return self._server.descriptor
+
+    def _place_of(self, image: MountableImage) -> str:
+        return str(self._config.run / "images" / image.name)
+
     @contextlib.asynccontextmanager
     async def _recorded(self, image: MountableImage, name: str, blob: DeadlineBlob, target: str) -> AsyncIterator[str]:
         async with self._changing:
@@ -203,8 +253,16 @@ class ImageMounts:
         async with self._changing:
             shared = self._shared.get(image.name)
             if shared is None:
-                shared = _Shared(DeadlineBlob(image.blob, deadline), str(self._config.run / "images" / image.name))
-                await self._nursery.start(self._mount_shared, image, shared)
+                shared = _Shared(DeadlineBlob(image.blob, deadline), self._place_of(image))
+                mounting = mount_image(
+                    await self._serving(),
+                    [(image.name, shared.blob)],
+                    metadata_path=str(image.metadata),
+                    target=shared.target,
+                    flags=CONTAINER_LOWER,
+                    read_ahead=shared.read_ahead,
+                )
+                await self._nursery.start(self._hold_shared, image, shared, mounting)
             shared.users += 1
             if shared.idle is not None:
                 shared.idle.cancel()
@@ -254,21 +312,18 @@ class ImageMounts:
                 shared.idle.cancel()
                 shared.idle = None
 
-    async def _mount_shared(
-        self, image: MountableImage, shared: _Shared, *, task_status: trio.TaskStatus[None]
+    async def _hold_shared(
+        self,
+        image: MountableImage,
+        shared: _Shared,
+        mounting: contextlib.AbstractAsyncContextManager[str],
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
-        server = await self._serving()
         is_up = False
         try:
             with shared.leave:
-                async with mount_image(
-                    server,
-                    [(image.name, shared.blob)],
-                    metadata_path=str(image.metadata),
-                    target=shared.target,
-                    flags=CONTAINER_LOWER,
-                    read_ahead=shared.read_ahead,
-                ):
+                async with mounting:
                     self._shared[image.name] = shared
                     is_up = True
                     task_status.started()
@@ -284,14 +339,17 @@ class ImageMounts:
     async def _serving(self) -> BlobServer:
         """The FUSE server, started when first needed; the caller holds `_changing`."""
         if self._server is None:
-            server = BlobServer(
-                str(self._config.run / "fuse"),
-                on_read_failure=self._tell,
-                read_deadline_seconds=_SERVER_DEADLINE_SECONDS,
-            )
+            server = self._make_server()
             await self._nursery.start(server.run)
             self._server = server
         return self._server
+
+    def _make_server(self) -> BlobServer:
+        return BlobServer(
+            str(self._config.run / "fuse"),
+            on_read_failure=self._tell,
+            read_deadline_seconds=_SERVER_DEADLINE_SECONDS,
+        )
 
     @contextlib.contextmanager
     def _listening(self, name: str, on_failure: OnReadFailure) -> Iterator[None]:
@@ -335,27 +393,3 @@ async def _writable(lower: str, place: Path, volume: Path | None) -> AsyncIterat
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def clear_leftovers(config: Config) -> None:
-    """End, unmount and remove what a crashed node left under its run directory. Blocks; the home's lock is held."""
-    if not config.run.exists():
-        return
-    clear_crashed_run(str(config.run))
-    if mounts_under(read_mounts(), str(config.run)):
-        raise MountFailed(f"something is still mounted under {config.run}", "unmount it, and try again")
-    shutil.rmtree(config.run, ignore_errors=True)
-
-
-def clear_view(config: Config, directory: str) -> None:
-    """Unmount a view that a crashed node left at `directory`; what others mounted there meanwhile stays. Blocks."""
-    point = mounted_at(directory)
-    if point is None:
-        return
-    if point.filesystem == "erofs" and point.source.startswith((str(config.erofs), "/dev/loop")):
-        clear_stale(directory)
-    elif point.filesystem == "fuse" and point.source == "hypernode":
-        if os.geteuid() == 0:
-            clear_stale(directory)
-        else:
-            detach_as_user(directory)

@@ -38,6 +38,9 @@ CLOSE_SECONDS: Final = 10.0
 
 DRAIN_NOTICE_SECONDS: Final = 1.0
 
+ADOPT_SECONDS: Final = 10.0
+"""Opening an image of a killed node's container again, from what is here; its reads wait meanwhile."""
+
 OPENED_IMAGES_MAX: Final = 4
 """Decoded manifests kept for the next boot: one of 10 000 files takes some 10 MB."""
 

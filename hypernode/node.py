@@ -16,7 +16,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -25,9 +25,11 @@ from hyperlog.ids import LogKey
 from hyperlog.keys import read_secret, write_secret
 from hyperlog.repository import Repository
 from hypernode.ahead import Completions
+from hypernode.claims import Inherited
 from hypernode.config import Config
 from hypernode.gate import Gate
-from hypernode.image_mounts import ImageMounts, clear_leftovers, clear_view
+from hypernode.image_mounts import ImageMounts
+from hypernode.leftovers import clear_leftovers, clear_view
 from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE_SECONDS
 from hypernode.opened import OpenedImages
 from hypernode.records import Records
@@ -35,6 +37,9 @@ from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
 from swarm.swarm import Swarm, SwarmConfig
+
+if TYPE_CHECKING:
+    from hypernode.adopting import Ward
 
 _SEED_BYTES: Final = 32
 
@@ -56,6 +61,10 @@ class Node:
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""
+        self.inherited: Inherited | None = None
+        """What a killed node left in use, for `adopting.adopt`."""
+        self.wards: dict[str, Ward] = {}
+        """Containers taken over from it, by their root."""
         self.volumes = VolumeStore(config.volumes)
         self.gate = Gate()
         self._held: Counter[ManifestRef] = Counter()
@@ -92,7 +101,7 @@ class Node:
 async def open_node(config: Config, repository: Repository, *, is_daemon: bool) -> AsyncIterator[Node]:
     """Run a node on `repository`, which is closed at the end. What a crashed one left mounted is cleared first."""
     with repository:
-        await trio.to_thread.run_sync(_clear_crash, config, Records(repository.records))
+        inherited = await trio.to_thread.run_sync(_clear_crash, config, Records(repository.records))
         settings = SwarmConfig(
             identity_seed=_identity_seed(config),
             listen=config.listen,
@@ -105,6 +114,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             await ground.start(swarm.run)
             async with trio.open_nursery() as mounts:
                 node = Node(config, repository, swarm, is_daemon=is_daemon, mounts=mounts)
+                node.inherited = inherited
                 for log in repository.logs.list():
                     if log.length:  # else somebody once asked for a key that nobody had
                         node.join(log.key)
@@ -114,12 +124,13 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             ground.cancel_scope.cancel()
 
 
-def _clear_crash(config: Config, records: Records) -> None:
-    clear_leftovers(config)
+def _clear_crash(config: Config, records: Records) -> Inherited | None:
+    inherited = clear_leftovers(config)
     VolumeStore(config.volumes).clear()
     for directory in records.mounts():
         clear_view(config, directory)
         records.forget_mount(directory)
+    return inherited
 
 
 def _identity_seed(config: Config) -> bytes:

@@ -88,6 +88,39 @@ def _mount_tuned(read_ahead: ReadAhead, mounting: Callable[[], None]) -> None:
         mounting()
 
 
+@asynccontextmanager
+async def inherit_image(
+    server: BlobServer, blobs: Sequence[tuple[str, BlobFile, int]], target: str
+) -> AsyncIterator[str]:
+    """The EROFS that stands at `target` since before this process, and must; on leaving it is undone as above.
+
+    `blobs`: (name, blob, FUSE node id) of each device. The server need not run yet.
+    """
+    served: list[str] = []
+    try:
+        for name, blob, node in blobs:
+            server.add(name, blob, node=node)
+            served.append(name)
+        try:
+            yield target
+        finally:
+            with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+                _stop_serving(server, served)
+                await unmount_patiently(target)
+    finally:
+        _stop_serving(server, served)
+
+
+@asynccontextmanager
+async def standing(target: str) -> AsyncIterator[str]:
+    """What stands mounted at `target` since before this process, if anything; unmounted on leaving."""
+    try:
+        yield target
+    finally:
+        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+            await unmount_patiently(target)
+
+
 def _stop_serving(server: BlobServer, names: list[str]) -> None:
     while names:
         server.remove(names.pop())

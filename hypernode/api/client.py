@@ -43,6 +43,9 @@ class Held:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
         await self._stream.aclose()
 
     async def release(self) -> None:

@@ -79,6 +79,14 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejoin:
+    """Held: what `Boot` promised, from the node that took the container with this `root` over from a killed one."""
+
+    op: ClassVar[str] = "rejoin"
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
     """A read-only view of `link` at `directory`. Held unless the node is a daemon, which keeps it until `Unmount`."""
 
@@ -124,9 +132,9 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-Request = VersionRequest | Share | Seed | Boot | Mount | Unmount | Images | ShowLog | Status | Export
+Request = VersionRequest | Share | Seed | Boot | Rejoin | Mount | Unmount | Images | ShowLog | Status | Export
 
 REQUESTS: Final[dict[str, type[Request]]] = {
     request.op: request
-    for request in (*VERSION_REQUESTS, Share, Seed, Boot, Mount, Unmount, Images, ShowLog, Status, Export)
+    for request in (*VERSION_REQUESTS, Share, Seed, Boot, Rejoin, Mount, Unmount, Images, ShowLog, Status, Export)
 }

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +25,11 @@ from hypernode.api.requests import Request
 from hypernode.api.socket_path import short_path
 from hypernode.errors import BadRequest, NodeBusy, expected, first_leaf
 from hypernode.limits import API_CONNECTIONS_MAX, API_REQUEST_SECONDS, CLOSE_SECONDS
+from vmhost.lifeline import LivingProcess
 
 _log: Final = logging.getLogger("hypernode.api")
 _BACKLOG: Final = 64
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
 
 
 class Call:
@@ -45,6 +48,14 @@ class Call:
         """Say `ready` and wait until the client releases. Its going away cancels the operation instead."""
         await self.event("ready", **ready)
         await self._released.wait()
+
+    def client(self) -> LivingProcess | None:
+        """The process on the other side, if it is another one on this host and not in a container of its own."""
+        if not isinstance(self._stream, trio.SocketStream):
+            return None
+        raw = self._stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid = _CREDENTIALS.unpack(raw)[0]
+        return LivingProcess.find(pid) if pid not in (0, os.getpid()) else None
 
     def release(self) -> None:
         self._released.set()

@@ -12,17 +12,19 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import trio
 
 from hyperlog.errors import Refused
-from hypernode.api.client import Held
+from hypernode.api.client import Held, OnEvent, ignore_events
 from hypernode.api.codec import Json
 from hypernode.api.requests import Boot
+from hypernode.cli.lifeline import Lifeline, lifeline
 from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
 from hypernode.config import Config
+from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.stopwatch import Stopwatch
 from vmhost.console import run_container
@@ -68,8 +70,9 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         with EventPrinter() as printer:
             held = await node.client.hold(request, printer)
         watch.lap("request")
-        async with held:
-            status, figures = await _run(held, make_spec(held.ready), watch)
+        with lifeline(config, held.ready) as line:
+            async with _Tie(held, line) as tie:
+                status, figures = await _run(tie, make_spec(held.ready), watch)
         watch.lap("ending")
     timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
     figures["timings"] = timings
@@ -108,8 +111,55 @@ def _rate(text: str | None) -> int | None:
     return rate
 
 
-async def _run(held: Held, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Json]:
-    """The exit status and the transfer figures. The node's going away ends the container with `NodeGone`."""
+class _Tie:
+    """What ties the container to its node, or to the one after it."""
+
+    def __init__(self, held: Held, line: Lifeline | None) -> None:
+        self.ready = held.ready
+        self.on_event: OnEvent = ignore_events
+        self._held = held
+        self._line = line
+        self._done = trio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._held.aclose()
+
+    async def wait_result(self) -> Json:
+        """The figures once it is released; none if there is no node then. Raises `NodeGone` when a node ended."""
+        while True:
+            self._held.on_event = self.on_event
+            try:
+                return await self._held.wait_result()
+            except NodeGone:
+                if self._done.is_set():
+                    return {}
+                if self._line is None:
+                    raise
+            await self._held.aclose()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
+                self._held = await self._line.regain()
+                nursery.cancel_scope.cancel()
+            if self._line.is_waiting:
+                note("the node is not back; what it mounted is cleared away when it starts")
+                return {}
+            if self._done.is_set():
+                await self._held.release()
+
+    async def release(self) -> None:
+        self._done.set()
+        await self._held.release()
+
+    async def _stop_waiting(self, waiting: trio.CancelScope) -> None:
+        await self._done.wait()
+        waiting.cancel()
+
+
+async def _run(held: _Tie, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Json]:
+    """The exit status and the transfer figures. The node's end in order ends the container with `NodeGone`."""
     figures: Json = {key: held.ready[key] for key in ("link", "version", "image_bytes")}
     figures["first_output_seconds"] = figures["container_seconds"] = None
     failures = 0

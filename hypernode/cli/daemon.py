@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from hyperlog.repository import open_repository
+from hypernode.adopting import adopt
 from hypernode.api.server import serve_socket
 from hypernode.budget import keep_budget, parse_size
 from hypernode.config import Config
@@ -25,6 +26,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
+            await adopt(node)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
             if budget is not None:
                 work.start_soon(keep_budget, node, budget)

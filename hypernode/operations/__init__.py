@@ -7,11 +7,11 @@ from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
 from hypernode.api.export_requests import Export
-from hypernode.api.requests import Boot, Images, Mount, Request, Seed, Share, ShowLog, Status, Unmount
+from hypernode.api.requests import Boot, Images, Mount, Rejoin, Request, Seed, Share, ShowLog, Status, Unmount
 from hypernode.api.server import Call
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
-from hypernode.operations.booting import boot, mount, unmount
+from hypernode.operations.booting import boot, mount, rejoin, unmount
 from hypernode.operations.exporting import export
 from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.sharing import seed, share
@@ -27,6 +27,8 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return await seed(node, call)
         case Boot():
             return await boot(node, request, call)
+        case Rejoin():
+            return await rejoin(node, request, call)
         case Mount():
             return await mount(node, request, call)
         case Unmount():

@@ -12,11 +12,13 @@ from typing import Any
 import trio
 
 from hyperlog.errors import Conflict, NotFound, Refused
+from hyperlog.ids import to_text
 from hyperlog.link import Link
 from hyperlog.log import Log
 from hypernode.ahead import Start, beside_a_boot
-from hypernode.api.requests import Boot, Mount, Unmount
+from hypernode.api.requests import Boot, Mount, Rejoin, Unmount
 from hypernode.api.server import Call
+from hypernode.claims import Claim, write_claim
 from hypernode.errors import NotMounted
 from hypernode.image_mounts import OnReadFailure
 from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
@@ -31,6 +33,7 @@ from images.reader import BlobReader
 from images.source import StoredSource
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, findings, observe, require
+from vmhost.lifeline import can_be_held
 from vmhost.mount_syscalls import in_mount_thread, mounted_at
 
 
@@ -65,14 +68,10 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
         )
         root = await stack.enter_async_context(mounting)
         image.watch.lap("mount")
-        await call.hold(root=root, timings=image.watch.laps, argv=_argv(request, image.resolved), **_describe(image))
-    counted, before = image.source.statistics(), image.counted_before
-    figures: dict[str, Any] = {
-        "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
-        "blocks_fetched": counted.fetched - before.fetched,
-        "blocks_local": counted.local - before.local,
-        "traced": start.trace is not None,
-    }
+        lasting = _claim(node, request, call, image, root)
+        argv = _argv(request, image.resolved)
+        await call.hold(root=root, timings=image.watch.laps, argv=argv, **lasting, **_describe(image))
+    figures = {**_moved(node, image, bytes_before), "traced": start.trace is not None}
     if recording is not None and request.record is not None:
         blob = BlobReader(image.manifest, image.source)
         argv = _argv(request, image.resolved)
@@ -82,6 +81,48 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
                 node, image.log, image.resolved, blob, argv, recording.granules, request.record
             )
     return figures
+
+
+def _claim(node: Node, request: Boot, call: Call, image: OpenImage, root: str) -> Mapping[str, Any]:
+    """Let the container outlive this node, if its command is a process of its own: what that needs to know."""
+    client = call.client()
+    if client is None or request.record is not None or not can_be_held():
+        return {}
+    claim = Claim(
+        holder=client,
+        link=Link(image.log.key, to_text(image.resolved.entry)).text,
+        image=image.mountable.name,
+        nodes=node.mounts.held_nodes(image.mountable),
+        read_deadline=request.read_deadline,
+        volume=request.keep,
+    )
+    write_claim(root, claim)
+    return {"connection": [os.getpid(), node.mounts.connection]}
+
+
+async def rejoin(node: Node, request: Rejoin, call: Call) -> Mapping[str, Any]:
+    """Hold what was taken over from a killed node; afterwards tell what it moved since."""
+    ward = node.wards.get(request.root)
+    if ward is None:
+        raise NotMounted("this node has not taken that container over")
+    bytes_before = node.swarm.statistics().bytes_in
+    async with _failures(call) as ward.listener:
+        try:
+            await call.hold()
+        finally:
+            ward.released.set()
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await ward.ended.wait()
+    return _moved(node, ward.image, bytes_before)
+
+
+def _moved(node: Node, image: OpenImage, bytes_before: int) -> Mapping[str, Any]:
+    counted, before = image.source.statistics(), image.counted_before
+    return {
+        "wire_bytes": node.swarm.statistics().bytes_in - bytes_before,
+        "blocks_fetched": counted.fetched - before.fetched,
+        "blocks_local": counted.local - before.local,
+    }
 
 
 def _argv(request: Boot, resolved: Resolved) -> tuple[str, ...]:
