@@ -21,6 +21,14 @@ class BadRequest(Refused):
     """A request that this version of the API does not know."""
 
 
+class RemoteLost(Unavailable):
+    """The connection with the store of a remote mount ended, or could not be made."""
+
+
+class RemoteRefused(Refused):
+    """The store of a remote mount does not let us in, or does not have what was asked for."""
+
+
 class ToolMissing(Refused):
     """A program that hypernode hands work to is not installed."""
 

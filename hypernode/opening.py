@@ -123,7 +123,7 @@ async def open_image(
     node.records.remember_use(link.key, resolved.entry)
     watch.lap("manifest")
     await tell("mounting")
-    metadata = await trio.to_thread.run_sync(partial(_metadata, node.config, manifest))
+    metadata = await trio.to_thread.run_sync(partial(erofs_header, node.config, manifest))
     if opened is None:
         blob = TracedBlob(BlobReader(manifest, source), source)
         mountable = MountableImage(manifest.id.hex(), blob, metadata, reference, manifest)
@@ -156,7 +156,7 @@ async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manife
     return await trio.to_thread.run_sync(join_manifest, reference, payloads)
 
 
-def _metadata(config: Config, manifest: Manifest) -> Path:
+def erofs_header(config: Config, manifest: Manifest) -> Path:
     """The file with the EROFS header of `manifest`. Blocks for the building, once for each manifest."""
     path = config.erofs / f"{manifest.id.hex()}.erofs"
     if path.exists():

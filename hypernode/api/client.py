@@ -48,6 +48,11 @@ class Held:
     async def aclose(self) -> None:
         await self._stream.aclose()
 
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """The connection itself, of a request after whose `ready` it carries another protocol."""
+        return self._stream
+
     async def release(self) -> None:
         """Ask the node to undo it in order; then `wait_result` returns."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

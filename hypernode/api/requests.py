@@ -98,6 +98,20 @@ class Mount:
     refresh: bool = False
     plain: bool = False
     """Through FUSE alone, straight from the manifest, even where EROFS can be mounted."""
+    remote: str | None = None
+    """A store elsewhere that has the image, as `mount --remote` names it; `link` may then be a name it knows."""
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeMounts:
+    """Be the store of a remote mount: after `ready` the connection carries the protocol of docs/REMOTE.md.
+
+    `images` (names or links): those that may be read; empty: all of this home.
+    """
+
+    op: ClassVar[str] = "serve-mounts"
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +146,24 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-Request = VersionRequest | Share | Seed | Boot | Rejoin | Mount | Unmount | Images | ShowLog | Status | Export
+Request = (
+    VersionRequest | Share | Seed | Boot | Rejoin | Mount | ServeMounts | Unmount | Images | ShowLog | Status | Export
+)
 
 REQUESTS: Final[dict[str, type[Request]]] = {
     request.op: request
-    for request in (*VERSION_REQUESTS, Share, Seed, Boot, Rejoin, Mount, Unmount, Images, ShowLog, Status, Export)
+    for request in (
+        *VERSION_REQUESTS,
+        Share,
+        Seed,
+        Boot,
+        Rejoin,
+        Mount,
+        ServeMounts,
+        Unmount,
+        Images,
+        ShowLog,
+        Status,
+        Export,
+    )
 }

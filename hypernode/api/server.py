@@ -21,7 +21,7 @@ import trio
 from hyperlog.errors import HyperError
 from hypernode.api.codec import decode_object, decode_request, encode_event, encode_failure, encode_result
 from hypernode.api.lines import LineReader
-from hypernode.api.requests import Request
+from hypernode.api.requests import Request, ServeMounts
 from hypernode.api.socket_path import short_path
 from hypernode.errors import BadRequest, NodeBusy, expected, first_leaf
 from hypernode.limits import API_CONNECTIONS_MAX, API_REQUEST_SECONDS, CLOSE_SECONDS
@@ -56,6 +56,10 @@ class Call:
         raw = self._stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid = _CREDENTIALS.unpack(raw)[0]
         return LivingProcess.find(pid) if pid not in (0, os.getpid()) else None
+
+    def take_stream(self) -> trio.abc.Stream:
+        """The connection itself, for what speaks another protocol from here on; its client has been told `ready`."""
+        return self._stream
 
     def release(self) -> None:
         self._released.set()
@@ -100,6 +104,8 @@ def _told(error: Exception) -> HyperError:
 async def _run(line: bytes, lines: LineReader, call: Call, operate: Operation) -> Mapping[str, Any]:
     """Run the operation, cancelled when the client goes away."""
     request = decode_request(line)
+    if isinstance(request, ServeMounts):  # whose operation reads the connection itself
+        return await operate(request, call)
     result: Mapping[str, Any] | None = None
     async with trio.open_nursery() as nursery:
 

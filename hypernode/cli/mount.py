@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from hyperlog.errors import Refused
 from hypernode.api.client import Client, answers, dial_socket
 from hypernode.api.requests import Mount, Unmount
 from hypernode.cli.progress import EventPrinter, note
@@ -13,10 +15,15 @@ from hypernode.cli.stop_signals import until_stop_signal
 from hypernode.config import Config
 from hypernode.errors import NotMounted
 from hypernode.exit_codes import EXIT_OK
+from hypernode.remote.token import find_token
 
 
 async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
     """Mount; stay with it unless a daemon keeps it."""
+    if arguments["remote"] is not None and (arguments["peers"] or arguments["refresh"]):
+        raise Refused("--peer and --refresh are for mounts from peers", "a remote mount asks the remote store alone")
+    if arguments["remote"] is None and arguments["token_file"] is not None:
+        raise Refused("--token-file is for --remote tcp://HOST:PORT")
     request = Mount(
         link=arguments["link"],
         directory=str(arguments["directory"].absolute()),
@@ -24,6 +31,8 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
         plain=arguments["plain"],
+        remote=arguments["remote"],
+        token=None if arguments["remote"] is None else find_token(os.environ, arguments["token_file"]),
     )
     async with reach_node(config) as node:
         with EventPrinter() as printer:

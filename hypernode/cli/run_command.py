@@ -34,6 +34,7 @@ _MODULES: Final = {
     "status": "hypernode.cli.listing",
     "mount": "hypernode.cli.mount",
     "unmount": "hypernode.cli.mount",
+    "serve-mounts": "hypernode.cli.serve_mounts",
     "export": "hypernode.cli.export",
     **dict.fromkeys(
         (

@@ -7,13 +7,26 @@ from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
 from hypernode.api.export_requests import Export
-from hypernode.api.requests import Boot, Images, Mount, Rejoin, Request, Seed, Share, ShowLog, Status, Unmount
+from hypernode.api.requests import (
+    Boot,
+    Images,
+    Mount,
+    Rejoin,
+    Request,
+    Seed,
+    ServeMounts,
+    Share,
+    ShowLog,
+    Status,
+    Unmount,
+)
 from hypernode.api.server import Call
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
-from hypernode.operations.booting import boot, mount, rejoin, unmount
+from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.exporting import export
 from hypernode.operations.listing import list_images, show_log, show_status
+from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.sharing import seed, share
 
 
@@ -31,6 +44,8 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return await rejoin(node, request, call)
         case Mount():
             return await mount(node, request, call)
+        case ServeMounts():
+            return await serve_mounts(node, request, call)
         case Unmount():
             return await unmount(node, request)
         case Images():

@@ -1,4 +1,4 @@
-"""Images as file systems: a writable root for a container, a read-only view for people."""
+"""Images as root file systems of containers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import trio
 
-from hyperlog.errors import Conflict, NotFound, Refused
 from hyperlog.ids import to_text
 from hyperlog.link import Link
 from hyperlog.log import Log
 from hypernode.ahead import Start, beside_a_boot
-from hypernode.api.requests import Boot, Mount, Rejoin, Unmount
+from hypernode.api.requests import Boot, Rejoin
 from hypernode.api.server import Call
 from hypernode.claims import Claim, write_claim
 from hypernode.errors import NotMounted
@@ -27,14 +25,12 @@ from hypernode.opening import OpenImage, open_image
 from hypernode.operations.tracing import check_may_record, find_trace, keep_recording
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
-from hypernode.views import View, open_view
 from images.catalog import Resolved
 from images.reader import BlobReader
 from images.source import StoredSource
 from vmhost.blob_server import ReadFailure
-from vmhost.host_probe import Purpose, findings, observe, require
+from vmhost.host_probe import Purpose, require
 from vmhost.lifeline import can_be_held
-from vmhost.mount_syscalls import in_mount_thread, mounted_at
 
 
 async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
@@ -57,7 +53,7 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             nursery = node.mounts_nursery if node.is_daemon else start.nursery
             nursery.start_soon(node.completions.run, image.mountable.reference, image.manifest, image.source)
         volume = None if request.keep is None else await volume_over(node, request.keep, image)
-        on_failure = await stack.enter_async_context(_failures(call))
+        on_failure = await stack.enter_async_context(relaying_failures(call))
         mounting = node.mounts.container_root(
             image.mountable,
             request.read_deadline,
@@ -106,7 +102,7 @@ async def rejoin(node: Node, request: Rejoin, call: Call) -> Mapping[str, Any]:
     if ward is None:
         raise NotMounted("this node has not taken that container over")
     bytes_before = node.swarm.statistics().bytes_in
-    async with _failures(call) as ward.listener:
+    async with relaying_failures(call) as ward.listener:
         try:
             await call.hold()
         finally:
@@ -142,70 +138,6 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 
 
-async def mount(node: Node, request: Mount, call: Call) -> Mapping[str, Any]:
-    """Show the image at a directory: while the request is held, or under a daemon until `unmount`."""
-    plain = await _choose_view(request, call)
-    directory = await in_mount_thread(partial(_check_directory, node, request.directory))
-    async with _failures(call) as on_failure:
-        async with node.gate.passing():
-            image = await _open(node, request, call)
-            view = await open_view(node, image.mountable, directory, request.read_deadline, on_failure, plain=plain)
-        ready = {"directory": directory, "is_daemon": node.is_daemon, "plain": plain, **_describe(image)}
-        if node.is_daemon:
-            view.listener = _ignore  # who asked for it goes away, the view stays
-            await call.event("ready", **ready)
-        else:
-            await _hold_view(view, call, ready)
-    return {}
-
-
-async def _choose_view(request: Mount, call: Call) -> bool:
-    """Whether to show the image without EROFS: if asked to, or if that is what this host and user can do."""
-    if request.plain:
-        return True
-    host = observe()
-    problems = findings(host, Purpose.MOUNT)
-    if problems and not findings(host, Purpose.VIEW):
-        await call.event("note", text=f"showing it as a plain FUSE file system: {problems[0].message}")
-        return True
-    require(Purpose.MOUNT)
-    return False
-
-
-async def unmount(node: Node, request: Unmount) -> Mapping[str, Any]:
-    """End the view at a directory; returns when it is gone."""
-    directory = await in_mount_thread(partial(os.path.realpath, request.directory))
-    view = node.views.get(directory)
-    if view is None:
-        raise NotMounted(f"this node has nothing mounted at {directory}", "`hypernode status` lists its mounts")
-    await view.close()
-    return {}
-
-
-async def _open(node: Node, request: Boot | Mount, call: Call) -> OpenImage:
-    async def tell(stage: str) -> None:
-        await call.event("stage", stage=stage)
-
-    return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell)
-
-
-async def _hold_view(view: View, call: Call, ready: Mapping[str, Any]) -> None:
-    """Until the client releases, or somebody unmounts it."""
-    try:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await view.ended.wait()
-                call.release()
-
-            nursery.start_soon(watch)
-            await call.hold(**ready)
-            nursery.cancel_scope.cancel()
-    finally:
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            await view.close()
-
-
 def _describe(image: OpenImage) -> Mapping[str, Any]:
     version = image.resolved.version
     return {
@@ -222,24 +154,8 @@ def _describe(image: OpenImage) -> Mapping[str, Any]:
     }
 
 
-def _check_directory(node: Node, text: str) -> str:
-    directory = os.path.realpath(text)
-    if not os.path.isdir(directory):
-        exists = os.path.lexists(directory)
-        raise (Refused if exists else NotFound)(f"{text} is not a directory", "make an empty one to mount at")
-    if directory in node.views or mounted_at(directory) is not None:
-        raise Conflict(f"something is mounted at {directory} already", f"hypernode unmount {directory}")
-    if os.listdir(directory):
-        raise Refused(f"{directory} is not empty", "mount at an empty directory")
-    return directory
-
-
-def _ignore(_failure: ReadFailure) -> None:
-    """The listener of a view nobody waits with: the server's log tells of failures."""
-
-
 @asynccontextmanager
-async def _failures(call: Call) -> AsyncIterator[OnReadFailure]:
+async def relaying_failures(call: Call) -> AsyncIterator[OnReadFailure]:
     """A listener that tells the client of reads that failed; with many at once, of as many as fit the queue."""
     sender, receiver = trio.open_memory_channel[ReadFailure](EVENTS_QUEUED_MAX)
 

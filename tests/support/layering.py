@@ -26,11 +26,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # foreign library → path prefixes of the files that may import it
 DOORS: dict[str, tuple[str, ...]] = {
     "nacl": ("hyperlog/keys.py",),
-    "cryptography": ("hyperlog/sealing.py", "swarm/net/channel.py"),
+    "cryptography": ("hyperlog/sealing.py", "swarm/net/channel.py", "hypernode/remote/noise.py"),
     "rocksdict": ("hyperlog/rocks.py",),
     "blake3": ("hyperlog/hashing.py",),
     "zstandard": ("images/compression.py",),
     "libp2p": ("swarm/net/",),
+    "noise": ("hypernode/remote/noise.py",),
     "multiaddr": ("swarm/net/",),
     "zeroconf": ("swarm/net/",),
     "google": ("swarm/net/nat/messages.py",),

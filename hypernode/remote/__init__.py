@@ -1,0 +1,1 @@
+"""Remote mounts: the file system here, the store there (docs/REMOTE.md)."""
