@@ -33,6 +33,7 @@ from hypernode.leftovers import clear_leftovers, clear_view
 from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE_SECONDS
 from hypernode.opened import OpenedImages
 from hypernode.records import Records
+from hypernode.tables import finder
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
@@ -106,10 +107,17 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             identity_seed=_identity_seed(config),
             listen=config.listen,
             mdns=config.mdns,
+            reach=config.reach,
             on_demand=not is_daemon,
             give_up_seconds=max(PATIENCE_SECONDS, config.read_deadline),
         )
-        swarm = Swarm(repository.logs, repository.blocks, settings, ban_book=Records(repository.records))
+        swarm = Swarm(
+            repository.logs,
+            repository.blocks,
+            settings,
+            ban_book=Records(repository.records),
+            find_table=finder(repository),
+        )
         async with trio.open_nursery() as ground:
             await ground.start(swarm.run)
             async with trio.open_nursery() as mounts:

@@ -25,6 +25,7 @@ from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_STALL_SECONDS, SYNC
 from hypernode.node import Node
 from hypernode.opened import OpenedImage
 from hypernode.stopwatch import Stopwatch
+from hypernode.tables import tell_table
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
 from images.hot import TracedBlob
@@ -115,6 +116,7 @@ async def open_image(
             begin(log, resolved, source)
         await tell("fetching the manifest")
         manifest = await fetch_manifest(reference, source)
+        await tell_table(node.swarm, link.key, manifest)
     else:
         source, manifest = opened.source, opened.mountable.manifest
         counted_before = source.statistics()

@@ -14,16 +14,21 @@ from hyperlog.errors import StoreFull
 from hyperlog.lanes import Lane
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
+from hypernode.ahead import fetch_ahead
 from hypernode.api.server import Call
 from hypernode.node import Node
 from hypernode.opening import fetch_manifest, find_version
+from hypernode.tables import tell_table
 from images.catalog import Resolved
 from images.manifest import Manifest
 from images.reader import BlobReader
 from images.source import StoredSource
+from images.trace import traces_of
 
 _PROGRESS_SECONDS: Final = 0.1
-_FETCHES: Final = 64
+_FETCHES: Final = 1024
+"""Blocks that are wanted at a time: in a crowd, the rarest of them is fetched first. What is under way at a time is the
+swarm's affair, and far less."""
 _SYNC_BYTES: Final = 64 << 20
 
 
@@ -50,6 +55,7 @@ async def prepare(node: Node, text: str, peers: Sequence[str], call: Call, *, re
     source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
     await tell("fetching the manifest")
     manifest = await fetch_manifest(resolved.version.manifest, source)
+    await tell_table(node.swarm, link.key, manifest)
     node.records.remember_use(link.key, resolved.entry)
     return Prepared(link, log, resolved, manifest, source, BlobReader(manifest, source))
 
@@ -77,6 +83,9 @@ async def fetch_all(node: Node, image: Prepared, call: Call) -> tuple[int, int]:
     async with reporting(call, "fetching", lambda: (progress.done, total)), trio.open_nursery() as nursery:
         for _ in range(min(_FETCHES, len(missing))):
             nursery.start_soon(work)
+    # Its hot blobs too, so that this home can serve the first starts of others; the version is whole without them.
+    for trace in traces_of(image.log, image.resolved.entry, image.manifest.id).by_command.values():
+        await fetch_ahead(image.source, iter(trace.hot), Lane.BACKGROUND)
     await trio.to_thread.run_sync(blocks.sync)
     node.records.remember_use(image.link.key, image.resolved.entry, durable=True)
     return len(missing), sum(size for _, size in missing)
