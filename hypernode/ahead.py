@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -175,14 +175,11 @@ class Completions:
                 del self._running[reference]
                 ended.set()
 
-    @property
-    def references(self) -> list[ManifestRef]:
-        return list(self._running)
-
-    async def cancel(self, reference: ManifestRef) -> None:
-        """Returns when nothing is fetched any more."""
-        found = self._running.get(reference)
-        if found is not None:
-            scope, ended = found
+    async def cancel(self, references: Set[ManifestRef]) -> bool:
+        """End those of `references`; whether there were any. Returns when nothing of them is fetched any more."""
+        ending = [self._running[reference] for reference in references if reference in self._running]
+        for scope, _ in ending:
             scope.cancel()
+        for _, ended in ending:
             await ended.wait()
+        return bool(ending)

@@ -287,6 +287,19 @@ def traces_of(log: Log, version: EntryId, manifest: ManifestId) -> Traces:
     return Traces(found, refused)
 
 
+def hot_blocks(log: Log) -> dict[ManifestId, dict[BlockId, int]]:
+    """The stored bytes of each block of hot blobs that a log tells of, by manifest: what belongs to its versions."""
+    found: dict[ManifestId, dict[BlockId, int]] = {}
+    for _, entry in log.changes():
+        try:
+            trace = _published(entry)
+        except (TraceCorrupt, ImageTooNew):
+            continue
+        if trace is not None and trace.hot:
+            found.setdefault(trace.manifest, {}).update(trace.hot)
+    return found
+
+
 def _published(entry: Entry) -> Trace | None:
     if entry.kind not in (Kind.TRACE, Kind.VALUE):
         return None

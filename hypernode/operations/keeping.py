@@ -8,7 +8,7 @@ by what the logs, records and manifests say at one moment, in which nobody may b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import trio
 
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing, Conflict, HyperError
-from hyperlog.ids import BlockId, EntryId
+from hyperlog.ids import BlockId, EntryId, ManifestId
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.api.server import Call
@@ -29,8 +29,11 @@ from images.catalog import Catalog, Published
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef, load_manifest
 from images.reach import Candidate, Plan, plan_collect, reached
+from images.trace import hot_blocks
 
 _VERIFY_BATCH: Final = 256
+
+HotBlocks = Mapping[ManifestId, Mapping[BlockId, int]]
 
 
 async def pull(node: Node, request: Pull, call: Call) -> Mapping[str, Any]:
@@ -131,6 +134,8 @@ class _Version:
 
     name: str
     reference: ManifestRef
+    hot: Mapping[BlockId, int]
+    """The blocks of its hot blobs."""
     kept: bool
     used: int
 
@@ -161,6 +166,9 @@ async def collect_down_to(node: Node, budget: int, *, dry_run: bool = False) -> 
         plan = await trio.to_thread.run_sync(partial(_plan, node.repository.blocks, versions, held, budget))
         if dry_run:
             return plan, 0
+        if await node.completions.cancel({version.reference for version in versions if version.name in plan.versions}):
+            # Until this moment more came of what is to go: it goes too.
+            plan = await trio.to_thread.run_sync(partial(_plan, node.repository.blocks, versions, held, budget))
         # What was opened in the meantime passed the gate before it was closed, so it is among `held`.
         given = await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
     return plan, given
@@ -176,12 +184,14 @@ def _versions(node: Node) -> list[_Version]:
     bases = {volume.entry for volume in node.volumes.list()}
     found = []
     for log in node.repository.logs.list():
+        hot = hot_blocks(log)
         for published in Catalog.of(log).versions:
             if published.version is not None:
                 found.append(
                     _Version(
                         name=Link(log.key, f"v{published.number}").text,
                         reference=published.version.manifest,
+                        hot=hot.get(published.version.manifest.id, {}),
                         kept=published.entry in bases or is_kept(node, log, published.entry),
                         used=node.records.last_use(log.key, published.entry),
                     )
@@ -205,9 +215,11 @@ def _plan(blocks: BlockStore, versions: list[_Version], held: set[ManifestRef], 
         seen.add(reference)
     candidates = []
     for version in versions:
-        if version.reference not in seen:
+        if version.reference in kept_references:
+            kept.update(version.hot)
+        elif version.reference not in seen:
             seen.add(version.reference)
-            wanted = reached(version.reference, _manifest(blocks, version.reference))
+            wanted = reached(version.reference, _manifest(blocks, version.reference)) | dict(version.hot)
             candidates.append(Candidate(version.name, version.used, wanted.keys()))
     return plan_collect(here, kept, candidates, budget=budget)
 
@@ -221,7 +233,9 @@ def _manifest(blocks: BlockStore, reference: ManifestRef) -> Manifest | None:
 
 async def usage(node: Node) -> Mapping[str, Any]:
     """Stored bytes here of each image: in all, of it alone, and what would be gone without sharing."""
-    logs = [(log, Catalog.of(log).versions, is_any_kept(node, log)) for log in node.repository.logs.list()]
+    logs = [
+        (log, Catalog.of(log).versions, hot_blocks(log), is_any_kept(node, log)) for log in node.repository.logs.list()
+    ]
     return await trio.to_thread.run_sync(partial(_usage, node.repository.blocks, logs))
 
 
@@ -230,12 +244,12 @@ def is_any_kept(node: Node, log: Log) -> bool:
     return any(is_kept(node, log, published.entry) for published in Catalog.of(log).versions)
 
 
-def _usage(blocks: BlockStore, logs: list[tuple[Log, tuple[Published, ...], bool]]) -> dict[str, Any]:
+def _usage(blocks: BlockStore, logs: Sequence[tuple[Log, tuple[Published, ...], HotBlocks, bool]]) -> dict[str, Any]:
     here = dict(blocks.ids())
     images = []
     users: Counter[BlockId] = Counter()
-    for log, versions, kept in logs:
-        per_version = [set(_blocks_of(blocks, published)) & here.keys() for published in versions]
+    for log, versions, hot, kept in logs:
+        per_version = [set(_blocks_of(blocks, published, hot)) & here.keys() for published in versions]
         together = set().union(*per_version)
         users.update(together)
         images.append((log, versions, kept, together, sum(_bytes(here, each) for each in per_version)))
@@ -261,10 +275,11 @@ def _usage(blocks: BlockStore, logs: list[tuple[Log, tuple[Published, ...], bool
     }
 
 
-def _blocks_of(blocks: BlockStore, published: Published) -> Iterator[BlockId]:
+def _blocks_of(blocks: BlockStore, published: Published, hot: HotBlocks) -> Iterator[BlockId]:
     if published.version is not None:
         reference = published.version.manifest
         yield from reached(reference, _manifest(blocks, reference))
+        yield from hot.get(reference.id, ())
 
 
 def _bytes(here: Mapping[BlockId, int], identifiers: Any) -> int:
