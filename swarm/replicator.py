@@ -96,6 +96,10 @@ class Replicator:
         if key not in self._replicas:
             self._replicas[key] = _Replica(self._logs.add_remote(key))
 
+    def has_entries(self, key: LogKey) -> bool:
+        """Whether there is anything of a joined log here."""
+        return self._replicas[key].log.length > 0
+
     def is_waiting(self, key: LogKey) -> bool:
         """Whether a `sync` of `key` is under way."""
         replica = self._replicas.get(key)

@@ -38,7 +38,7 @@ class Origin(StrEnum):
 
 
 class HostGuard:
-    """Counts failed dials by IP address, for all logs. Successes forgive."""
+    """Counts failed dials by IP address, for all logs. A dial that works forgives."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
@@ -119,7 +119,6 @@ class Candidates:
     def settle(self, one: Candidate, now: float, *, worked: bool) -> None:
         """The trial is over: `worked` if a session was open."""
         one.is_out = False
-        self._guard.note(one.address, now, worked=worked)
         one.failures = 0 if worked else one.failures + 1
         if one.failures >= TRIAL_FAILURES_MAX:
             self._known.pop(one.address.text, None)

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hyperlog.ids import DiscoveryKey
-from swarm.addresses import PeerAddress, PeerId, parse_address
+from swarm.addresses import CIRCUIT, PeerAddress, PeerId, parse_address
 from swarm.discovery.limits import (
     PACE_BURST,
     PACE_PER_SECOND,
     PACED_GROUPS_MAX,
+    PORTS_MAX,
     QUESTION_COST,
     RECORD_SECONDS_MAX,
+    RELAYS_MAX,
 )
 from swarm.discovery.messages import Announce, Announced, Answer, Busy, Find, Found, Question
 from swarm.discovery.pace import Pace
 from swarm.discovery.records import Records
 from swarm.discovery.routing import RoutingTable, place_of_key
-from swarm.discovery.scope import IpAddress, group_of, may_pass
+from swarm.discovery.scope import IpAddress, Scope, group_of, host_of, may_pass, scope_of
 from swarm.errors import BadAddress
 
 _TO_TRY_MAX: Final = 64
@@ -78,6 +80,22 @@ class Directory:
 def address_at(peer: PeerId, host: IpAddress, port: int) -> PeerAddress:
     """A TCP port of a peer at an IP address."""
     return PeerAddress(peer, f"/ip{host.version}/{host}/tcp/{port}/p2p/{peer}")
+
+
+def own_ports(addresses: Sequence[str], *, is_here: bool) -> tuple[int, ...]:
+    """The TCP ports of our own addresses that others can dial: of loopback only for who `is_here`, on this host."""
+    wanted = Scope.HOST if is_here else Scope.PRIVATE
+    ports: dict[int, None] = {}
+    for text in addresses:
+        host = host_of(text)
+        if host is not None and CIRCUIT not in text and scope_of(host) >= wanted:
+            ports[int(text.split("/")[4])] = None
+    return tuple(ports)[:PORTS_MAX]
+
+
+def own_relays(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Our own addresses behind relays, without our peer id."""
+    return tuple(text.rpartition("/p2p/")[0] for text in addresses if CIRCUIT in text)[:RELAYS_MAX]
 
 
 def reachable_at(announce: Announce, peer: PeerId, seen_at: IpAddress) -> tuple[PeerAddress, ...]:

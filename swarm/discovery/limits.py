@@ -83,6 +83,16 @@ PROVIDE_EVERY_SECONDS: Final = 2700.0
 PROVIDE_PAUSE_SECONDS: Final = 1.0
 """Between the lookups of two keys: with a thousand logs, 17 minutes for all."""
 
+NODE_RETRY_SECONDS: Final = 5.0
+NODE_RETRY_SECONDS_MAX: Final = 300.0
+"""A known node that failed is left alone for so long, doubling; not while somebody waits for a log."""
+
+LOOK_SECONDS: Final = 1.0
+"""How soon it is seen that there is something new to announce."""
+
+SEARCH_SECONDS: Final = 10.0
+"""For one search, whoever does not answer."""
+
 SEARCH_FIRST_SECONDS: Final = 1.0
 SEARCH_WANTED_SECONDS_MAX: Final = 10.0
 SEARCH_IDLE_SECONDS: Final = 600.0
@@ -114,6 +124,7 @@ HOST_FAILURES_SECONDS: Final = 60.0
 
 EXCHANGED_PEERS_MAX: Final = 16
 EXCHANGE_BODY_BYTES_MAX: Final = 16 << 10
-EXCHANGE_EVERY_SECONDS: Final = 60.0
+EXCHANGE_EVERY_SECONDS: Final = 10.0
+EXCHANGE_LOOK_SECONDS: Final = 1.0
 EXCHANGE_BURST: Final = 4
 """Frames that may come at once, then one each half `EXCHANGE_EVERY_SECONDS`; more are not looked at."""

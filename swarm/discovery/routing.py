@@ -59,7 +59,7 @@ class RoutingTable:
     """Nodes that have answered us, in buckets by distance; the longest unheard of come first in each."""
 
     def __init__(self, own: PeerId) -> None:
-        self._own = own
+        self.own = own
         self._place = place_of(own)
         self._buckets: dict[int, dict[PeerId, _Node]] = {}
 
@@ -68,7 +68,7 @@ class RoutingTable:
 
     def answered(self, address: PeerAddress) -> None:
         """A node answered at `address`."""
-        if address.peer == self._own:
+        if address.peer == self.own:
             return
         place = place_of(address.peer)
         bucket = self._buckets.setdefault(_BITS - (place ^ self._place).bit_length(), {})
