@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from hyperlog.errors import Refused
 from hypernode.limits import READ_DEADLINE_SECONDS
+from swarm.reach import ReachSetup
 
 DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
 _OFF: Final = frozenset({"0", "no", "off", "false"})
@@ -23,6 +24,7 @@ class Config:
     home: Path
     listen: tuple[str, ...] = DEFAULT_LISTEN
     mdns: bool = True
+    reach: ReachSetup = field(default_factory=ReachSetup)
     read_deadline: float = READ_DEADLINE_SECONDS
     state: Path | None = None
     """A directory outside of the home, so that a home restored from a backup is recognised (hyperlog/lineage.py)."""
@@ -77,6 +79,7 @@ def make_config(
     home: Path | None = None,
     listen: tuple[str, ...] = (),
     mdns: bool | None = None,
+    relay: bool = False,
     read_deadline: float | None = None,
 ) -> Config:
     """The configuration from flags (the arguments), `environment` and defaults. Raises `Refused` on odd values."""
@@ -91,6 +94,12 @@ def make_config(
         home=home.absolute() if home else default_home(environment),
         listen=listen or from_environment or DEFAULT_LISTEN,
         mdns=mdns,
+        reach=ReachSetup(
+            offer_relay=relay or _switch(environment, "HYPERNODE_RELAY", default=False),
+            use_relays=_switch(environment, "HYPERNODE_USE_RELAYS", default=True),
+            punch=_switch(environment, "HYPERNODE_PUNCH", default=True),
+            map_ports=_switch(environment, "HYPERNODE_UPNP", default=True),
+        ),
         read_deadline=read_deadline,
         state=default_state(environment),
     )

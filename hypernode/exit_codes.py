@@ -7,6 +7,9 @@ from typing import Final
 EXIT_OK: Final = 0
 EXIT_BUG: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_UNWELL: Final = 8
+"""`doctor` found something that does not work."""
+
 EXIT_BOOT_FAILED: Final = 125
 """`boot` passes the container's status through, so its own failures get one that programs do not use (as Docker)."""
 EXIT_NOT_EXECUTABLE: Final = 126

@@ -16,6 +16,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -107,7 +108,8 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             identity_seed=_identity_seed(config),
             listen=config.listen,
             mdns=config.mdns,
-            reach=config.reach,
+            # Only who stays asks the router for a port.
+            reach=config.reach if is_daemon else replace(config.reach, map_ports=False),
             on_demand=not is_daemon,
             give_up_seconds=max(PATIENCE_SECONDS, config.read_deadline),
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from hypernode.api.export_requests import Export
+from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -147,13 +148,26 @@ class Status:
 
 
 Request = (
-    VersionRequest | Share | Seed | Boot | Rejoin | Mount | ServeMounts | Unmount | Images | ShowLog | Status | Export
+    VersionRequest
+    | NetworkRequest
+    | Share
+    | Seed
+    | Boot
+    | Rejoin
+    | Mount
+    | ServeMounts
+    | Unmount
+    | Images
+    | ShowLog
+    | Status
+    | Export
 )
 
 REQUESTS: Final[dict[str, type[Request]]] = {
     request.op: request
     for request in (
         *VERSION_REQUESTS,
+        *NETWORK_REQUESTS,
         Share,
         Seed,
         Boot,

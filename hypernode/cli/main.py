@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import main_export, main_mount, main_trace, version_commands
+from hypernode.cli import main_export, main_mount, main_network, main_trace, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
     DeadlineOption,
@@ -34,11 +34,13 @@ from hypernode.cli.share_options import (
 
 _EPILOG: Final = """
 [bold]Exit status[/bold]: 0 done, 2 wrong usage, 3 not found, 4 refused, 5 conflict, 6 unavailable (no peer, disk full),
-7 corrupt data, 130 interrupted. [bold]boot[/bold] passes on the status of the command it ran, and ends with 125 when
-hypernode itself failed.
+7 corrupt data, 8 doctor found a fault, 130 interrupted. [bold]boot[/bold] passes on the status of the command it ran,
+and ends with 125 when hypernode itself failed.
 
 [bold]Environment[/bold]: HYPERNODE_HOME (where images are kept), HYPERNODE_LISTEN (multiaddrs, comma-separated),
-HYPERNODE_MDNS=off (do not look for peers on the local network), HYPERNODE_READ_DEADLINE (seconds).
+HYPERNODE_MDNS=off (do not look for peers on the local network), HYPERNODE_RELAY=on (relay for others),
+HYPERNODE_USE_RELAYS=off, HYPERNODE_PUNCH=off, HYPERNODE_UPNP=off (do not do these to be reached),
+HYPERNODE_READ_DEADLINE (seconds).
 """
 
 app: Final = typer.Typer(
@@ -240,6 +242,9 @@ def daemon(
             help="Disk for blocks (20G): beyond it, what is not kept goes, oldest use first.",
         ),
     ] = None,
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Relay for nodes that nobody can dial, within bounds (see docs/WIRE.md).")
+    ] = False,
     listen: ListenOption = None,
 ) -> None:
     """Run the node for long: seed everything it has, serve the other commands.
@@ -252,8 +257,9 @@ def daemon(
 
         hypernode daemon
         hypernode --home /srv/hypernode daemon --budget 50G --listen /ip4/0.0.0.0/tcp/4001
+        hypernode daemon --relay --listen /ip4/0.0.0.0/tcp/4001
     """
-    run("daemon", budget=budget, listen=listen or [])
+    run("daemon", relay=relay, budget=budget, listen=listen or [])
 
 
 @app.command()
@@ -289,6 +295,7 @@ def status(as_json: JsonOption = False) -> None:
 
 main_mount.register(app)
 version_commands.register(app)
+main_network.register(app)
 main_export.register(app)
 main_trace.register(app)
 

@@ -36,6 +36,8 @@ _MODULES: Final = {
     "unmount": "hypernode.cli.mount",
     "serve-mounts": "hypernode.cli.serve_mounts",
     "export": "hypernode.cli.export",
+    "peers": "hypernode.cli.peers",
+    "doctor": "hypernode.cli.doctor",
     **dict.fromkeys(
         (
             "show",
@@ -73,6 +75,7 @@ def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: M
             home=home,
             listen=tuple(arguments.get("listen") or ()),
             mdns=mdns,
+            relay=bool(arguments.get("relay")),
             read_deadline=arguments.get("read_deadline"),
         )
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
 from hypernode.api.export_requests import Export
+from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.requests import (
     Boot,
     Images,
@@ -27,6 +28,7 @@ from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.exporting import export
 from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.mounting import mount, serve_mounts, unmount
+from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.sharing import seed, share
 
 
@@ -54,6 +56,10 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return await show_log(node, request, call)
         case Status():
             return show_status(node)
+        case Peers():
+            return list_peers(node, request)
+        case Diagnose():
+            return await diagnose(node, request, call)
         case Export():
             return await export(node, request, call)
         case _:
