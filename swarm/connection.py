@@ -19,6 +19,7 @@ from hyperlog.ids import BlockId, LogKey
 from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
 from swarm.block_server import BlockServer, ServePolicy
+from swarm.discovery.peer_lists import Peers
 from swarm.errors import ConnectionLost, PeerTooSlow, SessionRefused
 from swarm.limits import (
     BLOCK_TURNS_MAX,
@@ -70,6 +71,7 @@ class Owner(Protocol):
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None: ...
     def on_table(self, live: LiveSession, table: TableId) -> None: ...
     def on_holds(self, live: LiveSession, told: HoldsTold) -> None: ...
+    def on_peers(self, live: LiveSession, peers: Peers) -> None: ...
 
     def on_work(self, live: LiveSession, seconds: float, held: int) -> float:
         """The peer took `seconds` of the processor for nothing and makes the session keep `held` bytes.
@@ -170,6 +172,11 @@ class LiveSession:
 
     def cancel(self, number: int) -> None:
         self._session.cancel(number)
+        self._wake.set()
+
+    def tell_peers(self, peers: Peers) -> None:
+        """Say where we and others of the log can be dialled."""
+        self._session.send_peers(peers)
         self._wake.set()
 
     def tell_news(self) -> None:
@@ -287,6 +294,8 @@ class LiveSession:
                 self._owner.on_table(self, table)
             case HoldsTold():
                 self._owner.on_holds(self, event)
+            case Peers():
+                self._owner.on_peers(self, event)
             case Ended(reason):
                 self._ended = reason
 

@@ -162,7 +162,8 @@ class Membership:
 
     def addresses(self, key: LogKey) -> list[str]:
         """Where peers of `key` may be, as text."""
-        return [address.text for peer in self._peers(key) for address in self._addresses(key, peer)]
+        given = [address.text for peer in self._peers(key) for address in self._addresses(key, peer)]
+        return [*given, *(one.address.text for one in self._topics[key].candidates.all)]
 
     def last_failure(self, key: LogKey) -> str | None:
         return self._topics[key].last_failure

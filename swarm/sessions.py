@@ -21,6 +21,7 @@ from swarm.addresses import PeerId
 from swarm.announcer import Announcer
 from swarm.block_server import ServePolicy
 from swarm.connection import LiveSession
+from swarm.discovery.peer_lists import Peers
 from swarm.errors import PeerTooSlow, SessionRefused
 from swarm.fetcher import Fetcher
 from swarm.limits import HANDSHAKES_MAX, HELD_BYTES_MAX, SESSIONS_MAX, STREAMS_PER_PEER_MAX
@@ -42,6 +43,7 @@ class Watcher(Protocol):
 
     def on_open(self, live: LiveSession, /) -> None: ...
     def on_close(self, live: LiveSession, /) -> None: ...
+    def on_peers(self, live: LiveSession, peers: Peers, /) -> None: ...
 
     def on_delivered(self, live: LiveSession, /) -> None:
         """For the first time the peer gave an entry or a block."""
@@ -252,6 +254,10 @@ class Sessions:
     def on_block(self, live: LiveSession, came: BlockCame) -> None:
         self._fetcher.on_block(live, came)
         self._note_delivered(live)
+
+    def on_peers(self, live: LiveSession, peers: Peers) -> None:
+        if self.watcher is not None and self._is_registered(live):
+            self.watcher.on_peers(live, peers)
 
     def _note_delivered(self, live: LiveSession) -> None:
         if live not in self._delivered and self._is_registered(live):

@@ -6,6 +6,7 @@ loads it. Everything may be called before and during `run`; what waits, waits fo
 
     Swarm ── Finder       who serves a log: asked of other nodes, told to them
           ├─ Membership   whom to dial, when again
+          ├─ Gossip       other peers of a log, told by its peers and told to them
           ├─ Sessions     one live session for each (peer, log)
           ├─ Replicator   entries            ├─ both told by Sessions
           └─ Fetcher      blocks             ┘
@@ -28,6 +29,7 @@ from swarm.announcer import Announcer, FindTable, find_no_table
 from swarm.block_server import BlockBook, ServePolicy
 from swarm.fetcher import Fetcher, FetchPolicy
 from swarm.finder import Finder, Finding
+from swarm.gossip import Gossip
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
@@ -156,6 +158,8 @@ class Swarm:
             own_addresses=self.addresses,
             chance=random.Random(config.identity_seed),
         )
+        self._gossip = Gossip(self._sessions, self._membership, self.addresses, is_on=config.finding.exchange)
+        self._sessions.watcher = self._gossip
         self._needed = trio.Event()
         self._listening = trio.Event()
         self._network: Network | None = None
@@ -226,6 +230,7 @@ class Swarm:
         self._listening.set()
         nursery.start_soon(self._membership.run, network)
         nursery.start_soon(self._finder.run, network)
+        nursery.start_soon(self._gossip.run)
         return addresses
 
     def _is_waiting(self, key: LogKey) -> bool:

@@ -123,7 +123,7 @@ HOST_FAILURES_SECONDS: Final = 60.0
 # --- peer exchange --------------------------------------------------------------------------------------------
 
 EXCHANGED_PEERS_MAX: Final = 16
-EXCHANGE_BODY_BYTES_MAX: Final = 16 << 10
+PEERS_BODY_BYTES_MAX: Final = 16 << 10
 EXCHANGE_EVERY_SECONDS: Final = 10.0
 EXCHANGE_LOOK_SECONDS: Final = 1.0
 EXCHANGE_BURST: Final = 4

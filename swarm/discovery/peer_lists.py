@@ -14,9 +14,9 @@ from hyperlog.encoding import Encodable, Value, decode, encode
 from hyperlog.errors import Corrupt
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.discovery.limits import (
-    EXCHANGE_BODY_BYTES_MAX,
     EXCHANGED_PEERS_MAX,
     PEER_ADDRESSES_TOLD_MAX,
+    PEERS_BODY_BYTES_MAX,
     PORTS_MAX,
 )
 from swarm.errors import BadAddress
@@ -36,7 +36,7 @@ def encode_peers_message(message: Peers) -> bytes:
 
 def decode_peers_message(body: bytes) -> Peers:
     """Raises `Corrupt`."""
-    match decode(body, bytes_max=EXCHANGE_BODY_BYTES_MAX):
+    match decode(body, bytes_max=PEERS_BODY_BYTES_MAX):
         case [ports, peers]:
             return Peers(decode_ports(ports), decode_peers(peers, EXCHANGED_PEERS_MAX))
     raise Corrupt("not ports and peers")

@@ -20,6 +20,8 @@ from hyperlog.errors import Corrupt, PeerMisbehaved
 from hyperlog.ids import ID_BYTES, BlockId, DiscoveryKey
 from hyperlog.lanes import Lane
 from hyperlog.limits import BLOCK_BYTES_MAX, FRAME_BYTES_MAX
+from swarm.discovery.limits import PEERS_BODY_BYTES_MAX
+from swarm.discovery.peer_lists import Peers, decode_peers_message, encode_peers_message
 from swarm.limits import BLOCK_BODY_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
 from swarm.replication.framing import Frame, encode_frame
 from swarm.replication.table_messages import (
@@ -69,6 +71,7 @@ class Type(IntEnum):
     GAINED = 38
     RUN = 39
     HURRY = 40
+    PEERS = 64
 
 
 class Reason(IntEnum):
@@ -176,7 +179,9 @@ class Absent:
     answers: tuple[tuple[int, Why], ...]
 
 
-Message = Hello | Challenge | Proof | Bye | Ping | Pong | Exchange | Request | Cancel | Block | Absent | TableMessage
+Message = (
+    Hello | Challenge | Proof | Bye | Ping | Pong | Exchange | Request | Cancel | Block | Absent | TableMessage | Peers
+)
 
 _WANTED: Final = struct.Struct(f">I{ID_BYTES}sI")
 _NUMBER: Final = struct.Struct(">I")
@@ -201,6 +206,7 @@ BODY_BYTES_MAX: Final[Mapping[int, int]] = {
     Type.GAINED: GAINED_BODY_BYTES_MAX,
     Type.RUN: RUN_BODY_BYTES_MAX,
     Type.HURRY: HURRY_BODY_BYTES_MAX,
+    Type.PEERS: PEERS_BODY_BYTES_MAX,
 }
 
 HANDSHAKE_BYTES_MAX: Final[Mapping[int, int]] = {
@@ -246,6 +252,8 @@ def encode_message(message: Message) -> bytes:
             return _binary(Type.RUN, encode_table_message(message))
         case Hurry():
             return _binary(Type.HURRY, encode_table_message(message))
+        case Peers():
+            return _binary(Type.PEERS, encode_peers_message(message))
 
 
 def decode_message(frame: Frame) -> Message | None:
@@ -389,4 +397,5 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     Type.GAINED: decode_gained,
     Type.RUN: decode_run,
     Type.HURRY: decode_hurry,
+    Type.PEERS: decode_peers_message,
 }

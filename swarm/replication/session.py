@@ -19,6 +19,7 @@ from hyperlog.errors import PeerMisbehaved
 from hyperlog.ids import BlockId, DiscoveryKey, LogKey, block_id, discovery_key
 from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
+from swarm.discovery.peer_lists import Peers
 from swarm.errors import PeerTooSlow
 from swarm.limits import CONTROL_BYTES_MAX, GAINED_MAX, REQUESTS_IN_FLIGHT_MAX, SPAN_BYTES_MAX, UNREQUESTED_MAX
 from swarm.replication.asked import Asked, TableTalk
@@ -74,7 +75,7 @@ class State(StrEnum):
 _OPEN_MESSAGES: Final = (
     *(Ping, Pong, Exchange, Bye),
     *(Request, Run, Hurry, Cancel, Block, Absent),
-    *(KnowTable, Have, Gained),
+    *(KnowTable, Have, Gained, Peers),
 )
 _MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
     State.HELLO_AWAITED: (Hello,),
@@ -256,6 +257,10 @@ class Session:
         if self.state is State.OPEN:
             self._send(Exchange(frame))
 
+    def send_peers(self, peers: Peers) -> None:
+        if self.state is State.OPEN:
+            self._send(peers)
+
     def ping(self, token: int) -> None:
         if self.state is State.OPEN:
             self._send(Ping(token))
@@ -314,8 +319,6 @@ class Session:
             case Ping(token):
                 self._send(Pong(token))
                 self._check_output()
-            case Pong():
-                pass
             case Exchange(frame):
                 self._events.append(ExchangeCame(frame))
             case Request(wanted):
@@ -326,6 +329,8 @@ class Session:
                 self._asked.hurry(numbers, lane)
             case Cancel(numbers):
                 self._on_cancel(numbers)
+            case Peers():
+                self._events.append(message)
             case KnowTable(table):
                 self._tables.hear(message)
                 self._events.append(TableTold(table))

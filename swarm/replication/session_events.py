@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperlog.ids import BlockId, LogKey
+from swarm.discovery.peer_lists import Peers
 from swarm.replication.messages import Reason, Why
 from swarm.replication.tables import TableId
 
@@ -67,4 +68,4 @@ class Ended:
     reason: Reason
 
 
-Event = Opened | ExchangeCame | BlockCame | BlockRefused | BlocksAsked | TableTold | HoldsTold | Ended
+Event = Opened | ExchangeCame | BlockCame | BlockRefused | BlocksAsked | TableTold | HoldsTold | Peers | Ended

@@ -19,6 +19,7 @@ PAYLOAD = b"payload"
 NOTHING = Finding(rendezvous=False, dht=False, exchange=False, remembered=False)
 RENDEZVOUS = replace(NOTHING, rendezvous=True)
 DHT = replace(NOTHING, dht=True)
+EXCHANGE = replace(NOTHING, exchange=True)
 SETTLED_SECONDS = 30
 
 
@@ -97,3 +98,37 @@ async def test_with_everything_off_nothing_is_asked_or_told(
         await reader.swarm.sync_log(key)
     stats = middle.swarm.statistics().finder
     assert (stats.records, stats.answered) == (0, 0)
+
+
+async def test_peers_of_one_log_tell_each_other(clock: MockClock, make_node: MakeNode, nursery: trio.Nursery) -> None:
+    """The readers know the seeder only; when it is gone, they have each other."""
+    seeder, key = await start_seeder(make_node, nursery, EXCHANGE)
+    readers = [await start(make_node, nursery, EXCHANGE) for _ in range(4)]
+    for reader in readers:
+        reader.swarm.join(key, seeder.addresses)
+    await trio.sleep(SETTLED_SECONDS)
+    others = {str(reader.swarm.statistics().peer_id) for reader in readers}
+    for reader in readers:
+        known = {str(peer) for peer in reader.swarm.statistics().logs[0].peers}
+        assert len(known & others) == len(readers) - 1
+
+
+async def test_without_exchange_they_do_not(clock: MockClock, make_node: MakeNode, nursery: trio.Nursery) -> None:
+    seeder, key = await start_seeder(make_node, nursery, EXCHANGE)
+    readers = [await start(make_node, nursery, NOTHING) for _ in range(3)]
+    for reader in readers:
+        reader.swarm.join(key, seeder.addresses)
+    await trio.sleep(SETTLED_SECONDS)
+    assert [len(reader.swarm.statistics().logs[0].peers) for reader in readers] == [1, 1, 1]
+
+
+async def test_peers_of_another_log_are_not_told(clock: MockClock, make_node: MakeNode, nursery: trio.Nursery) -> None:
+    seeder, key = await start_seeder(make_node, nursery, EXCHANGE)
+    other = seeder.logs.create("other")
+    seeder.swarm.join(other.key)
+    one = await start(make_node, nursery, EXCHANGE)
+    one.swarm.join(key, seeder.addresses)
+    two = await start(make_node, nursery, EXCHANGE)
+    two.swarm.join(other.key, seeder.addresses)
+    await trio.sleep(SETTLED_SECONDS)
+    assert [node.swarm.statistics().logs[0].addresses for node in (one, two)] == [seeder.addresses] * 2
