@@ -87,10 +87,8 @@ class Node:
         return list(self._held)
 
     def join(self, key: LogKey, peers: Sequence[str] = ()) -> None:
-        """Serve the log and look for its peers, `peers` first; they are remembered. Raises `BadAddress`."""
-        self.swarm.join(key, [*peers, *self.records.peers_of(key)])
-        if peers:
-            self.records.remember_peers(key, peers)
+        """Serve the log and look for its peers, `peers` first. Raises `BadAddress`."""
+        self.swarm.join(key, peers)
 
     async def wait_addresses(self) -> tuple[str, ...]:
         """Where this node can be dialled, the network being started if need be. Raises `Unavailable`."""
@@ -118,6 +116,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             repository.blocks,
             settings,
             ban_book=Records(repository.records),
+            memory=Records(repository.records),
             find_table=finder(repository),
         )
         async with trio.open_nursery() as ground:

@@ -1,7 +1,8 @@
 """What a node remembers beside logs and blocks: small facts in the store's own namespace, losable without harm.
 
 path  absolute source path → log key      sharing the same directory again adds a version to the same log
-peers log key → multiaddrs                who to ask first after a restart
+peers log key → where peers delivered     who to ask first after a restart, until they fail too often
+nodes nothing → multiaddrs                nodes that told who serves what (swarm/nodes.py)
 mount directory →                         what to clear away after a crash
 keep  log key, entry id or nothing → yes or no: what is never collected, or of an own log may be (keeping.py)
 used  log key, entry id → seconds         when a version was last opened or pulled
@@ -14,24 +15,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hyperlog.encoding import decode, encode
+from hyperlog.encoding import Value, decode, encode
 from hyperlog.errors import Corrupt
 from hyperlog.ids import EntryId, LogKey, ManifestId
 from hyperlog.limits import KEY_BYTES
 from hyperlog.store import Namespace
 
 _PEERS_MAX: Final = 32
+_NODES_MAX: Final = 16
+_FAILURES_MAX: Final = 8
+_FAILURE_SECONDS: Final = 3600
+"""A peer is forgotten after so many failures, of which one counts in so long: a night offline forgets nobody."""
 _RECORD_BYTES_MAX: Final = 65536
 
 
 class Records:
-    """Typed access to the node's namespace. Calls block for microseconds."""
+    """Typed access to the node's namespace. Calls block for microseconds. `clock`: seconds since 1970."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, clock: Callable[[], float] = time.time) -> None:
         self._namespace = namespace
+        self._clock = clock
 
     def log_of_path(self, path: str) -> LogKey | None:
         """The log that `path` was shared as."""
@@ -42,19 +48,57 @@ class Records:
         self._namespace.put_many([(b"path\0" + os.fsencode(path), log)])
 
     def peers_of(self, log: LogKey) -> list[str]:
-        """Multiaddrs that were named for `log`, latest first."""
-        raw = self._namespace.get(b"peers\0" + log)
+        """Multiaddrs at which peers of `log` delivered, the latest first."""
+        return list(self._peers_of(log))
+
+    def peer_delivered(self, log: LogKey, address: str) -> None:
+        """A peer that was dialled there gave something of `log`."""
+        peers = self._peers_of(log)
+        peers.pop(address, None)
+        self._put_peers(log, {address: (0, 0), **peers})
+
+    def peer_failed(self, log: LogKey, address: str) -> None:
+        """Nobody answered there."""
+        peers = self._peers_of(log)
+        now = int(self._clock())
+        failures, failed_at = peers.get(address, (0, now))
+        if abs(now - failed_at) < _FAILURE_SECONDS:
+            return
+        if failures + 1 < _FAILURES_MAX:
+            peers[address] = failures + 1, now
+        else:
+            del peers[address]
+        self._put_peers(log, peers)
+
+    def _peers_of(self, log: LogKey) -> dict[str, tuple[int, int]]:
+        """Address → failures, and when the last one counted (seconds since 1970)."""
+        found: dict[str, tuple[int, int]] = {}
+        for item in self._list(b"peers\0" + log):
+            match item:
+                case [str(address), int(failures), int(failed_at)]:
+                    found[address] = failures, failed_at
+        return found
+
+    def _put_peers(self, log: LogKey, peers: Mapping[str, tuple[int, int]]) -> None:
+        value = [[address, failures, at] for address, (failures, at) in peers.items()][:_PEERS_MAX]
+        self._namespace.put_many([(b"peers\0" + log, encode(value))])
+
+    def nodes(self) -> list[str]:
+        """What `keep_nodes` was told."""
+        return [node for node in self._list(b"nodes") if isinstance(node, str)]
+
+    def keep_nodes(self, addresses: Sequence[str]) -> None:
+        if list(addresses)[:_NODES_MAX] != self.nodes():
+            self._namespace.put_many([(b"nodes", encode(list(addresses)[:_NODES_MAX]))])
+
+    def _list(self, key: bytes) -> list[Value]:
+        """An encoded list; empty when there is none, or what is there is something else."""
+        raw = self._namespace.get(key)
         try:
-            peers = decode(raw, bytes_max=_RECORD_BYTES_MAX) if raw else []
+            value = decode(raw, bytes_max=_RECORD_BYTES_MAX) if raw else []
         except Corrupt:
             return []
-        return [peer for peer in peers if isinstance(peer, str)] if isinstance(peers, list) else []
-
-    def remember_peers(self, log: LogKey, peers: Sequence[str]) -> None:
-        before = self.peers_of(log)
-        merged = list(dict.fromkeys([*peers, *before]))[:_PEERS_MAX]
-        if merged != before:
-            self._namespace.put_many([(b"peers\0" + log, encode(merged))])
+        return value if isinstance(value, list) else []
 
     def bans(self) -> bytes:
         """What `remember_bans` was told."""
@@ -78,7 +122,7 @@ class Records:
 
     def remember_use(self, log: LogKey, entry: EntryId, *, durable: bool = False) -> None:
         """The version is used now. With `durable`, everything written before is on disk when this returns."""
-        self._put_number(b"used\0" + log + entry, int(time.time()), durable=durable)
+        self._put_number(b"used\0" + log + entry, int(self._clock()), durable=durable)
 
     def last_use(self, log: LogKey, entry: EntryId) -> int:
         """Seconds since 1970, 0 for never."""

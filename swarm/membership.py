@@ -245,9 +245,12 @@ class Membership:
                 stream = await self._dial(network, key, one.address, self._trials)
         finally:
             topic.trying -= 1
-        self.guard.note(one.address, trio.current_time(), worked=stream is not None)
+        if stream is not None or not one.is_proven:
+            self.guard.note(one.address, trio.current_time(), worked=stream is not None)
         worked = stream is not None and await self._talk(network, key, one.address, stream)
         topic.candidates.settle(one, trio.current_time(), worked=worked)
+        if self._is_waiting(key) and not self._sessions.of(key):
+            topic.candidates.hurry(trio.current_time())
         topic.stirred.set()
 
     async def _visit(self, network: Network, key: LogKey, address: PeerAddress) -> bool:

@@ -7,6 +7,7 @@ address at which many dials failed is left alone for a minute, so that nobody ca
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from swarm.discovery.limits import (
     TRIAL_FAILURES_MAX,
     TRIAL_RETRY_SECONDS,
     TRIAL_RETRY_SECONDS_MAX,
+    TRIAL_WANTED_SECONDS,
 )
 from swarm.discovery.scope import host_of
 
@@ -68,6 +70,9 @@ class Candidate:
     teller: str
     due: float
     failures: int = 0
+    tried_at: float = -math.inf
+    is_proven: bool = False
+    """A session was open there once, in this run or an earlier one: worth trying again for as long as we run."""
     is_out: bool = False
     """It is being tried, or a session with it is open."""
 
@@ -96,7 +101,8 @@ class Candidates:
             return False
         if len(self._known) >= CANDIDATES_MAX and not self._make_room(teller):
             return False
-        self._known[address.text] = Candidate(address, origin, teller, now)
+        is_proven = origin is Origin.REMEMBERED
+        self._known[address.text] = Candidate(address, origin, teller, now, is_proven=is_proven)
         return True
 
     def take(self, now: float, unwanted: frozenset[PeerId]) -> Candidate | None:
@@ -108,28 +114,30 @@ class Candidates:
                 and one.due <= now
                 and one.address.peer not in unwanted
                 and (best is None or self._rank(one) < self._rank(best))
-                and not self._guard.is_spared(one.address, now)
+                and (one.is_proven or not self._guard.is_spared(one.address, now))
             ):
                 best = one
         if best is not None:
             best.is_out = True
+            best.tried_at = now
             self._turns[best.teller] += 1
         return best
 
     def settle(self, one: Candidate, now: float, *, worked: bool) -> None:
         """The trial is over: `worked` if a session was open."""
         one.is_out = False
+        one.is_proven |= worked
         one.failures = 0 if worked else one.failures + 1
-        if one.failures >= TRIAL_FAILURES_MAX:
+        if one.failures >= TRIAL_FAILURES_MAX and not one.is_proven:
             self._known.pop(one.address.text, None)
         else:
-            one.due = now + min(TRIAL_RETRY_SECONDS * 4**one.failures / 4, TRIAL_RETRY_SECONDS_MAX)
+            one.due = now + min(TRIAL_RETRY_SECONDS * 4.0 ** (min(one.failures, 5) - 1), TRIAL_RETRY_SECONDS_MAX)
 
     def hurry(self, now: float) -> None:
-        """Somebody waits for the log and it has no peer: what never failed may be tried at once."""
+        """Somebody waits for the log and it has no peer: what worked once may be tried again soon."""
         for one in self._known.values():
-            if not one.failures:
-                one.due = min(one.due, now)
+            if not one.failures or one.is_proven:
+                one.due = min(one.due, max(now, one.tried_at + TRIAL_WANTED_SECONDS))
 
     def next_due(self, now: float) -> float | None:
         """When something may be taken next; None: not before something is added or settled."""
@@ -143,8 +151,8 @@ class Candidates:
         return one.failures, self._turns[one.teller]
 
     def _drop_one(self, among: list[Candidate]) -> bool:
-        """Drop the one that failed most, the oldest of those; False if all are in use."""
-        idle = [one for one in among if not one.is_out]
+        """Drop the one that failed most, the oldest of those; False if none can be."""
+        idle = [one for one in among if not (one.is_out or one.is_proven)]
         if idle:
             worst = max(idle, key=lambda one: one.failures)
             del self._known[worst.address.text]

@@ -116,6 +116,9 @@ TRIAL_FAILURES_MAX: Final = 3
 TRIAL_RETRY_SECONDS: Final = 15.0
 TRIAL_RETRY_SECONDS_MAX: Final = 600.0
 
+TRIAL_WANTED_SECONDS: Final = 2.0
+"""Between two dials of an address that worked once, while somebody waits for the log and it has no peer."""
+
 HOST_FAILURES_MAX: Final = 8
 HOST_FAILURES_SECONDS: Final = 60.0
 """So many failed dials of one IP address in so long; then it is left alone for as long: nobody can be made a target."""

@@ -15,6 +15,7 @@ from hyperlog.log import Log, Logs
 from hyperlog.store import MemoryStore
 from hyperlog.watermarks import Watermarks
 from swarm.network import OpenNetwork
+from swarm.remembered import PeerMemory
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks, MemoryInternet
 from tests.swarm.support import LISTEN, Node
@@ -55,7 +56,12 @@ def make_logs(tmp_path: Path) -> Iterator[Callable[..., Logs]]:
 def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Callable[..., Node]:
     """A node; keyword arguments go to its `SwarmConfig`."""
 
-    def make(blocks: MemoryBlocks | None = None, open_network: OpenNetwork | None = None, **config: Any) -> Node:
+    def make(
+        blocks: MemoryBlocks | None = None,
+        open_network: OpenNetwork | None = None,
+        memory: PeerMemory | None = None,
+        **config: Any,
+    ) -> Node:
         settings: dict[str, Any] = {
             "identity_seed": os.urandom(32),
             "listen": (LISTEN,),
@@ -65,7 +71,8 @@ def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Calla
         }
         logs = make_logs()
         blocks = blocks or MemoryBlocks()
-        return Node(Swarm(logs, blocks, SwarmConfig(**settings), open_network or internet.open_network), logs, blocks)
+        network = open_network or internet.open_network
+        return Node(Swarm(logs, blocks, SwarmConfig(**settings), network, memory=memory), logs, blocks)
 
     return make
 

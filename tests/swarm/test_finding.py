@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from hyperlog.ids import LogKey, block_id
 from swarm.finder import Finding
+from swarm.remembered import NoMemory
 from swarm.testing import MemoryBlocks
 from tests.swarm.support import Node
 
@@ -20,6 +21,7 @@ NOTHING = Finding(rendezvous=False, dht=False, exchange=False, remembered=False)
 RENDEZVOUS = replace(NOTHING, rendezvous=True)
 DHT = replace(NOTHING, dht=True)
 EXCHANGE = replace(NOTHING, exchange=True)
+REMEMBERED = replace(NOTHING, remembered=True)
 SETTLED_SECONDS = 30
 
 
@@ -132,3 +134,60 @@ async def test_peers_of_another_log_are_not_told(clock: MockClock, make_node: Ma
     two.swarm.join(other.key, seeder.addresses)
     await trio.sleep(SETTLED_SECONDS)
     assert [node.swarm.statistics().logs[0].addresses for node in (one, two)] == [seeder.addresses] * 2
+
+
+class Memory(NoMemory):
+    """Keeps what it is told until the test ends."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, int] = {}
+        self.known: list[str] = []
+
+    def peers_of(self, _: LogKey, /) -> list[str]:
+        return list(self.peers)
+
+    def peer_delivered(self, _: LogKey, address: str, /) -> None:
+        self.peers[address] = 0
+
+    def peer_failed(self, _: LogKey, address: str, /) -> None:
+        if address in self.peers:
+            self.peers[address] += 1
+
+    def nodes(self) -> list[str]:
+        return self.known
+
+    def keep_nodes(self, addresses: list[str], /) -> None:
+        self.known = addresses
+
+
+async def test_a_peer_that_delivered_is_found_again_after_a_restart(
+    clock: MockClock, make_node: MakeNode, nursery: trio.Nursery
+) -> None:
+    memory = Memory()
+    seeder, key = await start_seeder(make_node, nursery, NOTHING)
+    first = await make_node(finding=REMEMBERED, memory=memory).start(nursery)
+    first.swarm.join(key, seeder.addresses)
+    with trio.fail_after(5):
+        await first.swarm.sync_log(key)
+    assert memory.peers == {seeder.addresses[0]: 0}
+    first.stop()
+    again = await make_node(finding=REMEMBERED, memory=memory).start(nursery)
+    await read(again, key, 3)
+    forgetful = await make_node(finding=NOTHING, memory=memory).start(nursery)
+    forgetful.swarm.join(key)
+    assert forgetful.swarm.statistics().logs[0].addresses == ()
+
+
+async def test_a_remembered_peer_that_is_gone_is_tried_on_and_its_failures_counted(
+    clock: MockClock, make_node: MakeNode, nursery: trio.Nursery
+) -> None:
+    memory = Memory()
+    seeder, key = await start_seeder(make_node, nursery, NOTHING)
+    memory.peers = dict.fromkeys(seeder.addresses, 0)
+    seeder.stop()
+    reader = await make_node(finding=REMEMBERED, memory=memory, give_up_seconds=1000).start(nursery)
+    reader.swarm.join(key)
+    with trio.move_on_after(100):
+        await reader.swarm.sync_log(key)
+    (failures,) = memory.peers.values()
+    assert 20 <= failures <= 60  # every two seconds, while somebody waits
