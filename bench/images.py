@@ -7,7 +7,7 @@
 `verify_mb_per_s`       stored bytes ÷ time to read and hash every block of the version
 `one_file_change_ratio` stored bytes that a version with one changed large file adds, manifest and all, ÷ the stored
                         bytes of that file's blocks
-`manifest_share`        how much of that the rewritten manifest is, which is the same for one changed file and for many
+`small_file_change_ratio` the same for a script of some kilobytes, against the block that it shares with its neighbours
 `stored_ratio`          stored bytes ÷ bytes of files
 `publish_seconds`       until the tree could be handed to somebody: us, and the tools of others that are installed
 """
@@ -30,6 +30,7 @@ from typing import Any, Final
 from hyperlog.hashing import blake3_256
 from hyperlog.repository import Repository, open_repository
 from images.import_dir import Imported, import_directory
+from images.manifest_store import ManifestRef
 
 _MB: Final = 1_000_000
 _CHANGED_BYTES: Final = 8 * _MB
@@ -40,9 +41,14 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def _import(home: Repository, tree: Path) -> Imported:
+def _import(home: Repository, tree: Path, previous: ManifestRef | None = None) -> Imported:
     return import_directory(
-        str(tree), home.blocks, home.ingest_index, progress=lambda _: None, should_stop=lambda: False
+        str(tree),
+        home.blocks,
+        home.ingest_index,
+        progress=lambda _: None,
+        should_stop=lambda: False,
+        previous=previous,
     )
 
 
@@ -76,9 +82,13 @@ def measure_change(tree: Path, place: Path) -> dict[str, Any]:
     target.write_bytes(_filler(b"before", _CHANGED_BYTES))
     with open_repository(place / "second") as home:
         _import(home, copy)
+        small = next(path for path in sorted(copy.rglob("*.py")) if 4096 < path.stat().st_size < 16384)
         again = _import(home, copy)
+        small.write_bytes(small.read_bytes() + b"# changed\n")
+        little = _import(home, copy, again.ref)
+        shared = sum(block.stored_bytes for block in set(little.manifest.blocks()) - set(again.manifest.blocks()))
         target.write_bytes(_filler(b"after", _CHANGED_BYTES))
-        made = _import(home, copy)
+        made = _import(home, copy, little.ref)
         number = made.manifest.lookup(b"changed-file")
         assert number is not None
         (run,) = made.manifest.inode(number).runs
@@ -87,7 +97,7 @@ def measure_change(tree: Path, place: Path) -> dict[str, Any]:
     return {
         "unchanged_new_bytes": again.new_bytes,
         "one_file_change_ratio": round(made.new_bytes / own, 4),
-        "manifest_share": round((made.new_bytes - own) / made.new_bytes, 4),
+        "small_file_change_ratio": round(little.new_bytes / shared, 4),
     }
 
 

@@ -33,7 +33,7 @@ from images.ingest import BlockWriter, IngestIndex
 from images.limits import GRANULE_BYTES, PIECE_GRANULES
 from images.manifest import Manifest
 from images.manifest_build import PlacedBlock, build_manifest
-from images.manifest_store import write_manifest
+from images.manifest_store import ManifestRef, write_manifest
 from images.source_tree import Found, Note, changed, open_root, read_node, several_names, shown, walk
 from images.tree import HOLE, XATTR_OVERLAY, Node, Run
 
@@ -51,10 +51,12 @@ def commit_upper(
     *,
     on_bytes: Callable[[int], None],
     should_stop: Callable[[], bool],
+    previous: ManifestRef | None = None,
     threads: int | None = None,
 ) -> Imported:
     """`base` with the overlayfs upper directory `upper` over it, durable when this returns (as `import_directory`).
 
+    `previous`: where `base` is stored, if the new manifest may be told as a difference from it.
     Raises `ImportRefused` (what cannot be in an image, an upper directory that contradicts itself), `ImportChanged`
     (something still writes to it), `ImportStopped`, `StoreFull`.
     """
@@ -82,7 +84,7 @@ def commit_upper(
             finally:
                 reader.close()
         manifest = _join(base, graft, placed)
-        ref = write_manifest(writer, manifest)
+        ref = write_manifest(writer, manifest, previous)
         writer.flush()
     finally:
         os.close(root)

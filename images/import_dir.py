@@ -74,10 +74,12 @@ def import_directory(
     *,
     progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    previous: ManifestRef | None = None,
     threads: int | None = None,
 ) -> Imported:
     """Import the directory `path`; durable when this returns (with the next durable write of the store).
 
+    `previous`: the manifest of the version before, which the new one's may be told as a difference from.
     Blocks for as long as it takes; `progress` and `should_stop` are called often, in this thread. Raises
     `ImportChanged` when the tree changes meanwhile, `ImportRefused` with the path of what cannot be read or held,
     `ImportStopped` soon after `should_stop` is true, `StoreFull`.
@@ -94,7 +96,7 @@ def import_directory(
                 raise
             finally:
                 run.reader.close()
-        ref = write_manifest(run.writer, manifest)
+        ref = write_manifest(run.writer, manifest, previous)
         run.writer.flush()
     finally:
         os.close(root)

@@ -24,7 +24,7 @@ from images.layer_stream import LayerStream, Stored
 from images.layer_tree import LayerTree
 from images.limits import UNPACKED_BYTES_MAX
 from images.manifest_build import build_manifest
-from images.manifest_store import write_manifest
+from images.manifest_store import ManifestRef, write_manifest
 from images.source_tree import stopped
 from images.tar_reader import TarReader
 from images.tree import Node
@@ -51,9 +51,12 @@ def import_layers(
     *,
     progress: OnProgress,
     should_stop: Callable[[], bool],
+    previous: ManifestRef | None = None,
     threads: int | None = None,
 ) -> Imported:
     """Import `layers`, lowest first; durable when this returns (with the next durable write of the store).
+
+    `previous`: the manifest of the version before, which the new one's may be told as a difference from.
 
     Blocks for as long as it takes; `progress(stage, how far)` and `should_stop` are called often, in this thread.
     Raises `ArchiveCorrupt`, `DigestMismatch`, `SourceUnsupported`, `SourceTooLarge`, `ImportRefused` with the name of
@@ -88,7 +91,7 @@ def import_layers(
             manifest = build_manifest(tree.root, placed)
         except ManifestCorrupt as error:
             raise ImportRefused(f"these layers cannot be an image ({error.message})") from error
-        ref = write_manifest(writer, manifest)
+        ref = write_manifest(writer, manifest, previous)
         writer.flush()
     return Imported(manifest, ref, tuple(tree.notes), writer.new_blocks, writer.new_bytes, writer.reused_blocks)
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing
 from hyperlog.hashing import blake3_256
-from hyperlog.ids import BlockId
+from hyperlog.ids import BlockId, block_id
 from images.compression import compress
 from images.limits import IMPORT_INDEX_BATCH
 
@@ -69,6 +69,27 @@ class BlockWriter:
             self._index.put_many(batch)
         return block
 
+    def keep(self, payload: bytes) -> StoredBlock:
+        """A block of these very bytes. Raises `StoreFull`, `StoreDamaged`."""
+        block = StoredBlock(BlockId(block_id(payload)), len(payload))
+        if not self.is_held(block):
+            self._blocks.put_new(payload)
+            with self._lock:
+                self.new_blocks += 1
+                self.new_bytes += len(payload)
+        return block
+
+    def read(self, block: StoredBlock) -> bytes:
+        """Its stored bytes, verified. Raises `BlockMissing`."""
+        return self._blocks.get(block.id)
+
+    def is_held(self, block: StoredBlock) -> bool:
+        """Whether it can be read."""
+        try:
+            return len(self._blocks.get(block.id)) == block.stored_bytes
+        except BlockMissing:
+            return False
+
     def flush(self) -> None:
         """Bring what was written to disk, and into the index."""
         self._blocks.sync()
@@ -85,8 +106,4 @@ class BlockWriter:
         if value is None or len(value) != _ID_BYTES + _LENGTH_BYTES:
             return None
         block = StoredBlock(BlockId(value[:_ID_BYTES]), int.from_bytes(value[_ID_BYTES:], "little"))
-        try:
-            payload = self._blocks.get(block.id)
-        except BlockMissing:
-            return None
-        return block if len(payload) == block.stored_bytes else None
+        return block if self.is_held(block) else None

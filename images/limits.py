@@ -59,6 +59,12 @@ DEVICE_MINOR_MAX: Final = (1 << 20) - 1
 
 MANIFEST_BLOCKS_MAX: Final = 4096
 MANIFEST_BYTES_MAX: Final = MANIFEST_BLOCKS_MAX * PIECE_BYTES
+DIFFERENCE_BYTES_MAX: Final = 1 << 24
+"""Longest manifest that is written as a difference, or from which one is taken (some 250 000 inodes): both are held in
+memory, and a zstd window spans them."""
+DIFFERENCE_LEVEL: Final = 19
+DIFFERENCE_SHARE: Final = 4
+"""A difference is kept if it is at most one part in so many of what it is taken from: who has neither fetches both."""
 """256 MiB encoded; 11 600 inodes take 0.7 MiB. The list of blocks has to fit the value of one log entry."""
 
 CONFIG_LIST_MAX: Final = 4096

@@ -23,6 +23,7 @@ from images.limits import (
     BLOCK_STORED_MAX,
     CONFIG_LIST_MAX,
     CONFIG_TEXT_BYTES_MAX,
+    DIFFERENCE_BYTES_MAX,
     ENTRIES_MAX,
     MANIFEST_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -172,12 +173,7 @@ def _record(version: ImageVersion) -> dict[str, Encodable]:
     manifest, config = version.manifest, version.config
     return {
         KIND_KEY: FORMAT,
-        "manifest": {
-            "id": manifest.id,
-            "bytes": manifest.raw_bytes,
-            "block_ids": b"".join(block.id for block in manifest.blocks),
-            "block_stored": b"".join(b.stored_bytes.to_bytes(_LENGTH_BYTES, "little") for b in manifest.blocks),
-        },
+        "manifest": _manifest_record(manifest),
         "config": {
             "os": config.os,
             "arch": config.arch,
@@ -203,6 +199,16 @@ def _record(version: ImageVersion) -> dict[str, Encodable]:
     }
 
 
+def _manifest_record(manifest: ManifestRef) -> dict[str, Encodable]:
+    return {
+        "id": manifest.id,
+        "bytes": manifest.raw_bytes,
+        "block_ids": b"".join(block.id for block in manifest.pieces),
+        "block_stored": b"".join(block.stored_bytes.to_bytes(_LENGTH_BYTES, "little") for block in manifest.pieces),
+        "base": None if manifest.base is None else _manifest_record(manifest.base),
+    }
+
+
 def _health_record(check: Healthcheck) -> dict[str, Encodable]:
     return {
         "test": check.test,
@@ -213,12 +219,18 @@ def _health_record(check: Healthcheck) -> dict[str, Encodable]:
     }
 
 
-def _manifest_ref(fields: _Fields) -> ManifestRef:
+def _manifest_ref(fields: _Fields, *, is_base: bool = False) -> ManifestRef:
     identifier = ManifestId(_sized(fields.octets("id")))
     raw_bytes = fields.number("bytes", MANIFEST_BYTES_MAX)
     ids, stored = fields.octets("block_ids"), fields.octets("block_stored")
+    inner = fields.optional_inner("base")
     fields.end()
-    count = piece_count(raw_bytes)
+    if inner is not None and is_base:
+        _refuse("the manifest is a difference from one that is a difference itself")
+    base = None if inner is None else _manifest_ref(inner, is_base=True)
+    if base is not None and max(raw_bytes, base.raw_bytes) > DIFFERENCE_BYTES_MAX:
+        _refuse("the manifest is too long for a difference")
+    count = piece_count(raw_bytes) if base is None else 1
     if not raw_bytes or len(ids) != count * _ID_BYTES or len(stored) != count * _LENGTH_BYTES:
         _refuse("the manifest's blocks are not as many as its length needs")
     blocks = tuple(
@@ -230,7 +242,7 @@ def _manifest_ref(fields: _Fields) -> ManifestRef:
     )
     if not all(0 < block.stored_bytes <= BLOCK_STORED_MAX for block in blocks):
         _refuse("a block of the manifest has an impossible size")
-    return ManifestRef(identifier, raw_bytes, blocks)
+    return ManifestRef(identifier, raw_bytes, blocks, base)
 
 
 def _config(fields: _Fields) -> Config:

@@ -27,6 +27,7 @@ from hypernode.node import Node
 from images.image_source import Opened, is_root_directory, open_stack
 from images.import_dir import Imported, Progress, import_directory
 from images.import_layers import import_layers
+from images.manifest_store import ManifestRef
 from images.oci_image import Platform, parse_platform
 from images.source_tree import shown
 from images.version import Config
@@ -81,7 +82,13 @@ def host_platform() -> Platform:
 
 
 async def import_source(
-    node: Node, request: Share, source: Source, check: CheckConfig, call: Call
+    node: Node,
+    request: Share,
+    source: Source,
+    check: CheckConfig,
+    call: Call,
+    *,
+    previous: ManifestRef | None,
 ) -> tuple[Imported, Config | None]:
     """The tree in blocks, and how to run it where the source says so. Cancelled, it leaves nothing but blocks.
 
@@ -89,12 +96,14 @@ async def import_source(
     """
     if source.kind == "root":
         check(None)
-        imported = await _with_progress(call, partial(_import_root, node, source.key))
+        imported = await _with_progress(call, partial(_import_root, node, source.key, previous))
         config = None
     else:
         async with incoming(node) as folder:
             packed = await _fetch(request, source, folder, call)
-            opened, imported = await _with_progress(call, partial(_import_packed, node, request, source, packed, check))
+            opened, imported = await _with_progress(
+                call, partial(_import_packed, node, request, source, packed, check, previous)
+            )
         if source.kind == "packed":
             await call.event("note", text=f"{request.path} is {opened.kind}")
         config = opened.stack.config if opened.has_config else None
@@ -172,18 +181,25 @@ async def _with_progress(call: Call, work: Callable[[Look], _T]) -> _T:
     return result
 
 
-def _import_root(node: Node, path: str, look: Look) -> Imported:
+def _import_root(node: Node, path: str, previous: ManifestRef | None, look: Look) -> Imported:
     return import_directory(
         path,
         node.repository.blocks,
         node.repository.ingest_index,
         progress=partial(look, "importing"),
         should_stop=_is_cancelled,
+        previous=previous,
     )
 
 
 def _import_packed(
-    node: Node, request: Share, source: Source, packed: Path, check: CheckConfig, look: Look
+    node: Node,
+    request: Share,
+    source: Source,
+    packed: Path,
+    check: CheckConfig,
+    previous: ManifestRef | None,
+    look: Look,
 ) -> tuple[Opened, Imported]:
     spool = node.config.incoming
     with open_stack(packed, spool, source.platform, request.ref, _is_cancelled) as opened:
@@ -195,6 +211,7 @@ def _import_packed(
             node.repository.ingest_index,
             progress=look,
             should_stop=_is_cancelled,
+            previous=previous,
         )
     return opened, imported
 

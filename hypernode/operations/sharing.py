@@ -42,7 +42,9 @@ async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
     latest = None if log is None else _latest(log)
     node.swarm.need_network()  # takes a second, in which the import gets on
     check = partial(_check_settings, request, name, source)
-    imported, config = await import_source(node, request, source, check, call)
+    imported, config = await import_source(
+        node, request, source, check, call, previous=None if latest is None else latest.version.manifest
+    )
     version = replace(
         _new_version(imported.ref, latest, request, name, _configure(request, source, config)),
         image_bytes=imported.image_bytes,
@@ -143,4 +145,4 @@ def _check_settings(request: Share, name: str, source: Source, base: Config | No
 def _is_same(before: ImageVersion, after: ImageVersion) -> bool:
     """Whether publishing `after` would say nothing new."""
     told = bool(after.message) and after.message != before.message
-    return before.manifest == after.manifest and before.config == after.config and not told
+    return before.manifest.id == after.manifest.id and before.config == after.config and not told

@@ -19,13 +19,12 @@ from hypernode.api.server import Call
 from hypernode.api.version_requests import Commit, RemoveVolume
 from hypernode.node import Node
 from hypernode.opening import OpenImage
-from hypernode.operations.fetching import fetch_all, now, prepare, reporting
+from hypernode.operations.fetching import Prepared, fetch_all, now, prepare, reporting
 from hypernode.volumes import Volume
 from images.catalog import Catalog, Resolved
 from images.errors import VersionCorrupt
 from images.graft import commit_upper
 from images.import_dir import Imported
-from images.manifest import Manifest
 from images.source_tree import shown
 from images.version import ImageVersion, valid_name
 from vmhost.mount_syscalls import in_mount_thread
@@ -94,7 +93,7 @@ async def _commit(
     with node.holding(base.version.manifest):
         if log is None:
             await fetch_all(node, image, call)  # a new image has no other peers to have its blocks from
-        imported = await _import(node, image.manifest, volume, call)
+        imported = await _import(node, image, volume, call)
         version = replace(
             base.version,
             manifest=imported.ref,
@@ -128,7 +127,7 @@ def encoded(version: ImageVersion) -> bytes:
         raise Refused(error.message.removeprefix("image version: ")) from None
 
 
-async def _import(node: Node, manifest: Manifest, volume: Volume, call: Call) -> Imported:
+async def _import(node: Node, image: Prepared, volume: Volume, call: Call) -> Imported:
     seen = 0
 
     def look(done: int) -> None:
@@ -137,12 +136,13 @@ async def _import(node: Node, manifest: Manifest, volume: Volume, call: Call) ->
 
     work = partial(
         commit_upper,
-        manifest,
+        image.manifest,
         str(volume.upper),
         node.repository.blocks,
         node.repository.ingest_index,
         on_bytes=look,
         should_stop=_is_cancelled,
+        previous=image.resolved.version.manifest,
     )
     async with reporting(call, "committing", lambda: (seen, None)):
         return await trio.to_thread.run_sync(work)

@@ -218,6 +218,8 @@ def boxed(tmp_path: Path) -> tuple[Node, str]:
     """A home with a small image that boots; no node runs in it."""
     root = tmp_path / "root"
     make_busybox_root(root)
+    (root / "srv").mkdir()
+    (root / "srv" / "gone").write_bytes(_noise(100_000, 2))  # what only the first version will have
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "motd").write_text("welcome\n")
     (root / "data").mkdir(exist_ok=True)
@@ -238,7 +240,9 @@ def booted(boxed: tuple[Node, str]) -> Iterator[tuple[Node, str]]:
 @pytest.mark.real
 def test_what_a_container_wrote_becomes_a_version(booted: tuple[Node, str], tmp_path: Path) -> None:
     node, link = booted
-    script = "echo in > /new; rm /etc/motd; chmod 600 /data/large; mv /data /moved; mkdir /data; echo x > /data/x"
+    script = (
+        "echo in > /new; rm /etc/motd /srv/gone; chmod 600 /data/large; mv /data /moved; mkdir /data; echo x > /data/x"
+    )
     _ok(node, "boot", link, "--keep", "work", "--", "sh", "-c", script)
     assert _ok(node, "boot", link, "--keep", "work", "--", "cat", "/new") == "in"
     assert node.run("boot", link, "--", "cat", "/new").returncode == 1

@@ -16,6 +16,7 @@ from images.import_dir import Imported, Progress, import_directory
 from images.limits import PIECE_BYTES, PIECE_GRANULES
 from images.manifest import Manifest
 from images.manifest_build import PlacedBlock, build_manifest
+from images.manifest_store import ManifestRef
 from images.tree import HOLE, Device, Node, Run
 
 names = st.binary(min_size=1, max_size=12).filter(
@@ -148,11 +149,18 @@ class Index(dict[bytes, bytes]):
         self.update(items)  # type: ignore[call-overload]
 
 
-def import_tree(top: Path, store: BlockStore, index: Index | None = None) -> Imported:
+def import_tree(
+    top: Path, store: BlockStore, index: Index | None = None, previous: ManifestRef | None = None
+) -> Imported:
     """Import without progress or stop."""
     seen: list[Progress] = []
     return import_directory(
-        str(top), store, Index() if index is None else index, progress=seen.append, should_stop=lambda: False
+        str(top),
+        store,
+        Index() if index is None else index,
+        progress=seen.append,
+        should_stop=lambda: False,
+        previous=previous,
     )
 
 

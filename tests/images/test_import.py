@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from hyperlog.blocks import BlockStore
 from hyperlog.store import MemoryStore
-from images.errors import ImportChanged, ImportRefused, ImportStopped
+from images.compression import compress, compress_difference, decompress_difference
+from images.errors import BlockFrameBad, ImportChanged, ImportRefused, ImportStopped
 from images.import_dir import Progress, import_directory
 from images.limits import PIECE_BYTES
 from images.manifest_store import load_manifest
@@ -65,6 +67,47 @@ def test_holes_are_holes_and_equal_files_lie_once(odd: Path, store: BlockStore) 
     assert manifest.image_bytes < 2_000_000
 
 
+def test_a_version_that_changes_little_costs_little(tmp_path: Path, store: BlockStore) -> None:
+    top, index = tmp_path / "top", Index()
+    for number in range(300):
+        path = top / f"folder{number % 7}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(number).randbytes(5_000))
+    first = import_tree(top, store, index)
+    assert first.ref.base is None
+    (top / "folder3" / "file3").write_bytes(random.Random(-1).randbytes(5_000))
+    second = import_tree(top, store, index, previous=first.ref)
+    assert second.ref.base == first.ref
+    changed = second.manifest.stored_bytes - sum(
+        block.stored_bytes for block in set(second.manifest.blocks()) & set(first.manifest.blocks())
+    )
+    assert second.ref.stored_bytes - first.ref.stored_bytes < 600
+    assert second.new_bytes < 1.05 * changed
+    assert load_manifest(store, second.ref).id == second.manifest.id == import_tree(top, store, Index()).manifest.id
+    third = import_tree(top, store, index, previous=second.ref)
+    assert third.ref == second.ref
+    (top / "folder3" / "file3").write_bytes(random.Random(3).randbytes(5_000))
+    os.utime(top / "folder3" / "file3", ns=(0, 0))
+    assert import_tree(top, store, index, previous=third.ref).ref.base == first.ref
+    for number in range(100):
+        (top / "folder3" / f"other{number}").write_bytes(random.Random(1000 + number).randbytes(5_000))
+    assert import_tree(top, store, index, previous=third.ref).ref.base is None
+    store.evict([first.ref.blocks[0].id])
+    assert import_tree(top, store, index, previous=second.ref).ref.base is None
+
+
+def test_a_difference_is_checked(tmp_path: Path, store: BlockStore) -> None:
+    base, raw = bytes(range(256)) * 40, bytes(range(256)) * 40 + b"more"
+    payload = compress_difference(raw, base)
+    assert decompress_difference(payload, base, len(raw)) == raw
+    assert len(payload) < 60
+    for wrong in (payload[:-1], payload + b"x", b"", compress(raw), payload[:9] + b"\xff" + payload[10:]):
+        with pytest.raises(BlockFrameBad):
+            decompress_difference(wrong, base[::-1], len(raw) + (wrong == compress(raw)))
+    with pytest.raises(BlockFrameBad, match="another size"):
+        decompress_difference(payload, base, len(raw) - 1)
+
+
 def test_the_same_tree_is_the_same_image_and_costs_nothing_twice(odd: Path, store: BlockStore, tmp_path: Path) -> None:
     index = Index()
     first = import_tree(odd, store, index)
@@ -80,10 +123,10 @@ def test_one_changed_file_costs_its_own_blocks(tmp_path: Path, store: BlockStore
     top = tmp_path / "tree"
     top.mkdir()
     for number in range(400):
-        (top / f"{number:03}").write_bytes(os.urandom(3000 + number))
+        (top / f"{number:03}").write_bytes(random.Random(number).randbytes(3000 + number))
     index = Index()
     import_tree(top, store, index)
-    (top / "200a").write_bytes(os.urandom(5000))
+    (top / "200a").write_bytes(random.Random(-1).randbytes(5000))
     after = import_tree(top, store, index)
     # The block it fell into, perhaps a neighbour, and the manifest's pieces.
     assert after.new_bytes < 3 * PIECE_BYTES + after.ref.stored_bytes

@@ -45,6 +45,25 @@ def test_how_to_run_survives() -> None:
     assert decode_version(version.encode()) == version
 
 
+def differing(base: ManifestRef, **fields: Any) -> ManifestRef:
+    block = StoredBlock(BlockId(bytes([9]) * 32), 30)
+    return replace(base, **{"id": ManifestId(bytes([7]) * 32), "pieces": (block,), "base": base, **fields})
+
+
+def test_a_manifest_as_a_difference_survives() -> None:
+    whole = make_version()
+    version = replace(whole, manifest=differing(whole.manifest))
+    assert decode_version(version.encode()) == version
+    assert [block.stored_bytes for block in version.manifest.blocks] == [20, 30]
+    for wrong in (
+        differing(differing(whole.manifest)),
+        differing(whole.manifest, pieces=whole.manifest.pieces * 2),
+        differing(whole.manifest, raw_bytes=(1 << 24) + 1),
+    ):
+        with pytest.raises(VersionCorrupt):
+            replace(whole, manifest=wrong).encode()
+
+
 def test_a_version_survives() -> None:
     version = make_version(name="web", message="line\nline", created=1_700_000_000, image_bytes=5, inodes=2)
     assert decode_version(version.encode()) == version
