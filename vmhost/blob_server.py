@@ -14,7 +14,7 @@ What holds:
 - The mount lives as long as anybody holds the connection's descriptor. When this process is killed while others hold
   it, requests wait, and `run` of the next process goes on with the same descriptor: the kernel sends again what was
   taken and not answered. Node ids are what open files hold on to, so each blob must come back with its own.
-  (libfuse, and so pyfuse3, cannot take a connection over; and it costs more for each request.)
+  (libfuse cannot take a connection over; and it costs more for each request.)
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -35,6 +34,7 @@ from hyperlog.errors import HyperError
 from vmhost import fuse_protocol as fuse
 from vmhost import limits
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
+from vmhost.fuse_connection import FUSE_DEVICE, FuseConnection
 from vmhost.fuse_protocol import Op, Request
 from vmhost.mount_syscalls import (
     MS_NODEV,
@@ -50,8 +50,6 @@ from vmhost.mount_syscalls import (
 )
 
 _log = logging.getLogger(__name__)
-_DEVICE: Final = "/dev/fuse"
-_BATCH: Final = 16  # requests between two looks at the other tasks
 
 
 class BlobFile(Protocol):
@@ -173,7 +171,7 @@ class BlobServer:
     async def _serve(self, scope: trio.CancelScope, lost: trio.Event, resend: bool) -> None:
         try:
             with scope:
-                await _Connection(self._device, self._files).run(resend=resend)
+                await FuseConnection(self._device, self._files).run(resend=resend)
         finally:
             lost.set()
 
@@ -182,7 +180,7 @@ class BlobServer:
         os.makedirs(self.mountpoint, mode=0o700, exist_ok=True)
         device = -1
         try:
-            device = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            device = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
             options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
             mount("hypernode", self.mountpoint, "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         except OSError as error:
@@ -205,67 +203,6 @@ class BlobServer:
     def abort(self) -> None:
         """Fail everything that waits on the mount, now and from now on; `run` then ends with MountLost."""
         abort_fuse(self.mountpoint)
-
-
-class _Connection:
-    """Takes requests off the device and writes their replies, until the mount has gone."""
-
-    def __init__(self, device: int, files: _BlobFiles) -> None:
-        self._device = device
-        self._files = files
-        self._slots = trio.Semaphore(limits.FUSE_TASKS)
-
-    async def run(self, *, resend: bool) -> None:
-        if resend:
-            with suppress(OSError):  # before Linux 6.9 the readers of what the killed server took wait for ever
-                os.write(self._device, fuse.resend_notice())
-        async with trio.open_nursery() as nursery:
-            while await self._take_some(nursery):
-                await self._slots.acquire()  # with all of them waiting, more wait in the kernel
-                self._slots.release()
-            nursery.cancel_scope.cancel()
-
-    async def _take_some(self, nursery: trio.Nursery) -> bool:
-        await trio.lowlevel.wait_readable(self._device)
-        for _ in range(_BATCH):
-            try:
-                request = fuse.parse_request(os.read(self._device, fuse.REQUEST_BYTES_MAX))
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOENT):  # ENOENT: it was withdrawn
-                    return True
-                if error.errno != errno.ENODEV:
-                    _log.warning("serving FUSE ended: %s", error.strerror)
-                return False
-            if request.opcode == Op.READ:
-                waits = self._read(request)
-                if waits is not None:
-                    await self._slots.acquire()
-                    nursery.start_soon(self._read_later, request, waits)
-            elif request.opcode not in fuse.UNANSWERED:
-                number, data = self._files.answer(request)
-                self._reply(request, data, number)
-        return True
-
-    def _read(self, request: Request) -> _Served | None:
-        """Answer it now, or say what it must wait for."""
-        served, data = self._files.read_nowait(request)
-        if served is None:
-            self._reply(request, data or b"", errno.EIO if data is None else 0)
-        return served
-
-    async def _read_later(self, request: Request, served: _Served) -> None:
-        try:
-            data = await self._files.read(served, *request.range())
-            self._reply(request, data or b"", errno.EIO if data is None else 0)
-        finally:
-            self._slots.release()
-
-    def _reply(self, request: Request, data: bytes, number: int = 0) -> None:
-        try:
-            os.writev(self._device, (fuse.reply(request.unique, len(data), number), data))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
-                _log.warning("cannot answer a FUSE request: %s", error.strerror)
 
 
 class _BlobFiles:
@@ -336,7 +273,7 @@ class _BlobFiles:
             case Op.STATFS:
                 return 0, fuse.statfs_reply()
             case Op.INIT:
-                agreed = fuse.init_reply(request, limits.FUSE_BACKGROUND)
+                agreed = fuse.init_reply(request, fuse.BLOBS, limits.FUSE_BACKGROUND)
                 return (0, agreed) if agreed else (errno.EPROTO, b"")
             case Op.RELEASE | Op.RELEASEDIR | Op.DESTROY:
                 return 0, b""

@@ -6,8 +6,6 @@ anything, except that asking for a file system may make the kernel load its modu
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import re
 import shutil
@@ -37,8 +35,6 @@ class Problem(StrEnum):
     NOT_ROOT = "not-root"
     NO_FUSE_DEVICE = "no-fuse-device"
     FUSE_DENIED = "fuse-denied"
-    NO_PYFUSE3 = "no-pyfuse3"
-    NO_LIBFUSE = "no-libfuse"
     OLD_KERNEL = "old-kernel"
     NO_FUSERMOUNT = "no-fusermount"
     NO_EROFS = "no-erofs"
@@ -56,8 +52,6 @@ class Host:
     kernel: tuple[int, int]
     has_fuse_device: bool
     may_open_fuse: bool
-    has_pyfuse3: bool
-    has_libfuse: bool  # the one that pyfuse3 was built for
     has_fusermount: bool
     has_erofs: bool
     has_loop: bool
@@ -78,14 +72,11 @@ class Finding:
 def observe() -> Host:
     """Look at this host."""
     systems = _file_systems()
-    pyfuse3 = importlib.util.find_spec("pyfuse3")
     return Host(
         user_id=os.geteuid(),
         kernel=kernel_version(os.uname().release),
         has_fuse_device=os.path.exists("/dev/fuse"),
         may_open_fuse=_may_open("/dev/fuse"),
-        has_pyfuse3=pyfuse3 is not None,
-        has_libfuse=pyfuse3 is not None and pyfuse3.origin is not None and _can_load(pyfuse3.origin),
         has_fusermount=shutil.which("fusermount3") is not None,
         has_erofs="erofs" in systems or _has_module("erofs"),
         has_loop=os.path.exists("/dev/loop-control") or _has_module("loop"),
@@ -153,14 +144,6 @@ def _fuse_findings(host: Host) -> Iterable[Finding]:
         yield Finding(
             Problem.FUSE_DENIED, "/dev/fuse cannot be opened", "allow the device in this container's device rules"
         )
-    if not host.has_pyfuse3:
-        yield Finding(
-            Problem.NO_PYFUSE3,
-            "the Python module pyfuse3 is not installed",
-            "apt install libfuse3-dev pkg-config gcc python3-dev, then pip install pyfuse3",
-        )
-    elif not host.has_libfuse:
-        yield Finding(Problem.NO_LIBFUSE, "the library that pyfuse3 needs is missing", "apt install libfuse3-3")
 
 
 def _container_findings(host: Host) -> Iterable[Finding]:
@@ -190,15 +173,6 @@ def _has_module(name: str) -> bool:
             return any(re.search(rf"/{name}\.ko(\.\w+)?:", line) for line in table)
     except OSError:
         return False
-
-
-def _can_load(library: str) -> bool:
-    """Whether the dynamic linker finds all that it needs. Its own code does not run."""
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def _may_open(path: str) -> bool:

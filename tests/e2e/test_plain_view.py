@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 
 from tests.support.nodes import Node, daemon, running, wait_until
 from tests.support.trees import differences
-from vmhost.mount_syscalls import mounted_at
 
 pytestmark = [pytest.mark.real("root", "fuse"), pytest.mark.slow]
 
@@ -54,6 +52,19 @@ def test_the_plain_view_is_the_tree(tmp_path: Path) -> None:
         wait_until(lambda: os.path.ismount(view), "it is mounted")
         assert differences(tree, view) == []
         assert (view / "sparse").stat().st_blocks * 512 < 100_000
+        with (view / "sparse").open("rb") as file:
+            start = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+            assert 2_900_000 < start <= 3_000_000
+            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 0
+            assert os.lseek(file.fileno(), start, os.SEEK_HOLE) == 3_000_003
+            with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+                os.lseek(file.fileno(), 3_000_003, os.SEEK_DATA)
+        listed = subprocess.run(["ls", "-1aU", view / "dir" / "many"], check=True, capture_output=True, text=True)
+        assert sorted(listed.stdout.split())[:2] == [".", ".."]
+        assert len(listed.stdout.split()) == 502
+        with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
+            os.getxattr(view / "small", "user.absent")
+        assert os.listxattr(view / "dir" / "large") == []
         assert not (view / "absent").exists()
         with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
             (view / "new").touch()
@@ -63,53 +74,87 @@ def test_the_plain_view_is_the_tree(tmp_path: Path) -> None:
     assert not os.path.ismount(view)
 
 
-def test_a_daemon_keeps_one_and_a_killed_one_is_cleared(tmp_path: Path) -> None:
-    tree, view, other = tmp_path / "tree", tmp_path / "view", tmp_path / "other"
-    view.mkdir()
-    other.mkdir()
+def test_a_daemon_keeps_several_and_a_killed_one_s_are_cleared(tmp_path: Path) -> None:
+    tree, view, other, third = (tmp_path / name for name in ("tree", "view", "other", "third"))
+    for directory in (view, other, third):
+        directory.mkdir()
     node = Node(tmp_path / "home")
     link = _share(node, tree)
     with daemon(node) as serving:
         done = node.run("mount", link, str(view), "--plain")
         assert done.returncode == 0, done.stderr
         assert (view / "small").read_bytes() == b"small"
-        second = node.run("mount", link, str(other), "--plain")
-        assert "can serve one" in second.stderr
+        done = node.run("mount", link, str(other), "--plain")
+        assert done.returncode == 0, done.stderr
+        done = node.run("mount", link, str(third))
+        assert done.returncode == 0, done.stderr
+        assert differences(view, other) == differences(other, third) == []
         assert node.run("unmount", str(view)).returncode == 0
         assert not os.path.ismount(view)
+        assert (other / "dir" / "large").read_bytes() == (third / "dir" / "large").read_bytes()
         assert node.run("mount", link, str(view), "--plain").returncode == 0
         serving.kill()
     with daemon(node):
-        assert not os.path.ismount(view)
+        assert not any(map(os.path.ismount, (view, other, third)))
 
 
+@pytest.mark.real("setpriv", "fusermount3", "unshare")
 def test_who_is_not_root_gets_it_by_itself(tmp_path: Path) -> None:
-    if shutil.which("fusermount3") is None or shutil.which("setpriv") is None:
-        pytest.skip("missing: fusermount3 or setpriv")
-    if os.stat("/dev/fuse").st_mode & 0o006 != 0o006:
-        pytest.skip("missing: a /dev/fuse that everybody may open")
     tree, view = tmp_path / "tree", tmp_path / "view"
     view.mkdir()
     node = Node(tmp_path / "home")
     link = _share(node, tree)
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(path.stat().st_mode | 0o011)
-    for path in (view, node.home, *node.home.rglob("*")):
+    for path in (view, node.home, *node.home.rglob("*"), *(tmp_path / "state").rglob("*"), tmp_path / "state"):
         os.chown(path, _NOBODY, _NOBODY)
-    wrapper = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    os.mknod(tmp_path / "fuse", stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+    (tmp_path / "fuse").chmod(0o666)
+    # In a mount namespace of its own, everybody may open /dev/fuse, as is usual elsewhere.
+    everybody = f'mount --bind {tmp_path / "fuse"} /dev/fuse && exec "$@"'
+    user = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    wrapper = ("unshare", "--mount", "sh", "-c", everybody, "sh", *user)
     with running(node.start("mount", link, str(view), wrapper=wrapper)) as mount:
+        wait_until(lambda: str(view).encode() in _mounts(mount.pid) or mount.poll() is not None, "it is mounted")
         # Root may not even look at another user's FUSE mount.
-        wait_until(lambda: mounted_at(str(view)) is not None or mount.poll() is not None, "it is mounted")
-        listing = _as_nobody(wrapper, "ls", str(view))
-        content = _as_nobody(wrapper, "cat", str(view / "small"))
+        enter = ("nsenter", f"--mount=/proc/{mount.pid}/ns/mnt", *user)
+        listing = _output(*enter, "ls", str(view))
+        content = _output(*enter, "cat", str(view / "small"))
+        large = _output(*enter, "cat", str(view / "dir" / "large"))
         mount.send_signal(signal.SIGINT)
         _, err = mount.communicate(timeout=60)
     assert mount.returncode == 0, err
     assert "plain FUSE file system: mounting images needs root" in err
     assert content == b"small"
+    assert large == (tree / "dir" / "large").read_bytes()
     assert b"sparse" in listing
-    assert mounted_at(str(view)) is None
 
 
-def _as_nobody(wrapper: tuple[str, ...], *argv: str) -> bytes:
-    return subprocess.run([*wrapper, *argv], check=False, capture_output=True).stdout
+@pytest.mark.real("unshare", "erofs")
+def test_where_the_kernel_refuses_erofs_the_plain_view_takes_its_place(tmp_path: Path) -> None:
+    tree, view = tmp_path / "tree", tmp_path / "view"
+    view.mkdir()
+    node = Node(tmp_path / "home")
+    link = _share(node, tree)
+    # Root of a user namespace, as in a container without privileges, may mount FUSE, and EROFS not.
+    wrapper = ("unshare", "--user", "--map-root-user", "--mount")
+    with running(node.start("mount", link, str(view), wrapper=wrapper)) as mount:
+        wait_until(lambda: str(view).encode() in _mounts(mount.pid) or mount.poll() is not None, "it is mounted")
+        enter = ("nsenter", f"--target={mount.pid}", "--user", "--mount", "--preserve-credentials")
+        content = _output(*enter, "cat", str(view / "dir" / "large"))
+        mount.send_signal(signal.SIGINT)
+        _, err = mount.communicate(timeout=60)
+    assert mount.returncode == 0, err
+    assert "plain FUSE file system: cannot mount EROFS" in err
+    assert content == (tree / "dir" / "large").read_bytes()
+
+
+def _mounts(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/mountinfo").read_bytes()
+    except OSError:
+        return b""
+
+
+def _output(*argv: str) -> bytes:
+    return subprocess.run(argv, check=False, capture_output=True).stdout

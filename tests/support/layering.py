@@ -36,7 +36,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "zeroconf": ("swarm/net/",),
     "google": ("swarm/net/nat/messages.py",),
     "miniupnpc": ("swarm/net/nat/gateway.py",),
-    "pyfuse3": ("vmhost/tree_view.py",),
     "typer": ("hypernode/cli/",),
     "click": ("hypernode/cli/",),
     "rich": ("hypernode/cli/",),
