@@ -92,9 +92,9 @@ def _connected(session: LiveSession, origins: tuple[str, ...], now: float) -> Pe
 def _known(
     peer: PeerId, ways: Sequence[Known], failures: Mapping[PeerId, str], banned: Mapping[PeerId, str]
 ) -> PeerView:
-    failure = banned.get(peer) or failures.get(peer)
-    state = "banned" if peer in banned else "unreachable" if failure else "known"
     address = min((one.address for one in ways), key=lambda one: one.relay is not None).text
+    failure = banned.get(peer) or failures.get(peer, "").removeprefix(f"cannot reach {address}: ") or None
+    state = "banned" if peer in banned else "unreachable" if failure else "known"
     return PeerView(
         peer=peer,
         address=address,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from swarm.addresses import PeerId
@@ -15,11 +15,32 @@ class Reachable(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelayBounds:
+    """What a relay gives to others, at most."""
+
+    reservations: int = 256
+    reservations_per_address: int = 16
+    """Of one IP address; many honest peers may sit behind one NAT."""
+    reservation_seconds: int = 3600
+    circuits: int = 64
+    circuits_per_peer: int = 8
+    """At either end: what one peer opens, and what leads to one peer."""
+    circuit_seconds: int = 600
+    circuit_bytes: int = 64 << 20
+    """In each direction of one circuit. A start needs some megabytes; whoever needs more dials again."""
+    circuit_rate: int = 2 << 20
+    """Bytes a second, in each direction of one circuit."""
+    rate: int = 8 << 20
+    """Bytes a second of all that is relayed: bulk is for direct connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReachSetup:
     """What a node does to be reached. Each can be switched off."""
 
     offer_relay: bool = False
     """Relay for others."""
+    relay_bounds: RelayBounds = field(default_factory=RelayBounds)
     use_relays: bool = True
     """Reserve places at relays when nobody can dial us. Dialling others through relays is never switched off."""
     punch: bool = True

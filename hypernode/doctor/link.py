@@ -23,17 +23,24 @@ _NEWS_SECONDS: Final = 4.0
 _MANIFEST_SECONDS: Final = 3.0
 
 
+def join_link(node: Node, text: str, peers: tuple[str, ...]) -> None:
+    """Look for its peers already. Raises as a bad link or address does."""
+    link = parse_link(text)
+    node.repository.logs.add_remote(link.key)
+    node.join(link.key, [*peers, *link.peers])
+
+
 async def check_link(node: Node, text: str, peers: tuple[str, ...]) -> list[Check]:
     """Everything about one link. What is learnt stays: the log is joined."""
     try:
         link = parse_link(text)
         was_known = _knows(node, link)
-        log = node.repository.logs.add_remote(link.key)
-        node.join(link.key, [*peers, *link.peers])
+        join_link(node, text, peers)
     except HyperError as error:
         return [Check(_AREA, "key", State.FAIL, error.message, error.hint)]
     words = "the link is well formed" + ("" if was_known else "; its image was not known here until now")
     found = [Check(_AREA, "key", State.OK, words, facts={"link": Link(link.key).text})]
+    log = node.repository.logs.open(link.key)
     before = log.length
     failure: HyperError | None = None
     with trio.move_on_after(_NEWS_SECONDS):
@@ -44,6 +51,8 @@ async def check_link(node: Node, text: str, peers: tuple[str, ...]) -> list[Chec
     views = node.swarm.peers_of(link.key)
     found += _peers(node, link, views, failure)
     found += _versions(node, link, before, is_connected=any(view.state == "connected" for view in views))
+    if found[-1].state is State.FAIL:
+        return found
     return [*found, *await within(_MANIFEST_SECONDS, _AREA, "blocks", lambda: _blocks(node, link))]
 
 
@@ -73,7 +82,7 @@ def _peers(node: Node, link: Link, views: tuple[PeerView, ...], failure: HyperEr
         )
     for view in views:
         if view.state != "connected" and view.failure:
-            words = f"{view.peer} at {view.address} ({', '.join(view.origins) or 'unknown origin'}): {view.failure}"
+            words = f"{view.address} ({', '.join(view.origins)}): {view.failure}"
             found.append(Check(_AREA, "peer", State.WARN, words))
     return found
 

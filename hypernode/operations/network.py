@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from hyperlog.errors import HyperError
 from hyperlog.ids import LogKey
 from hyperlog.link import Link, parse_link
 from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.server import Call
 from hypernode.doctor.checks import Check
-from hypernode.doctor.link import check_link
+from hypernode.doctor.link import check_link, join_link
 from hypernode.doctor.network import check_network
 from hypernode.node import Node
 
@@ -44,6 +46,9 @@ async def diagnose(node: Node, request: Diagnose, call: Call) -> Mapping[str, An
         for check in checks:
             await call.event("check", **check.fields())
 
+    if request.link is not None:
+        with suppress(HyperError):  # check_link tells
+            join_link(node, request.link, request.peers)
     await tell(await check_network(node))
     if request.link is not None:
         await tell(await check_link(node, request.link, request.peers))

@@ -8,19 +8,13 @@ from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.net.nat.book import Pace, RelayBook
 from swarm.net.nat.dialback import allowed
 from swarm.net.nat.gateway import NoMapping, behind_router, outside_address
-from swarm.net.nat.limits import (
-    CIRCUITS_MAX,
-    CIRCUITS_PER_PEER_MAX,
-    RESERVATION_SECONDS,
-    RESERVATIONS_MAX,
-    RESERVATIONS_PER_ADDRESS_MAX,
-)
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
 from swarm.net.nat.verdict import candidates, verdict
-from swarm.reach import Reachable, Witness
+from swarm.reach import Reachable, RelayBounds, Witness
 
 PEER = PeerId("12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS")
 RELAY = PeerId("12D3KooWQqfb2iXJ6m8b3mDQk9H3iKrGn5cF1fKq6yBz8yTtq1oV")
+BOUNDS = RelayBounds()
 OWN = {"10.0.0.2", "127.0.0.1"}
 
 
@@ -29,21 +23,21 @@ def peer(number: int) -> PeerId:
 
 
 def test_a_reservation_lasts_its_time_and_can_be_renewed() -> None:
-    book = RelayBook()
+    book = RelayBook(BOUNDS)
     assert book.reserve(PEER, "192.0.2.1", 0)
-    assert book.holds(PEER, RESERVATION_SECONDS - 1)
-    assert book.reserve(PEER, "192.0.2.1", RESERVATION_SECONDS - 1)
-    assert book.holds(PEER, 2 * RESERVATION_SECONDS - 2)
-    assert not book.holds(PEER, 2 * RESERVATION_SECONDS)
+    assert book.holds(PEER, BOUNDS.reservation_seconds - 1)
+    assert book.reserve(PEER, "192.0.2.1", BOUNDS.reservation_seconds - 1)
+    assert book.holds(PEER, 2 * BOUNDS.reservation_seconds - 2)
+    assert not book.holds(PEER, 2 * BOUNDS.reservation_seconds)
 
 
 def test_one_address_does_not_take_all_places_and_all_do_not_take_more() -> None:
-    book = RelayBook()
-    for number in range(RESERVATIONS_PER_ADDRESS_MAX):
+    book = RelayBook(BOUNDS)
+    for number in range(BOUNDS.reservations_per_address):
         assert book.reserve(peer(number), "192.0.2.1", 0)
     assert not book.reserve(peer(-1), "192.0.2.1", 0)
     assert book.reserve(peer(0), "192.0.2.1", 0)
-    for number in range(RESERVATIONS_PER_ADDRESS_MAX, RESERVATIONS_MAX):
+    for number in range(BOUNDS.reservations_per_address, BOUNDS.reservations):
         assert book.reserve(peer(number), f"198.51.100.{number}", 0)
     assert not book.reserve(peer(-1), "203.0.113.1", 0)
     assert book.refused == 2
@@ -52,14 +46,14 @@ def test_one_address_does_not_take_all_places_and_all_do_not_take_more() -> None
 
 
 def test_circuits_are_bounded_at_either_end_and_in_all() -> None:
-    book = RelayBook()
-    for number in range(CIRCUITS_PER_PEER_MAX):
+    book = RelayBook(BOUNDS)
+    for number in range(BOUNDS.circuits_per_peer):
         assert book.connect(peer(number), PEER)
     assert not book.connect(peer(-1), PEER)
     assert not book.connect(PEER, peer(-1))
     book.disconnect(peer(0), PEER)
     assert book.connect(peer(-1), PEER)
-    for number in range(CIRCUITS_PER_PEER_MAX, CIRCUITS_MAX):
+    for number in range(BOUNDS.circuits_per_peer, BOUNDS.circuits):
         assert book.connect(peer(number), peer(1000 + number))
     assert not book.connect(peer(2000), peer(2001))
 

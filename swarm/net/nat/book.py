@@ -10,13 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from swarm.addresses import PeerId
-from swarm.net.nat.limits import (
-    CIRCUITS_MAX,
-    CIRCUITS_PER_PEER_MAX,
-    RESERVATION_SECONDS,
-    RESERVATIONS_MAX,
-    RESERVATIONS_PER_ADDRESS_MAX,
-)
+from swarm.reach import RelayBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +22,8 @@ class _Reservation:
 class RelayBook:
     """What one relay has given away."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: RelayBounds) -> None:
+        self._bounds = bounds
         self._reservations: dict[PeerId, _Reservation] = {}
         self._circuits: Counter[PeerId] = Counter()
         """Ends of circuits, by peer."""
@@ -36,14 +31,14 @@ class RelayBook:
         self.refused = 0
 
     def reserve(self, peer: PeerId, address: str, now: float) -> bool:
-        """Whether `peer`, seen at the IP `address`, gets a place (again), for `RESERVATION_SECONDS`."""
+        """Whether `peer`, seen at the IP `address`, gets a place (again), for `reservation_seconds`."""
         self._expire(now)
         others = [one for holder, one in self._reservations.items() if holder != peer]
         same = sum(one.address == address for one in others)
-        if len(others) >= RESERVATIONS_MAX or same >= RESERVATIONS_PER_ADDRESS_MAX:
+        if len(others) >= self._bounds.reservations or same >= self._bounds.reservations_per_address:
             self.refused += 1
             return False
-        self._reservations[peer] = _Reservation(address, now + RESERVATION_SECONDS)
+        self._reservations[peer] = _Reservation(address, now + self._bounds.reservation_seconds)
         return True
 
     def release(self, peer: PeerId) -> None:
@@ -61,9 +56,9 @@ class RelayBook:
     def connect(self, source: PeerId, target: PeerId) -> bool:
         """Whether there is room for a circuit between these two. If so, `disconnect` must follow."""
         if (
-            self.open_circuits >= CIRCUITS_MAX
-            or self._circuits[source] >= CIRCUITS_PER_PEER_MAX
-            or self._circuits[target] >= CIRCUITS_PER_PEER_MAX
+            self.open_circuits >= self._bounds.circuits
+            or self._circuits[source] >= self._bounds.circuits_per_peer
+            or self._circuits[target] >= self._bounds.circuits_per_peer
         ):
             self.refused += 1
             return False

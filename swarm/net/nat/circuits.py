@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,12 +27,15 @@ from swarm.addresses import CIRCUIT, PeerAddress, PeerId
 from swarm.errors import PeerUnreachable
 from swarm.limits import CLOSE_SECONDS
 from swarm.net.identity import libp2p_id
-from swarm.net.nat.limits import CIRCUITS_ACCEPTED_MAX, MESSAGE_SECONDS, PIECE_BYTES, RESERVATION_SECONDS
+from swarm.net.nat.limits import CIRCUITS_ACCEPTED_MAX, MESSAGE_SECONDS, PIECE_BYTES
 from swarm.net.nat.messages import HOP, peer_address, peer_in, receive, send
 from swarm.net.streams import LibP2PStream, open_on, remote_address
 
 _log: Final = logging.getLogger(__name__)
 _pb: Final[Any] = circuit_pb2
+_SECONDS_MIN: Final = 60.0
+_SECONDS_MAX: Final = 7200.0
+"""A relay's word on how long it keeps a place; it is renewed after half of that."""
 _WHY: Final = {
     _pb.RESERVATION_REFUSED: "the relay has no room for another reservation",
     _pb.RESOURCE_LIMIT_EXCEEDED: "the relay has no room for another circuit",
@@ -80,7 +84,8 @@ async def reserve(connection: INetConn) -> Reservation:
     else:
         seen = [PeerAddress(stream.remote, remote_address(stream.muxed, stream.remote))]
     told = [way for way in ways if way is not None and way.peer == stream.remote and way.relay is None]
-    return Reservation(stream.remote, tuple(dict.fromkeys([*seen, *told])), RESERVATION_SECONDS)
+    seconds = min(max(answer.reservation.expire - time.time(), _SECONDS_MIN), _SECONDS_MAX)
+    return Reservation(stream.remote, tuple(dict.fromkeys([*seen, *told])), seconds)
 
 
 def _check(answer: Any) -> None:

@@ -10,24 +10,7 @@ MESSAGE_BYTES_MAX: Final = 4096
 MESSAGE_SECONDS: Final = 5.0
 """For one exchange of them."""
 
-# --- what a relay gives to others -----------------------------------------------------------------------------
-
-RESERVATION_SECONDS: Final = 3600
-RESERVATIONS_MAX: Final = 256
-RESERVATIONS_PER_ADDRESS_MAX: Final = 16
-"""Of one IP address; many honest peers may sit behind one NAT."""
-
-CIRCUITS_MAX: Final = 64
-CIRCUITS_PER_PEER_MAX: Final = 8
-"""At either end: what one peer opens, and what leads to one peer."""
-
-CIRCUIT_SECONDS: Final = 600
-CIRCUIT_BYTES_MAX: Final = 64 << 20
-"""In each direction of one circuit. A start needs some megabytes; whoever needs more dials again."""
-
-CIRCUIT_BYTES_PER_SECOND: Final = 2 << 20
-RELAY_BYTES_PER_SECOND: Final = 8 << 20
-"""Of one circuit, and of all that this node relays: bulk is for direct connections."""
+# --- circuits ---------------------------------------------------------------------------------------------------
 
 PIECE_BYTES: Final = 32 << 10
 """Carried at once: what one circuit holds of a relay's memory, each way, beside the windows of its streams."""
@@ -49,7 +32,7 @@ LOOK_FIRST_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 120.0
 """Between looks when nothing happens."""
 
-RETURN_SECONDS: Final = 5.0
+RETURN_SECONDS: Final = 1.0
 """Before a relay that went away is tried again, doubling up to `LOOK_SECONDS`."""
 
 # --- dialling back --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Circuit relay v2 for others: hold reservations, join two streams, carry what one end sends to the other.
 
 What crosses is the two ends' own noise: a relay sees who, how much and when, never what. Everything it gives is bounded
-(limits.py): circuits last `CIRCUIT_SECONDS` and carry `CIRCUIT_BYTES_MAX` each way, at a rate that leaves the node its
+(`RelayBounds`): circuits last `circuit_seconds` and carry `circuit_bytes` each way, at a rate that leaves the node its
 line. A peer's reservation ends with its last direct connection.
 """
 
@@ -23,17 +23,10 @@ from swarm.limits import CLOSE_SECONDS
 from swarm.net.identity import libp2p_id
 from swarm.net.muxer import MuxedStream
 from swarm.net.nat.book import Pace, RelayBook
-from swarm.net.nat.limits import (
-    CIRCUIT_BYTES_MAX,
-    CIRCUIT_BYTES_PER_SECOND,
-    CIRCUIT_SECONDS,
-    MESSAGE_SECONDS,
-    PIECE_BYTES,
-    RELAY_BYTES_PER_SECOND,
-    RESERVATION_SECONDS,
-)
+from swarm.net.nat.limits import MESSAGE_SECONDS, PIECE_BYTES
 from swarm.net.nat.messages import STOP, packed, peer_in, receive, send
 from swarm.net.streams import LibP2PStream, open_on
+from swarm.reach import RelayBounds
 
 _log: Final = logging.getLogger(__name__)
 # The generated module's enums and nested messages are opaque to the type checker.
@@ -55,11 +48,12 @@ class Lines(Protocol):
 class Relay:
     """`addresses`: where this node says that it can be dialled, without its peer id."""
 
-    def __init__(self, lines: Lines, addresses: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, lines: Lines, addresses: Callable[[], Sequence[str]], bounds: RelayBounds) -> None:
         self._lines = lines
         self._addresses = addresses
-        self.book = RelayBook()
-        self._pace = Pace(RELAY_BYTES_PER_SECOND)
+        self._bounds = bounds
+        self.book = RelayBook(bounds)
+        self._pace = Pace(bounds.rate)
         self.bytes_carried = 0
 
     async def serve(self, stream: LibP2PStream) -> None:
@@ -87,6 +81,9 @@ class Relay:
     async def _reserve(self, stream: LibP2PStream) -> None:
         peer = stream.remote
         connection = self._lines.direct(peer)
+        for holder in self.book.reserved():
+            if self._lines.direct(holder) is None:
+                self.book.release(holder)
         host, _ = stream.muxed.get_remote_address() or ("", 0)
         if connection is None or not host:
             # Over a circuit: whoever is reached through a relay cannot be one's customer again.
@@ -96,13 +93,12 @@ class Relay:
         else:
             self._lines.keep(connection)
             reservation = _pb.Reservation(
-                expire=int(time.time()) + RESERVATION_SECONDS, addrs=[packed(one) for one in self._addresses()]
+                expire=int(time.time()) + self._bounds.reservation_seconds,
+                addrs=[packed(one) for one in self._addresses()],
             )
             await send(
                 stream,
-                _pb.HopMessage(
-                    type=_pb.HopMessage.STATUS, status=_pb.OK, reservation=reservation, limit=_circuit_limit()
-                ),
+                _pb.HopMessage(type=_pb.HopMessage.STATUS, status=_pb.OK, reservation=reservation, limit=self._limit()),
             )
 
     async def _connect(self, stream: LibP2PStream, target: PeerId | None) -> None:
@@ -129,8 +125,8 @@ class Relay:
             await self._answer(stream, _pb.CONNECTION_FAILED)
             return
         try:
-            await send(stream, _pb.HopMessage(type=_pb.HopMessage.STATUS, status=_pb.OK, limit=_circuit_limit()))
-            with trio.move_on_after(CIRCUIT_SECONDS):
+            await send(stream, _pb.HopMessage(type=_pb.HopMessage.STATUS, status=_pb.OK, limit=self._limit()))
+            with trio.move_on_after(self._bounds.circuit_seconds):
                 async with trio.open_nursery() as nursery:
                     for one, other in ((stream.muxed, far.muxed), (far.muxed, stream.muxed)):
                         nursery.start_soon(self._carry, one, other, nursery.cancel_scope)
@@ -146,7 +142,7 @@ class Relay:
             with trio.move_on_after(MESSAGE_SECONDS):
                 far = await open_on(connection, STOP)
                 peer = _pb.PeerId(id=libp2p_id(source).to_bytes())
-                await send(far, _pb.StopMessage(type=_pb.StopMessage.CONNECT, peer=peer, limit=_circuit_limit()))
+                await send(far, _pb.StopMessage(type=_pb.StopMessage.CONNECT, peer=peer, limit=self._limit()))
                 answer = await receive(far, circuit_pb2.StopMessage)
                 is_agreed = answer.type == _pb.StopMessage.STATUS and answer.status == _pb.OK
         except HyperError as error:
@@ -159,10 +155,10 @@ class Relay:
 
     async def _carry(self, source: MuxedStream, sink: MuxedStream, scope: trio.CancelScope) -> None:
         """Until either side ends, or the circuit has carried what it may; then the other direction ends too."""
-        pace = Pace(CIRCUIT_BYTES_PER_SECOND)
+        pace = Pace(self._bounds.circuit_rate)
         carried = 0
         try:
-            while carried < CIRCUIT_BYTES_MAX:
+            while carried < self._bounds.circuit_bytes:
                 piece = await source.read(PIECE_BYTES)
                 carried += len(piece)
                 self.bytes_carried += len(piece)
@@ -175,6 +171,5 @@ class Relay:
             _log.debug("a circuit ended: %r", error)
         scope.cancel()
 
-
-def _circuit_limit() -> Any:
-    return _pb.Limit(duration=CIRCUIT_SECONDS, data=CIRCUIT_BYTES_MAX)
+    def _limit(self) -> Any:
+        return _pb.Limit(duration=self._bounds.circuit_seconds, data=self._bounds.circuit_bytes)

@@ -79,7 +79,7 @@ class Traversal:
         self._nursery = nursery
         self._us = peer_id_text(swarm.get_peer_id())
         self._listening: tuple[str, ...] = ()
-        self._relay = Relay(self, self._ways) if setup.offer_relay else None
+        self._relay = Relay(self, self._ways, setup.relay_bounds) if setup.offer_relay else None
         self._circuits = Circuits(nursery)
         self._dial_back = DialBack(self._dial_afresh)
         self._places: dict[PeerId, _Place] = {}
