@@ -27,6 +27,7 @@ from libp2p.stream_muxer.exceptions import (
 from multiaddr import Multiaddr
 
 from hyperlog.errors import PeerMisbehaved
+from swarm.errors import PeerTooSlow
 from swarm.limits import CLOSE_SECONDS, KEEP_ALIVE_SECONDS
 from swarm.net.channel import Channel
 from swarm.net.yamux import Code, Flow, Memory, Yamux
@@ -252,6 +253,10 @@ class Muxer(IMuxedConn):
             _log.debug("connection with %s ended: %s", self.peer_id, error.message)
             self._misbehaved(self.peer_id, error.message)
             self._yamux.goodbye(Code.PROTOCOL_ERROR)
+            self._talk()
+        except PeerTooSlow as error:
+            _log.debug("connection with %s ended: %s", self.peer_id, error.message)
+            self._yamux.goodbye(Code.INTERNAL_ERROR)
             self._talk()
         scope.cancel()
 

@@ -10,7 +10,8 @@ reading, up to `WINDOW_BYTES_MAX`; what windows add beyond the first 256 KiB is 
 Frames that carry little (pings, windows, resets, refused or tiny data), and noise messages with little of a frame, are
 paid from an allowance that refills with time, with data that comes and with data that we send, as honest ones
 answer data: a flood costs the peer its connection, not our processor (W10).
-Everything wrong raises `PeerMisbehaved`; the session is then over, and `goodbye` says so to the peer.
+Everything wrong raises `PeerMisbehaved`, and a lack of room `PeerTooSlow`; the session is then over, and `goodbye` says
+so to the peer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from enum import IntEnum
 from typing import Final
 
 from hyperlog.errors import PeerMisbehaved
+from swarm.errors import PeerTooSlow
 from swarm.limits import (
     FLOOD_FRAMES_MAX,
     FLOOD_FRAMES_PER_SECOND,
@@ -248,7 +250,7 @@ class Yamux:
     # ---------------------------------------------------------------------------------------------------- receiving
 
     def receive(self, data: bytes | memoryview, now: float) -> None:
-        """Take in what arrived. Raises `PeerMisbehaved`."""
+        """Take in what arrived. Raises `PeerMisbehaved`, `PeerTooSlow`."""
         view = memoryview(data)
         at, end = 0, len(view)
         if end < _SMALL_FRAME and (self._left >= end or end < HEADER.size):
@@ -349,7 +351,7 @@ class Yamux:
         self._count_unread(len(piece))
         self.touched[flow] = None
         if self._memory.unread > UNREAD_BYTES_ALL_MAX and self._unread > WINDOW_FIRST:
-            raise PeerMisbehaved("more unread bytes than this node holds")
+            raise PeerTooSlow("more unread bytes than this node holds")
 
     def _end_frame(self) -> None:
         flow, self._flow = self._flow, None

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.errors import PeerMisbehaved
+from swarm.errors import PeerTooSlow
 from swarm.limits import (
     FLOOD_FRAMES_MAX,
     FLOOD_FRAMES_PER_SECOND,
@@ -223,7 +224,7 @@ def test_unread_bytes_of_all_connections_are_bounded() -> None:
     opened(yamux, 1)
     yamux.receive(data(1, bytes(WINDOW_FIRST)), 0)  # an ordinary peer is not the one to go
     opened(yamux, 3)
-    with pytest.raises(PeerMisbehaved):
+    with pytest.raises(PeerTooSlow):
         yamux.receive(data(3, bytes(1000)), 0)
 
 
