@@ -7,6 +7,7 @@ which comes meanwhile goes first, and with a sign of life now and then, so that 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class ServePolicy:
     is_fetching: Callable[[LogKey], bool]
     totals: Counters
     grants: Grants[PeerId] = field(default_factory=Grants)
+    worked: Callable[[], float] = time.thread_time
+    """Seconds that the event loop's thread has worked."""
 
 
 class BlockServer:

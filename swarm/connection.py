@@ -8,7 +8,6 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -105,6 +104,7 @@ class LiveSession:
         self.meter_in, self.meter_out = Meter(), Meter()
         self.opened_at = 0.0
         self._server = BlockServer(policy, session, stream.remote, (self.moved, counters))
+        self._worked = policy.worked
         self._totals = totals
         self._counters = counters
         self._wake = trio.Event()
@@ -248,15 +248,15 @@ class LiveSession:
         """Look at what came, a slice at a time; a peer that takes our time for nothing is not read from for a while."""
         while data and self._ended is None:
             piece, data = data[: self._slice_bytes], data[self._slice_bytes :]
-            spent, began = 0.0, time.thread_time()
+            spent, began = 0.0, self._worked()
             for event in self._session.receive(piece):
                 self._dispatch(event)
-                if time.thread_time() - began > 4 * SLICE_SECONDS:
-                    spent += time.thread_time() - began
-                    await self._pay(time.thread_time() - began)
-                    began = time.thread_time()
+                if self._worked() - began > 4 * SLICE_SECONDS:
+                    spent += self._worked() - began
+                    await self._pay(self._worked() - began)
+                    began = self._worked()
             self._wake.set()
-            rest = time.thread_time() - began
+            rest = self._worked() - began
             if spent + rest < SLICE_SECONDS:
                 self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
             elif spent + rest > 4 * SLICE_SECONDS:

@@ -191,7 +191,7 @@ class Finder:
             if now >= refresh_at:
                 directory.records.expire(now)
                 if nodes.table is not None:
-                    for target in (own, DiscoveryKey(os.urandom(ID_BYTES))):
+                    for target in (own, DiscoveryKey(self._chance.randbytes(ID_BYTES))):
                         await walk_to(nodes, target)
                     self._remember(nodes.table)
                 # Alone so far: somebody else may come up meanwhile.
