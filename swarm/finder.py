@@ -10,7 +10,6 @@ records, tables and walks is decided in swarm/discovery/; here are the clock and
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress

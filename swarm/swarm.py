@@ -15,7 +15,8 @@ loads it. Everything may be called before and during `run`; what waits, waits fo
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -121,6 +122,7 @@ class Swarm:
             leech_only=config.leech_only,
             is_fetching=lambda key: self._fetcher.is_waiting(key),
             totals=self._totals,
+            worked=config.worked,
         )
         self._fetcher = Fetcher(
             FetchPolicy(
