@@ -73,7 +73,7 @@ class Fetcher:
         is_hopeless: Callable[[LogKey], bool],
         on_came: Callable[[BlockId], None],
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._totals = totals
         self._why_none = why_none
         self._hurry = hurry
@@ -86,6 +86,7 @@ class Fetcher:
         self._numbers: dict[tuple[LiveSession, BlockId], int] = {}
         self._waiting: dict[LogKey, int] = {}
         self._hopeless_since: dict[LogKey, float] = {}
+        self._came_at: dict[LogKey, float] = {}
         self._busy = trio.Event()
         self._due = trio.Event()
         self._urged = trio.Event()
@@ -124,15 +125,20 @@ class Fetcher:
         """
         if self._stopped:
             raise NoProvider("the swarm is not running")
-        if self._policy.upload_only:
+        if self.policy.upload_only:
             raise NoProvider(
                 f"block {to_text(block)[:12]}… is not here, and this node fetches none",
                 "it was started with --upload-only",
             )
         transfer = self._begin(log, block, bytes_max, lane)
         try:
-            with trio.move_on_after(self._policy.give_up_seconds):
+            patience = self.policy.give_up_seconds
+            with trio.move_on_after(patience) as waiting:
                 await transfer.done.wait()
+            while waiting.cancelled_caught and lane is not Lane.MISS and self._idle_seconds(log) < patience:
+                # Others of this log come, one after the other: its turn will come too.
+                with trio.move_on_after(patience - self._idle_seconds(log)) as waiting:
+                    await transfer.done.wait()
         finally:
             self._leave(log, block, transfer)
         payload = transfer.payload
@@ -141,6 +147,10 @@ class Fetcher:
         if len(payload) > bytes_max:
             raise Corrupt(f"block {to_text(block)[:12]}… has {len(payload)} bytes where {bytes_max} were announced")
         return payload
+
+    def _idle_seconds(self, log: LogKey) -> float:
+        """Since a block of `log` came last."""
+        return trio.current_time() - self._came_at.get(log, float("-inf"))
 
     def _begin(self, log: LogKey, block: BlockId, bytes_max: int, lane: Lane) -> _Transfer:
         # No await in here: two callers must not both start a transfer.
@@ -226,6 +236,8 @@ class Fetcher:
         else:
             self._totals.lane_blocks[transfer.lane] += 1
             self._totals.lane_bytes[transfer.lane] += size
+            for log in transfer.logs:
+                self._came_at[log] = trio.current_time()
             transfer.payload = came.payload
             transfer.done.set()
             self._drop(came.block)

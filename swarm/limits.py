@@ -249,5 +249,8 @@ KEEP_ALIVE_SECONDS: Final = 20.0
 AGREE_SECONDS: Final = 2.0
 """After the first peer agreed on a log's state, how long the others may still bring news."""
 
+EMPTY_SECONDS: Final = 5.0
+"""How long a log of which nobody had anything is waited for, once a peer has said that it has nothing either."""
+
 DISK_THREADS_MAX: Final = 2
 SERVE_BATCH_MAX: Final = 16

@@ -23,7 +23,7 @@ from hyperlog.replication import Replication
 from hyperlog.selection import Fetching
 from swarm.connection import LiveSession
 from swarm.errors import ConnectionLost
-from swarm.limits import AGREE_SECONDS, ENTRIES_OWED_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
+from swarm.limits import AGREE_SECONDS, EMPTY_SECONDS, ENTRIES_OWED_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
 
 
 class LogBook(Protocol):
@@ -135,6 +135,10 @@ class Replicator:
                 await self._wait_agreed(replica, any)
             if waiting.cancelled_caught:
                 raise NoProvider(f"no peer brought the log up to date: {self._why_none(key)}")
+            with trio.move_on_after(EMPTY_SECONDS):
+                # In a crowd, the first who agree may be others who have nothing yet either.
+                while not replica.log.length and replica.failure is None:
+                    await replica.moved.wait()
             with trio.move_on_after(AGREE_SECONDS):
                 await self._wait_agreed(replica, all)
         finally:

@@ -8,8 +8,9 @@ A failure of one session touches no other, except that a peer that misbehaved is
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -33,9 +34,10 @@ from swarm.replication.session_events import BlockCame, BlockRefused, HoldsTold
 from swarm.replication.shares import Shares
 from swarm.replication.tables import TableId
 from swarm.replicator import Replicator
-from swarm.stats import Counters, PeerRecords
+from swarm.stats import Counters, PeerCounters, PeerRecords
 
 _log: Final = logging.getLogger(__name__)
+_WARNING_SECONDS: Final = 1.0
 
 
 class Watcher(Protocol):
@@ -68,6 +70,8 @@ class Sessions:
         self._totals = totals
         self._logs: dict[DiscoveryKey, LogKey] = {}
         self._open: dict[LogKey, dict[PeerId, LiveSession]] = {}
+        self.moved: defaultdict[LogKey, PeerCounters] = defaultdict(PeerCounters)
+        """What sessions moved that have ended, by log."""
         self._streams: Counter[PeerId] = Counter()
         self._opening: dict[LiveSession, None] = {}
         """Sessions in their handshake, oldest first."""
@@ -76,6 +80,7 @@ class Sessions:
         self._held_bytes = 0
         self._shares = Shares()
         self.ledger = Ledger()
+        self._warned_at = -math.inf
         self.records = PeerRecords()
         self.watcher: Watcher | None = None
         self._delivered: set[LiveSession] = set()
@@ -186,7 +191,13 @@ class Sessions:
 
     def _drop(self, peer: PeerId) -> None:
         """End what there is with a peer that is banned now."""
-        _log.warning("dropped peer %s: %s", peer, self.records.of(peer).fault)
+        now = trio.current_time()
+        # Peer ids cost nothing: whoever makes many must not fill the log.
+        is_quiet = now - self._warned_at < _WARNING_SECONDS
+        _log.log(
+            logging.DEBUG if is_quiet else logging.WARNING, "dropped peer %s: %s", peer, self.records.of(peer).fault
+        )
+        self._warned_at = self._warned_at if is_quiet else now
         self._totals.peers_banned += 1
         for live in [*self._opening, *(live for sessions in self._open.values() for live in sessions.values())]:
             if live.remote == peer:
@@ -224,6 +235,7 @@ class Sessions:
             self._replicator.remove_peer(live)
             self._fetcher.remove_peer(live)
             self._policy.grants.leave(live.remote)
+            self.moved[live.log].add(live.moved)
             self._delivered.discard(live)
             if self.watcher is not None:
                 self.watcher.on_close(live)

@@ -35,6 +35,59 @@ class PeerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneStats:
+    """Blocks that came in one lane, and that somebody waits for in it now."""
+
+    blocks: int
+    bytes: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStats:
+    """Blocks of all logs since the start. Bytes are those of blocks as they are stored; limits are bytes a second."""
+
+    blocks_in: int
+    blocks_out: int
+    bytes_in: int
+    bytes_out: int
+    ratio: float | None
+    """Bytes given ÷ bytes got; None when none were got."""
+    duplicates: int
+    duplicate_bytes: int
+    lanes: dict[str, LaneStats]
+    requests: int
+    requests_in_flight: int
+    requests_repeated: int
+    """Asked of another peer, too: because the first was late, or as a hedge."""
+    requests_late: int
+    requests_hedged: int
+    answered_soon: int
+    """Requests of ours that were answered "soon, from others"."""
+    answered_not_held: int
+    said_soon: int
+    upload_limit: float | None
+    download_limit: float | None
+    upload_waits: int
+    download_waits: int
+    """How often a block waited for a limit."""
+    leech_only: bool
+    upload_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogTraffic:
+    """What one log moved since the start, with all its peers; rates in bytes a second, now."""
+
+    rate_in: int
+    rate_out: int
+    bytes_in: int
+    bytes_out: int
+    blocks_in: int
+    blocks_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogStats:
     """One joined log."""
 
@@ -42,6 +95,9 @@ class LogStats:
     peers: tuple[PeerId, ...]
     addresses: tuple[str, ...]
     last_failure: str | None
+    traffic: LogTraffic
+    tables: tuple[tuple[bytes, int, int], ...]
+    """Images whose blocks peers speak of by number: (id of the manifest, blocks here, blocks)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +147,7 @@ class SwarmStats:
     """How often a peer was not read from for a while, because it took the processor for nothing."""
     held_bytes: int
     """What sessions keep for their peers: parts of frames, answers that are not taken, entries that wait."""
+    blocks: BlockStats
     finder: FinderStats
     network: NetworkStats
 
@@ -110,6 +167,13 @@ class PeerCounters:
     entries_in: int = 0
     entries_out: int = 0
     fault: str | None = None
+
+    def add(self, other: PeerCounters) -> None:
+        """Count what another counted too."""
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.blocks_in += other.blocks_in
+        self.blocks_out += other.blocks_out
 
 
 @dataclass(eq=False, slots=True)

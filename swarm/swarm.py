@@ -42,6 +42,7 @@ from swarm.replicator import LogBook, Replicator
 from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
 from swarm.throttle import Throttle
+from swarm.traffic import block_stats, log_traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +334,7 @@ class Swarm:
             bans=self._sessions.ledger.count_banned(trio.current_time()),
             held_up=self._sessions.waits,
             held_bytes=self._sessions.held_bytes,
+            blocks=block_stats(totals, self._fetcher, self._serving),
             finder=self._finder.statistics(),
             network=NetworkStats() if self._network is None else self._network.statistics(),
         )
@@ -361,6 +363,8 @@ class Swarm:
             peers=tuple(self._sessions.of(key)),
             addresses=tuple(self._membership.addresses(key)),
             last_failure=self._membership.last_failure(key),
+            traffic=log_traffic(self._sessions.moved[key], self._sessions.of(key).values(), trio.current_time()),
+            tables=tuple(self._announcer.held_of(key)),
         )
 
     def _peer_stats(self) -> tuple[PeerStats, ...]:

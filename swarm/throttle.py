@@ -18,6 +18,7 @@ class Throttle:
     """`rate` in bytes a second."""
 
     def __init__(self, rate: float) -> None:
+        self.rate = rate
         self._bucket: Final = TokenBucket(rate)
         self._queue: list[_Place] = []
         self._numbers = count()

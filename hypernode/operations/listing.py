@@ -18,6 +18,7 @@ from hypernode.node import Node
 from hypernode.opening import find_version
 from images.catalog import Catalog, Published
 from images.manifest_store import load_manifest
+from swarm.stats import LogStats
 
 
 def list_images(node: Node) -> Mapping[str, Any]:
@@ -49,19 +50,20 @@ async def show_log(node: Node, request: ShowLog, call: Call) -> Mapping[str, Any
 def show_status(node: Node) -> Mapping[str, Any]:
     """Addresses, logs, peers, mounts."""
     seen = node.swarm.statistics()
-    peers_of = {entry.key: len(entry.peers) for entry in seen.logs}
+    moved = {entry.key: entry for entry in seen.logs}
     return {
         "pid": os.getpid(),
         "home": str(node.config.home),
         "is_daemon": node.is_daemon,
         "peer_id": seen.peer_id,
         "addresses": list(seen.addresses),
+        "reach": dataclasses.asdict(node.swarm.reach()),
         "logs": [
             {
                 "link": Link(log.key).text,
                 "name": log.name,
                 "entries": log.length,
-                "peers": peers_of.get(log.key, 0),
+                **_moved(moved.get(log.key)),
                 "forks": _forks(log),
             }
             for log in node.repository.logs.list()
@@ -84,6 +86,7 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "mounts": sorted(node.views),
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,
+        "blocks": dataclasses.asdict(seen.blocks),
         "protection": {
             **dataclasses.asdict(seen.network),
             "sessions_refused": seen.sessions_refused,
@@ -94,6 +97,14 @@ def show_status(node: Node) -> Mapping[str, Any]:
             "held_bytes": seen.held_bytes,
         },
     }
+
+
+def _moved(seen: LogStats | None) -> Mapping[str, Any]:
+    """What a log's peers give and take, and how much of its images is here, by manifest."""
+    if seen is None:
+        return {"peers": 0}
+    images = [{"manifest": to_text(table), "blocks_here": here, "blocks": count} for table, here, count in seen.tables]
+    return {"peers": len(seen.peers), **dataclasses.asdict(seen.traffic), "images": images}
 
 
 def _forks(log: Log) -> list[Mapping[str, Any]]:
