@@ -83,6 +83,10 @@ class NetworkStats:
     handshakes_failed: int = 0
     misbehaved: int = 0
     """Closed for what came below the streams."""
+    refused_swarm: int = 0
+    """Of another private swarm, or of none."""
+    refused_global: int = 0
+    """From global addresses, although only the local network is spoken to."""
 
 
 class Network(Protocol):
@@ -121,8 +125,12 @@ class Network(Protocol):
 class NetworkSetup:
     """What a network is made from: `identity_seed` is 32 secret bytes that determine the peer id."""
 
-    identity_seed: bytes
+    identity_seed: bytes = field(repr=False)
     mdns: bool
+    swarm_key: bytes | None = field(default=None, repr=False)
+    """32 secret bytes: speak to those only who hold them too."""
+    lan_only: bool = False
+    """Dial and accept no global address."""
     reach: ReachSetup = field(default_factory=ReachSetup)
 
 

@@ -203,6 +203,7 @@ class MemoryNetwork:
     def __init__(self, internet: MemoryInternet, setup: NetworkSetup) -> None:
         self._internet = internet
         self._peer_id = peer_id_for(setup.identity_seed)
+        self.swarm_key = setup.swarm_key
         self._serving: Serving | None = None
         self._nursery: trio.Nursery | None = None
         self.streams: list[MemoryStream] = []
@@ -238,6 +239,8 @@ class MemoryNetwork:
         await trio.sleep(there_seconds() + here_seconds())
         if self._serving is None:
             raise PeerUnreachable("the network is not running")
+        if (found := self._internet.find(address.peer)) is not None and found.swarm_key != self.swarm_key:
+            raise PeerUnreachable(f"cannot reach {address.text}: it is not in our swarm")
         if self._internet.is_cut(self._peer_id, address.peer):
             await trio.sleep_forever()
         server = self._internet.find(address.peer)

@@ -193,6 +193,8 @@ class FencedSwarm(Swarm):
     """Stock swarm whose connections come and go without leaving anything behind."""
 
     admission: Admission
+    is_near: Callable[[str], bool]
+    """Whether to take connections from this IP address."""
     is_welcome: Callable[[ID], bool]
     """Whether to speak to this peer at all."""
     on_connection: OnConnection
@@ -239,7 +241,9 @@ class FencedSwarm(Swarm):
         """Serve a connection that somebody else began, until it ends."""
         remote = raw.get_remote_address()
         scope = trio.CancelScope()
-        slot = self.admission.begin(remote[0] if remote else _UNKNOWN_ADDRESS, scope.cancel, trio.current_time())
+        slot = None
+        if remote is None or self.is_near(remote[0]):
+            slot = self.admission.begin(remote[0] if remote else _UNKNOWN_ADDRESS, scope.cancel, trio.current_time())
         if slot is None:
             await raw.close()
             return

@@ -17,7 +17,6 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.tools.anyio_service import background_trio_service
@@ -25,17 +24,18 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from swarm.addresses import PeerAddress, PeerId
+from swarm.discovery.scope import IpAddress, Scope, host_of, scope_of
 from swarm.errors import BadAddress, ListenFailed, PeerUnreachable
 from swarm.limits import CLOSE_SECONDS, STREAM_SECONDS, UPGRADE_SECONDS
 from swarm.net import compat
 from swarm.net.admission import Admission, Stage
-from swarm.net.channel import Noise
 from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of, peer_id_text
 from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
 from swarm.net.nat.traversal import Traversal, is_relayed
+from swarm.net.private import Refusals, Security
 from swarm.net.streams import LibP2PStream, Silent, open_on, unreachable, wrap
 from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving
 from swarm.reach import Reach
@@ -55,6 +55,8 @@ class LibP2PNetwork:
         self._admission = Admission(compat.connections_max())
         self._refused_banned = 0
         self._misbehaved = 0
+        self._refused_global = 0
+        self._refusals = Refusals()
 
     @property
     def peer_id(self) -> PeerId:
@@ -93,8 +95,9 @@ class LibP2PNetwork:
         store = PeerStore()
         identity = ID.from_pubkey(self._pair.public_key)
         store.add_key_pair(identity, self._pair)
-        noise = Noise(NoiseTransport(self._pair, noise_privkey=create_x25519_pair().private_key))
-        upgrader = TransportUpgrader({TProtocol(NOISE): noise}, {}, negotiate_timeout=int(UPGRADE_SECONDS))
+        upgrader = TransportUpgrader({}, {}, negotiate_timeout=int(UPGRADE_SECONDS))
+        noise = NoiseTransport(self._pair, noise_privkey=create_x25519_pair().private_key)
+        upgrader.security_multistream = Security(noise, self._setup.swarm_key, self._refusals)
         muxers = compat.OwnMuxers({TProtocol(YAMUX): Muxer}, negotiate_timeout=int(UPGRADE_SECONDS))
         upgrader.muxer_multistream = muxers
         swarm = compat.FencedSwarm(
@@ -116,6 +119,12 @@ class LibP2PNetwork:
             self._misbehaved += 1
             serving.misbehaved(peer_id_text(peer), fault)
 
+        def is_near(host: str) -> bool:
+            is_near = self._is_near(host_of(f"/ip{6 if ':' in host else 4}/{host}"))
+            self._refused_global += not is_near
+            return is_near
+
+        swarm.is_near = is_near
         swarm.is_welcome = is_welcome
         muxers.misbehaved = misbehaved
         return swarm
@@ -155,6 +164,8 @@ class LibP2PNetwork:
             evicted=admission.evicted,
             handshakes_failed=admission.failed,
             misbehaved=self._misbehaved,
+            refused_swarm=self._refusals.count,
+            refused_global=self._refused_global,
         )
 
     def reach(self) -> Reach:
@@ -171,6 +182,10 @@ class LibP2PNetwork:
             for connection in self._swarm.get_connections(libp2p_id(peer)):
                 nursery.start_soon(compat.close_connection, connection)
 
+    def _is_near(self, host: IpAddress | None) -> bool:
+        """Whether this address is spoken to at all."""
+        return not self._setup.lan_only or (host is not None and scope_of(host) is not Scope.GLOBAL)
+
     async def _connect(self, address: PeerAddress) -> INetConn:
         """A direct connection to the peer, the one there is or a new one. Raises `PeerUnreachable`."""
         async with self._dialling_alone(address.peer):
@@ -183,6 +198,8 @@ class LibP2PNetwork:
         """A connection to the peer, a direct one if there is one, and whether it was made for this."""
         if self._swarm is None or self._traversal is None:
             raise PeerUnreachable("the network is not running")
+        if not self._is_near(host_of(address.text)):
+            raise PeerUnreachable(f"{address.text} is not on the local network, and nothing else is spoken to")
         with unreachable(address):
             identity = libp2p_id(address.peer)
             live = [one for one in self._swarm.get_connections(identity) if not one.is_closed]
