@@ -9,7 +9,7 @@
 run_packages="python3-venv python3-dev gcc libc6-dev libgmp-dev fuse3 systemd-container
 mmdebstrap iproute2 kmod util-linux"
 test_packages="erofs-utils attr libcap2-bin busybox-static skopeo umoci docker-registry buildah podman runc
-openssh-server openssh-client"
+openssh-server openssh-client iptables"
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -1,6 +1,6 @@
 """A home router's UPnP side, small: answers searches on its network, maps ports, remembers them. A program.
 
-    python -m tests.support.gateway INSIDE_ADDRESS OUTSIDE_ADDRESS    prints `ready`, then a line for each mapping change
+    python -m tests.support.gateway INSIDE_ADDRESS OUTSIDE_ADDRESS    prints `ready`, then each change
 
 What it maps it also forwards, with iptables, in the namespace it runs in.
 """
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         allow = ["-p", "tcp", "-d", host, "--dport", port, "-j", "ACCEPT"]
         subprocess.run(["iptables", *to, "-j", "DNAT", "--to-destination", target], check=True)
         subprocess.run(["iptables", "-I" if verb == "-A" else "-D", "FORWARD", *allow], check=True)
-        print("mapped" if verb == "-A" else "unmapped", outside, target, flush=True)
+        _say("mapped" if verb == "-A" else "unmapped", outside, target)
 
     def _fault(self, code: int, text: str) -> None:
         detail = f'<UPnPError xmlns="urn:schemas-upnp-org:control-1-0"><errorCode>{code}</errorCode>'
@@ -85,8 +85,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
+
+
+def _say(*words: str) -> None:
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
 
 
 def _envelope(body: str) -> str:
@@ -108,7 +113,7 @@ def main(inside: str, outside: str) -> None:
     )
     answers = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     answers.bind((inside, 0))
-    print("ready", flush=True)
+    _say("ready")
     while True:
         data, sender = searches.recvfrom(2048)
         found = re.search(rb"\nST: *(\S+)", data, re.IGNORECASE)

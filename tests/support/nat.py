@@ -4,10 +4,10 @@
                           internet ── public
     right ─ right router ─┘
 
-A router translates addresses as home routers do: what comes back is let in, what nobody asked for is dropped in silence.
-Linux keeps a connection's source port where it can (`endpoint independent`, what hole punching needs); with `random` each
-connection gets another one, as behind the NATs of companies and mobile networks. Nothing leaves the machine. Addresses
-are of kinds that count as public (45.…) and private (10.…).
+A router translates addresses as home routers do: what comes back is let in, what nobody asked for is dropped in
+silence. Linux keeps a connection's source port where it can, which is what hole punching needs; with `random_ports`
+each connection gets another one, as behind the NATs of companies and mobile networks. Nothing leaves the machine.
+Addresses are of kinds that count as public (45.…) and private (10.…).
 """
 
 from __future__ import annotations

@@ -99,10 +99,10 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(node: Node, *listen: str) -> Iterator[Daemon]:
+def daemon(node: Node, *listen: str, options: Sequence[str] = ()) -> Iterator[Daemon]:
     """A daemon that answers; stopped orderly at the end (and that checked) unless the test killed it."""
-    options = [word for address in listen or (_any_port(node),) for word in ("--listen", address)]
-    with node.start("daemon", *options, stderr=None) as process, _serving(node, process) as serving:
+    words = [word for address in listen or (_any_port(node),) for word in ("--listen", address)]
+    with node.start("daemon", *words, *options, stderr=None) as process, _serving(node, process) as serving:
         yield serving
 
 

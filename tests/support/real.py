@@ -46,6 +46,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "tc": _program("tc"),
     "npm": _program("npm"),
     "mmdebstrap": _program("mmdebstrap"),
+    "iptables": _program("iptables"),
     **{name: _program(name) for name in ("setpriv", "fusermount3", "unshare")},
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",
     **{name: _program(name) for name in ("umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},

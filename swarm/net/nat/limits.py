@@ -26,6 +26,9 @@ CIRCUITS_ACCEPTED_MAX: Final = 32
 ASKED_PEERS_MAX: Final = 3
 """Peers asked to dial us back in one look at how reachable we are."""
 
+WITNESS_SECONDS: Final = 900.0
+"""After this a peer is asked again: networks change."""
+
 LOOK_FIRST_SECONDS: Final = 0.5
 """After a connection was made, before anybody is asked: several are often made together."""
 

@@ -32,12 +32,14 @@ from swarm.net.nat.dialback import DialBack, ask, observed_by
 from swarm.net.nat.gateway import keep_mapped
 from swarm.net.nat.limits import (
     ASKED_PEERS_MAX,
+    DIAL_BACK_PAUSE_SECONDS,
     LOOK_FIRST_SECONDS,
     LOOK_SECONDS,
     MESSAGE_SECONDS,
     PUNCH_SECONDS,
     RELAYS_WANTED,
     RETURN_SECONDS,
+    WITNESS_SECONDS,
 )
 from swarm.net.nat.messages import AUTONAT, DCUTR, HOP, STOP
 from swarm.net.nat.punching import connect_at_once, follow, invite
@@ -90,6 +92,7 @@ class Traversal:
         """Connections with peers that refused us a place."""
         self._looking = trio.Lock()
         self._witnesses: dict[PeerId, Witness] = {}
+        self._asked_at: dict[PeerId, float] = {}
         self._observed: dict[INetConn, tuple[str, int]] = {}
         self._reachable = Reachable.UNKNOWN
         self._mapped: str | None = None
@@ -313,7 +316,7 @@ class Traversal:
 
     async def _look(self) -> None:
         self._forget_gone()
-        asked = [one for one in self._direct_connections() if self._peer(one) not in self._witnesses]
+        asked = [one for one in self._direct_connections() if self._is_worth_asking(self._peer(one))]
         async with trio.open_nursery() as nursery:
             for connection in asked[: ASKED_PEERS_MAX if self._listening else 0]:
                 nursery.start_soon(self._question, connection)
@@ -322,6 +325,13 @@ class Traversal:
             self._reachable = verdict(list(self._witnesses.values()), own)
         if self._reachable is Reachable.NO and self._setup.use_relays:
             await self._see_to_places()
+
+    def _is_worth_asking(self, peer: PeerId) -> bool:
+        witness = self._witnesses.get(peer)
+        if witness is None:
+            return True
+        pause = WITNESS_SECONDS if witness.has_tried else DIAL_BACK_PAUSE_SECONDS
+        return trio.current_time() - self._asked_at.get(peer, 0.0) > pause
 
     def _direct_connections(self) -> list[INetConn]:
         """One for each peer."""
@@ -340,7 +350,9 @@ class Traversal:
         for connection in [one for one in self._observed if one not in live]:
             del self._observed[connection]
         while len(self._witnesses) > 4 * ASKED_PEERS_MAX:
-            del self._witnesses[next(iter(self._witnesses))]
+            oldest = min(self._witnesses, key=lambda peer: self._asked_at.get(peer, 0.0))
+            del self._witnesses[oldest]
+        self._asked_at = {peer: at for peer, at in self._asked_at.items() if peer in self._witnesses}
 
     async def _observe(self, connection: INetConn) -> tuple[str, int] | None:
         if connection not in self._observed:
@@ -360,6 +372,7 @@ class Traversal:
         ports = [port] if _local_port(connection) == self._port else []
         if self._mapped is not None:
             ports.append(int(self._mapped.split("/")[4]))
+        self._asked_at[self._peer(connection)] = trio.current_time()
         try:
             answer = await ask(connection, self._us, candidates(host, [*ports, self._port]))
         except HyperError as error:
