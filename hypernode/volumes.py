@@ -1,11 +1,13 @@
 """Volumes: what containers wrote over a version, kept under a name.
 
-    volumes/NAME/upper   overlayfs' upper directory: only what differs from the version
-    volumes/NAME/work    overlayfs' scratch space
-    volumes/NAME/base    which version it lies over (canonical CBOR), written last: without it the volume is not there
+    volumes/NAME/N/upper   overlayfs' upper directory: only what differs from the version
+    volumes/NAME/N/work    overlayfs' scratch space
+    volumes/NAME/base      which version it lies over, and N (canonical CBOR): without it the volume is not there
 
-A volume belongs to one version, because an upper directory means nothing over another. Making writes `base` last and
-removing takes it away first, each durably, so a crash leaves a whole volume or rubbish that the next node clears.
+An upper directory means nothing over another version than its own, so a volume that moves to a version that holds
+what was written gets a new one, which is empty. `base` says which of them is the volume: it is replaced in one step,
+when all that it names is durable, and goes first when a volume is removed. A crash leaves a whole volume, before or
+after, and rubbish that the next node clears.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from hyperlog.encoding import decode, encode
 from hyperlog.errors import Conflict, Corrupt, NotFound, Refused
 from hyperlog.ids import EntryId, LogKey
 from hyperlog.keys import sync_directory
+from hyperlog.killpoints import reached
 from hyperlog.limits import KEY_BYTES
 from images.manifest import Inode
 
@@ -41,10 +44,17 @@ class Volume:
     log: LogKey
     entry: EntryId
     created: int
+    number: int
+    """Of its layer: how many times it was moved."""
+
+    @property
+    def layer(self) -> Path:
+        """Holds `upper` and `work`."""
+        return self.path / str(self.number)
 
     @property
     def upper(self) -> Path:
-        return self.path / "upper"
+        return self.layer / "upper"
 
 
 class VolumeStore:
@@ -74,25 +84,46 @@ class VolumeStore:
 
     def create(self, name: str, log: LogKey, entry: EntryId, root: Inode) -> Volume:
         """A new volume over a version whose root directory is `root`; durable."""
-        volume = Volume(name, self._directory / name, log, entry, int(time.time()))
+        volume = Volume(name, self._directory / name, log, entry, int(time.time()), 0)
         self._directory.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(volume.path, ignore_errors=True)
         volume.path.mkdir(mode=0o700)
+        self._write(volume, root)
+        sync_directory(self._directory)
+        return volume
+
+    def move(self, volume: Volume, log: LogKey, entry: EntryId, root: Inode) -> Volume:
+        """Let it lie, empty, over another version, which holds all that was written to it; durable.
+
+        The caller uses it (`using`).
+        """
+        moved = replace(volume, log=log, entry=entry, number=volume.number + 1)
+        shutil.rmtree(moved.layer, ignore_errors=True)  # of a move that a crash cut short
+        self._write(moved, root)
+        reached("volume.moved")
+        shutil.rmtree(volume.layer, ignore_errors=True)
+        return moved
+
+    def _write(self, volume: Volume, root: Inode) -> None:
+        volume.layer.mkdir(mode=0o700)
         volume.upper.mkdir()
         os.chown(volume.upper, root.uid, root.gid)
         volume.upper.chmod(stat.S_IMODE(root.mode))
         for key, value in root.xattrs:
             os.setxattr(volume.upper, key, value)
         os.utime(volume.upper, ns=(root.mtime_ns, root.mtime_ns))
+        sync_directory(volume.upper)
+        sync_directory(volume.layer)
         new = volume.path / "base.new"
         with new.open("wb") as file:
-            file.write(encode({"log": log, "entry": entry, "created": volume.created}))
+            file.write(
+                encode({"log": volume.log, "entry": volume.entry, "created": volume.created, "layer": volume.number})
+            )
             file.flush()
             os.fsync(file.fileno())
+        reached("volume.written")
         new.replace(volume.path / "base")
         sync_directory(volume.path)
-        sync_directory(self._directory)
-        return volume
 
     def remove(self, name: str) -> None:
         """Forget the volume `name`, durably, and delete it. Raises `NotFound`, `Conflict` when it is in use."""
@@ -122,6 +153,17 @@ class VolumeStore:
             for path in self._directory.iterdir():
                 if not (path / "base").exists():
                     shutil.rmtree(path, ignore_errors=True)
+                else:
+                    self._clear_layers(path.name)
+
+    def _clear_layers(self, name: str) -> None:
+        try:
+            volume = self._read(name)
+        except Corrupt:
+            return  # whoever wants the volume will hear of it
+        for path in () if volume is None else volume.path.iterdir():
+            if volume is not None and path.is_dir() and path != volume.layer:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _read(self, name: str) -> Volume | None:
         path = self._directory / name
@@ -134,7 +176,7 @@ class VolumeStore:
         except Corrupt:
             fields = None
         match fields:
-            case {"log": bytes(log), "entry": bytes(entry), "created": int(created)}:
-                if len(log) == len(entry) == KEY_BYTES:
-                    return Volume(name, path, LogKey(log), EntryId(entry), created)
+            case {"log": bytes(log), "entry": bytes(entry), "created": int(created), "layer": int(number)}:
+                if len(log) == len(entry) == KEY_BYTES and number >= 0:
+                    return Volume(name, path, LogKey(log), EntryId(entry), created, number)
         raise Corrupt(f"{path / 'base'} does not say which version the volume lies over", "restore it from a backup")

@@ -135,12 +135,13 @@ def commit(
     """Make a new version of what a container wrote to a volume; print its link.
 
     The version goes to the image that the volume lies over, or with --name to a new image. Only what was written is
-    read and stored.
+    read and stored. The volume then lies over that version, empty: what is written to it next makes the next one.
 
     [bold]Examples[/bold]
 
         hypernode boot hyper://KEY --keep build -- apt-get install -y nginx
         hypernode commit build --message "with nginx"
+        hypernode boot hyper://KEY --keep build -- apt-get install -y curl && hypernode commit build
     """
     run("commit", volume=volume, message=message, name=name, as_json=as_json)
 

@@ -58,7 +58,7 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             image.mountable,
             request.read_deadline,
             on_failure,
-            volume=None if volume is None else volume.path,
+            volume=None if volume is None else volume.layer,
             traced=start.is_prefetching,
             recording=recording,
         )

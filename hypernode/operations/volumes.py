@@ -13,6 +13,7 @@ import trio
 
 from hyperlog.errors import Conflict, HyperError, Refused
 from hyperlog.ids import to_text
+from hyperlog.killpoints import reached
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.api.server import Call
@@ -77,12 +78,15 @@ async def remove_volume(node: Node, request: RemoveVolume) -> Mapping[str, Any]:
 
 
 async def commit(node: Node, request: Commit, call: Call) -> Mapping[str, Any]:
-    """Append what the volume holds, over its version, as a new version. The volume stays as it is."""
+    """Append what the volume holds, over its version, as a new version, over which the volume then lies, empty.
+
+    The version is published before the volume moves. Killed in between, the next commit finds it, and only moves.
+    """
     volume = node.volumes.get(request.volume)
     with node.volumes.using(request.volume):
         async with node.gate.passing():
             base = _base(node, volume)
-            log = _target(node, volume, request)
+            log = _target(node, volume, base, request)
             return await _commit(node, request, call, volume, base, log)
 
 
@@ -91,9 +95,11 @@ async def _commit(
 ) -> Mapping[str, Any]:
     image = await prepare(node, Link(volume.log, to_text(volume.entry)).text, (), call)
     with node.holding(base.version.manifest):
-        if log is None:
+        if request.name is not None:
             await fetch_all(node, image, call)  # a new image has no other peers to have its blocks from
         imported = await _import(node, image, volume, call)
+        for note in imported.notes:
+            await call.event("note", text=f"left out {shown(note.path)}: {note.reason}")
         version = replace(
             base.version,
             manifest=imported.ref,
@@ -106,17 +112,30 @@ async def _commit(
             stored_bytes=imported.stored_bytes,
             inodes=imported.inodes,
         )
+        told = {"new_bytes": imported.new_bytes, "image_bytes": imported.image_bytes}
+        if request.name is None and imported.ref.id == base.version.manifest.id:
+            await call.event("note", text=f"nothing was written over version {base.number}")
+            return {"link": Link(volume.log).text, "version": base.number, **told}
         log = log or node.repository.logs.create(request.name)
-        log.append(encoded(version))
+        made = _published(log, base, imported)
+        if made is None:
+            if request.name is not None and Catalog.of(log).versions:
+                raise _taken(request.name)
+            log.append(encoded(version))
+            made = Catalog.of(log).resolve()
+            reached("commit.published")
+        await in_mount_thread(partial(node.volumes.move, volume, log.key, made.entry, imported.manifest.inode(0)))
     node.join(log.key)
-    for note in imported.notes:
-        await call.event("note", text=f"left out {shown(note.path)}: {note.reason}")
-    return {
-        "link": Link(log.key).text,
-        "version": Catalog.of(log).resolve().number,
-        "new_bytes": imported.new_bytes,
-        "image_bytes": imported.image_bytes,
-    }
+    return {"link": Link(log.key).text, "version": made.number, **told}
+
+
+def _published(log: Log, base: Resolved, imported: Imported) -> Resolved | None:
+    """The version that a commit published before it was killed."""
+    for each in Catalog.of(log).versions:
+        version = each.version
+        if version is not None and version.parent == base.entry and version.manifest.id == imported.ref.id:
+            return Resolved(each.number, each.entry, version)
+    return None
 
 
 def encoded(version: ImageVersion) -> bytes:
@@ -157,18 +176,27 @@ def _base(node: Node, volume: Volume) -> Resolved:
     return Catalog.of(node.repository.logs.open(volume.log)).resolve(to_text(volume.entry))
 
 
-def _target(node: Node, volume: Volume, request: Commit) -> Log | None:
+def _target(node: Node, volume: Volume, base: Resolved, request: Commit) -> Log | None:
     """The log to append to; None for a new one."""
     if request.name is not None:
         if not valid_name(request.name) or not request.name:
             raise Refused("this cannot be an image's name", "choose another --name")
-        if node.repository.logs.named(request.name) is not None:
-            raise Conflict(f"there is an image named {request.name} already", "choose another --name")
-        return None
+        named = node.repository.logs.named(request.name)
+        if named is not None and Catalog.of(named).versions and not _has_child(named, base):
+            raise _taken(request.name)
+        return named  # what is there, a commit left that was killed
     log = node.repository.logs.open(volume.log)
     if not log.writable:
         raise Refused("this home cannot write to that image's log", "--name NAME makes an image of your own of it")
     return log
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"there is an image named {name} already", "choose another --name")
+
+
+def _has_child(log: Log, base: Resolved) -> bool:
+    return any(each.version is not None and each.version.parent == base.entry for each in Catalog.of(log).versions)
 
 
 def _base_text(node: Node, volume: Volume) -> str:

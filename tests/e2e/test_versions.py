@@ -263,19 +263,29 @@ def test_what_a_container_wrote_becomes_a_version(booted: tuple[Node, str], tmp_
     _ok(node, "tag", link, "made")
     assert _ok(node, "boot", f"{link}@made", "--", "cat", "/new", "/data/x") == "in\nx"
     assert _ok(node, "boot", f"{link}@v1", "--", "cat", "/etc/motd") == "welcome"
-    # The volume goes on over its own version; another one is refused.
-    assert _ok(node, "boot", link, "--keep", "work", "--", "cat", "/new") == "in"
-    assert node.run("boot", f"{link}@2", "--keep", "work", "--", "true").returncode == 125
+    # The volume lies over what was made of it, empty, and goes on from there; another version is refused.
+    (volume,) = _json(node, "volumes")["volumes"]
+    assert volume["base"] == f"{link}@v2"
+    assert _json(node, "commit", "work")["version"] == 2, "nothing was written"
+    assert _ok(node, "boot", link, "--keep", "work", "--", "sh", "-c", "cat /new; echo more > /new") == "in"
+    assert node.run("boot", f"{link}@1", "--keep", "work", "--", "true").returncode == 125
+    assert _json(node, "commit", "work")["version"] == 3
+    again = [change["path"] for change in _json(node, "diff", f"{link}@2", f"{link}@3")["changes"]]
+    assert again == ["new"]
 
+    assert node.run("commit", "work", "--name", "box").returncode == 5
     other = _ok(node, "commit", "work", "--name", "forked").partition("@")[0]
     assert other != link
+    assert _json(node, "volumes")["volumes"][0]["base"] == f"{other}@v1"
     _ok(node, "unpin", link)
-    assert f"{link}@v1" not in _json(node, "collect", "--dry-run")["versions"], "the volume keeps its version"
+    _ok(node, "unpin", other)
+    assert f"{other}@v1" not in _json(node, "collect", "--dry-run")["versions"], "the volume keeps its version"
+    assert f"{link}@v1" in _json(node, "collect")["versions"]
+    assert _ok(node, "boot", other, "--keep", "work", "--", "cat", "/new") == "more"
     _ok(node, "volume", "rm", "work")
     assert node.run("volume", "rm", "work").returncode == 3
     assert node.run("commit", "work").returncode == 3
-    assert f"{link}@v1" in _json(node, "collect")["versions"]
-    assert _ok(node, "boot", other, "--", "cat", "/new") == "in"
+    assert _json(node, "collect", "--dry-run")["blocks"] == _json(node, "collect")["blocks"] > 0
 
 
 @pytest.mark.real
@@ -304,9 +314,18 @@ def test_a_commit_that_is_killed_publishes_all_or_nothing(boxed: tuple[Node, str
         killed = replace(node, environment={"HYPERNODE_KILL": point}).run("commit", "work")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert len(_json(node, "log", link)["versions"]) == 1
-    assert _json(node, "commit", "work")["version"] == 2
+    upper = set(os.listdir(node.home / "volumes" / "work" / "0" / "upper"))
+    for point in ("commit.published:1", "volume.written:1", "volume.moved:1"):
+        killed = replace(node, environment={"HYPERNODE_KILL": point}).run("commit", "work")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        (volume,) = _json(node, "volumes")["volumes"]
+        moved = point.startswith("volume.moved")
+        assert volume["base"] == f"{link}@{'v2' if moved else 'v1'}"
+        layers = {path.name: set(os.listdir(path / "upper")) for path in (node.home / "volumes" / "work").glob("?")}
+        assert layers == ({"1": set()} if moved else {"0": upper}), "what a killed commit left is cleared"
+    assert _json(node, "commit", "work")["version"] == 2, "published once, whatever was killed"
     assert _json(node, "verify", link)["complete"]
-    assert len(_ok(node, "boot", link, "--", "ls", "/big1", "/big8").split()) == 2
+    assert len(_ok(node, "boot", link, "--keep", "work", "--", "ls", "/big1", "/big8").split()) == 2
 
 
 def test_a_daemon_within_its_budget_lets_go_of_what_nothing_keeps(
