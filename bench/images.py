@@ -9,7 +9,9 @@
                         bytes of that file's blocks
 `small_file_change_ratio` the same for a script of some kilobytes, against the block that it shares with its neighbours
 `stored_ratio`          stored bytes ÷ bytes of files
-`publish_seconds`       until the tree could be handed to somebody: us, and the tools of others that are installed
+`publish_seconds`       until the tree could be handed to somebody: us, and the tools of others that are installed.
+                        eStargz (Debian's stargz-snapshotter, containerd and umoci) is only the conversion of an
+                        image that containerd holds already
 """
 
 from __future__ import annotations
@@ -125,6 +127,49 @@ def measure_others(tree: Path, place: Path) -> dict[str, float]:
     return found
 
 
+_CONTAINERD: Final = """version = 2
+root = "{place}/root"
+state = "{place}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{place}/socket"
+"""
+
+
+def measure_estargz(tree: Path, place: Path) -> float | None:
+    """Seconds to convert the tree, as an OCI image of one layer, to eStargz; None where the tools are missing."""
+    if not all(map(shutil.which, ("umoci", "containerd", "ctr-remote"))):
+        return None
+    layout, archive, settings = place / "layout", place / "layout.tar", place / "containerd.toml"
+    place.mkdir()
+    settings.write_text(_CONTAINERD.format(place=place))
+    for command in (
+        ("umoci", "init", "--layout", layout),
+        ("umoci", "new", "--image", f"{layout}:tree"),
+        ("umoci", "insert", "--image", f"{layout}:tree", tree, "/"),
+        ("tar", "-C", layout, "-cf", archive, "."),
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+
+    def remote(*argv: str | Path) -> str:
+        command = ["ctr-remote", "--address", place / "socket", "images", *argv]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    argv = ["containerd", "--config", os.fspath(settings)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as containerd:
+        try:
+            deadline = time.monotonic() + 30
+            while not (place / "socket").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            remote("import", "--no-unpack", archive)
+            (name,) = remote("ls", "-q").split()
+            began = time.monotonic()
+            remote("convert", "--estargz", "--oci", name, "converted:1")
+            return round(time.monotonic() - began, 2)
+        finally:
+            containerd.terminate()
+
+
 def main() -> None:
     """Measure each thing once, imports in processes of their own, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,6 +187,9 @@ def main() -> None:
         figures = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
         figures |= measure_change(tree, place)
         figures["publish_seconds"] = {"hypernode": figures.pop("hypernode_seconds")} | measure_others(tree, place)
+        estargz = measure_estargz(tree, place / "estargz")
+        if estargz is not None:
+            figures["publish_seconds"]["eStargz"] = estargz
     if arguments.json:
         print(json.dumps(figures))
         return
