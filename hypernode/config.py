@@ -10,6 +10,8 @@ from typing import Final
 
 from hyperlog.errors import Refused
 from hypernode.limits import READ_DEADLINE_SECONDS
+from swarm.addresses import parse_address
+from swarm.finding import Finding
 from swarm.reach import ReachSetup
 
 DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
@@ -24,6 +26,10 @@ class Config:
     home: Path
     listen: tuple[str, ...] = DEFAULT_LISTEN
     mdns: bool = True
+    finding: Finding = field(default_factory=Finding)
+    swarm_key: Path | None = None
+    """A file of 32 secret bytes: a private swarm, of those who hold them."""
+    lan_only: bool = False
     reach: ReachSetup = field(default_factory=ReachSetup)
     read_deadline: float = READ_DEADLINE_SECONDS
     state: Path | None = None
@@ -79,30 +85,59 @@ def make_config(
     home: Path | None = None,
     listen: tuple[str, ...] = (),
     mdns: bool | None = None,
+    bootstrap: tuple[str, ...] = (),
+    rendezvous: bool | None = None,
+    dht: bool | None = None,
+    exchange: bool | None = None,
+    remembered: bool | None = None,
+    swarm_key: Path | None = None,
+    lan_only: bool | None = None,
     relay: bool = False,
     read_deadline: float | None = None,
 ) -> Config:
     """The configuration from flags (the arguments), `environment` and defaults. Raises `Refused` on odd values."""
-    from_environment = tuple(filter(None, environment.get("HYPERNODE_LISTEN", "").split(",")))
-    if mdns is None:
-        mdns = _switch(environment, "HYPERNODE_MDNS", default=True)
+
+    def switch(flag: bool | None, name: str, *, default: bool = True) -> bool:
+        return _switch(environment, name, default=default) if flag is None else flag
+
+    lan_only = switch(lan_only, "HYPERNODE_LAN_ONLY", default=False)
+    key_file = environment.get("HYPERNODE_SWARM_KEY")
     if read_deadline is None:
         read_deadline = _seconds(environment, "HYPERNODE_READ_DEADLINE", READ_DEADLINE_SECONDS)
     if not 0.1 <= read_deadline <= 86400:
         raise Refused(f"a read deadline of {read_deadline:g} s makes no sense", "choose 0.1 to 86400 seconds")
     return Config(
         home=home.absolute() if home else default_home(environment),
-        listen=listen or from_environment or DEFAULT_LISTEN,
-        mdns=mdns,
+        listen=listen or _list(environment, "HYPERNODE_LISTEN") or DEFAULT_LISTEN,
+        mdns=switch(mdns, "HYPERNODE_MDNS"),
+        finding=Finding(
+            bootstrap=_addresses(bootstrap or _list(environment, "HYPERNODE_BOOTSTRAP")),
+            rendezvous=switch(rendezvous, "HYPERNODE_RENDEZVOUS"),
+            dht=switch(dht, "HYPERNODE_DHT"),
+            exchange=switch(exchange, "HYPERNODE_PEER_EXCHANGE"),
+            remembered=switch(remembered, "HYPERNODE_REMEMBER"),
+        ),
+        swarm_key=swarm_key or (Path(key_file) if key_file else None),
+        lan_only=lan_only,
         reach=ReachSetup(
             offer_relay=relay or _switch(environment, "HYPERNODE_RELAY", default=False),
             use_relays=_switch(environment, "HYPERNODE_USE_RELAYS", default=True),
             punch=_switch(environment, "HYPERNODE_PUNCH", default=True),
-            map_ports=_switch(environment, "HYPERNODE_UPNP", default=True),
+            map_ports=_switch(environment, "HYPERNODE_UPNP", default=True) and not lan_only,
         ),
         read_deadline=read_deadline,
         state=default_state(environment),
     )
+
+
+def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """What is separated by commas."""
+    return tuple(filter(None, (item.strip() for item in environment.get(name, "").split(","))))
+
+
+def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Full multiaddrs, checked. Raises `BadAddress`."""
+    return tuple(parse_address(text).text for text in texts)
 
 
 def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:

@@ -17,13 +17,15 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from hyperlog.errors import NotFound, Unavailable
+from hyperlog.errors import HyperError, NotFound, Unavailable
 from hyperlog.ids import LogKey
 from hyperlog.keys import read_secret, write_secret
+from hyperlog.limits import KEY_BYTES
 from hyperlog.repository import Repository
 from hypernode.ahead import Completions
 from hypernode.claims import Inherited
@@ -106,6 +108,9 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             identity_seed=_identity_seed(config),
             listen=config.listen,
             mdns=config.mdns,
+            finding=replace(config.finding, answers=is_daemon),
+            swarm_key=None if config.swarm_key is None else _swarm_key(config.swarm_key),
+            lan_only=config.lan_only,
             # Only who stays asks the router for a port.
             reach=config.reach if is_daemon else replace(config.reach, map_ports=False),
             on_demand=not is_daemon,
@@ -140,6 +145,18 @@ def _clear_crash(config: Config, records: Records) -> Inherited | None:
         clear_view(config, directory)
         records.forget_mount(directory)
     return inherited
+
+
+def _swarm_key(path: Path) -> bytes:
+    """The key of a private swarm. Raises `NotFound`, `Refused`, `Corrupt`."""
+    try:
+        return read_secret(path)
+    except HyperError as error:
+        kind = type(error)
+        raise kind(
+            f"the key of the private swarm cannot be used: {error.message}",
+            error.hint or f"every node needs the same one: (umask 077; head -c {KEY_BYTES} /dev/urandom > {path})",
+        ) from None
 
 
 def _identity_seed(config: Config) -> bytes:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hyperlog.encoding import Encodable, Value, decode, encode
+from hyperlog.encoding import Value, decode, encode
 from hyperlog.errors import Corrupt
 from hyperlog.ids import EntryId, LogKey, ManifestId
 from hyperlog.limits import KEY_BYTES
@@ -80,8 +80,8 @@ class Records:
         return found
 
     def _put_peers(self, log: LogKey, peers: Mapping[str, tuple[int, int]]) -> None:
-        value: list[Encodable] = [[address, failures, at] for address, (failures, at) in peers.items()][:_PEERS_MAX]
-        self._namespace.put_many([(b"peers\0" + log, encode(value))])
+        value: list[list[str | int]] = [[address, failures, at] for address, (failures, at) in peers.items()]
+        self._namespace.put_many([(b"peers\0" + log, encode(value[:_PEERS_MAX]))])
 
     def nodes(self) -> list[str]:
         """What `keep_nodes` was told."""

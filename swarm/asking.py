@@ -29,6 +29,7 @@ from swarm.discovery.messages import (
 )
 from swarm.discovery.scope import IpAddress, host_of
 from swarm.errors import ConnectionLost, PeerUnreachable
+from swarm.limits import CLOSE_SECONDS
 from swarm.network import Network, Stream
 from swarm.replication.framing import FrameReader
 
@@ -49,7 +50,8 @@ async def ask(
             messages = _Messages(stream)
             answers = [await _ask_one(messages, stream, question) for question in questions]
         finally:
-            await stream.close()
+            with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+                await stream.close()
         return answers, seen_at(stream)
     raise PeerUnreachable(f"no answer from {address.text} within {ASK_SECONDS:g} s")
 
@@ -84,7 +86,8 @@ async def serve(stream: Stream, answer: Callable[[Question, IpAddress], Answer])
     except HyperError:
         pass
     finally:
-        await stream.close()
+        with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
+            await stream.close()
 
 
 def seen_at(stream: Stream) -> IpAddress | None:

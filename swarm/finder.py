@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -43,25 +42,13 @@ from swarm.discovery.limits import (
 from swarm.discovery.messages import Answer, Found, Question
 from swarm.discovery.routing import RoutingTable, place_of
 from swarm.discovery.scope import IpAddress, may_pass
+from swarm.finding import Finding
 from swarm.membership import Membership, parsed
 from swarm.network import Network, Stream
 from swarm.nodes import KnownNode, Nodes, learn
 from swarm.remembered import PeerMemory
 from swarm.stats import FinderStats
 from swarm.walking import walk_to
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """By which ways peers are found, beside links and the local network. `bootstrap`: full multiaddrs."""
-
-    bootstrap: tuple[str, ...] = ()
-    rendezvous: bool = True
-    dht: bool = True
-    exchange: bool = True
-    remembered: bool = True
-    answers: bool = False
-    """Whether this node answers others' questions, and so is part of the DHT: daemons do."""
 
 
 class Finder:

@@ -29,7 +29,8 @@ from swarm.addresses import PeerId, parse_address
 from swarm.announcer import Announcer, FindTable, find_no_table
 from swarm.block_server import BlockBook, ServePolicy
 from swarm.fetcher import Fetcher, FetchPolicy
-from swarm.finder import Finder, Finding
+from swarm.finder import Finder
+from swarm.finding import Finding
 from swarm.gossip import Gossip
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
 from swarm.membership import Membership
@@ -54,6 +55,10 @@ class SwarmConfig:
     mdns: bool = True
     reach: ReachSetup = field(default_factory=ReachSetup)
     finding: Finding = field(default_factory=Finding)
+    swarm_key: bytes | None = field(default=None, repr=False)
+    """32 secret bytes: a private swarm, of those who hold them."""
+    lan_only: bool = False
+    """Dial and accept no global address."""
     on_demand: bool = False
     """Load the network only when somebody waits for an entry or a block."""
     connect_seconds: float = 5.0
@@ -216,7 +221,14 @@ class Swarm:
                 book.remember_bans(ledger.dump(trio.current_time()))
 
     async def _start_network(self, nursery: trio.Nursery) -> list[str]:
-        setup = NetworkSetup(identity_seed=self._config.identity_seed, mdns=self._config.mdns, reach=self._config.reach)
+        config = self._config
+        setup = NetworkSetup(
+            identity_seed=config.identity_seed,
+            mdns=config.mdns,
+            reach=config.reach,
+            swarm_key=config.swarm_key,
+            lan_only=config.lan_only,
+        )
         network = await self._open_network(setup)
 
         async def accept(stream: Stream) -> None:

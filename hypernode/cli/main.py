@@ -10,15 +10,23 @@ import typer
 from hypernode.cli import main_export, main_mount, main_network, main_trace, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
+    BootstrapOption,
     DeadlineOption,
+    DhtOption,
+    ExchangeOption,
     Globals,
     InsecureOption,
     JsonOption,
+    LanOnlyOption,
     LinkArgument,
     ListenOption,
+    MdnsOption,
     PeerOption,
     PlatformOption,
     RefreshOption,
+    RememberOption,
+    RendezvousOption,
+    SwarmKeyOption,
     run,
 )
 from hypernode.cli.share_options import (
@@ -38,7 +46,9 @@ _EPILOG: Final = """
 and ends with 125 when hypernode itself failed.
 
 [bold]Environment[/bold]: HYPERNODE_HOME (where images are kept), HYPERNODE_LISTEN (multiaddrs, comma-separated),
-HYPERNODE_MDNS=off (do not look for peers on the local network), HYPERNODE_RELAY=on (relay for others),
+HYPERNODE_BOOTSTRAP (multiaddrs of nodes to ask who serves what), HYPERNODE_MDNS, HYPERNODE_RENDEZVOUS, HYPERNODE_DHT,
+HYPERNODE_PEER_EXCHANGE, HYPERNODE_REMEMBER (off: do not find peers that way), HYPERNODE_SWARM_KEY (file),
+HYPERNODE_LAN_ONLY=on, HYPERNODE_RELAY=on (relay for others),
 HYPERNODE_USE_RELAYS=off, HYPERNODE_PUNCH=off, HYPERNODE_UPNP=off (do not do these to be reached),
 HYPERNODE_READ_DEADLINE (seconds).
 """
@@ -73,15 +83,29 @@ def _globals(
             help="Where images and keys are kept (default: under the XDG data directory).",
         ),
     ] = None,
-    mdns: Annotated[
-        bool | None, typer.Option("--mdns/--no-mdns", help="Look for peers on the local network (default: yes).")
-    ] = None,
+    mdns: MdnsOption = None,
+    bootstrap: BootstrapOption = None,
+    rendezvous: RendezvousOption = None,
+    dht: DhtOption = None,
+    exchange: ExchangeOption = None,
+    remember: RememberOption = None,
+    swarm_key: SwarmKeyOption = None,
+    lan_only: LanOnlyOption = None,
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     Globals.home = home
-    Globals.mdns = mdns
+    Globals.network = {
+        "mdns": mdns,
+        "bootstrap": tuple(bootstrap or ()),
+        "rendezvous": rendezvous,
+        "dht": dht,
+        "exchange": exchange,
+        "remembered": remember,
+        "swarm_key": swarm_key,
+        "lan_only": lan_only,
+    }
 
 
 @app.command()
@@ -256,6 +280,7 @@ def daemon(
     [bold]Examples[/bold]
 
         hypernode daemon
+        hypernode --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3… daemon
         hypernode --home /srv/hypernode daemon --budget 50G --listen /ip4/0.0.0.0/tcp/4001
         hypernode daemon --relay --listen /ip4/0.0.0.0/tcp/4001
     """

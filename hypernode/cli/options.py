@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
@@ -46,15 +46,69 @@ AuthFileOption = Annotated[
 ]
 
 
+_FINDING: Final = "Finding peers"
+MdnsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--mdns/--no-mdns", help="Look for peers on the local network (default: yes).", rich_help_panel=_FINDING
+    ),
+]
+BootstrapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bootstrap",
+        metavar="MULTIADDR",
+        help="A node (any daemon) to ask who serves what, and to tell; may be given several times.",
+        rich_help_panel=_FINDING,
+    ),
+]
+RendezvousOption = Annotated[
+    bool | None,
+    typer.Option("--rendezvous/--no-rendezvous", help="Ask and tell known nodes.", rich_help_panel=_FINDING),
+]
+DhtOption = Annotated[
+    bool | None,
+    typer.Option("--dht/--no-dht", help="Ask and tell the nodes that those lead to.", rich_help_panel=_FINDING),
+]
+ExchangeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--peer-exchange/--no-peer-exchange",
+        help="Let peers of an image tell each other of the others.",
+        rich_help_panel=_FINDING,
+    ),
+]
+RememberOption = Annotated[
+    bool | None,
+    typer.Option("--remember/--no-remember", help="Try peers of earlier runs again.", rich_help_panel=_FINDING),
+]
+SwarmKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--swarm-key",
+        metavar="FILE",
+        help="A private swarm: speak only to nodes with the same 32 secret bytes.",
+        rich_help_panel=_FINDING,
+    ),
+]
+LanOnlyOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--lan-only/--no-lan-only", help="Speak to the local network only (default: no).", rich_help_panel=_FINDING
+    ),
+]
+
+
 class Globals:
     """What stands before the command's name."""
 
     home: Path | None = None
-    mdns: bool | None = None
+    network: ClassVar[dict[str, Any]] = {}
+    """What `make_config` is to know of how peers are found."""
 
 
 def run(verb: str, **arguments: object) -> None:
     """Run what `verb` does, and end the process with its exit status."""
     from hypernode.cli.run_command import run_command
 
-    sys.exit(run_command(verb, home=Globals.home, mdns=Globals.mdns, arguments=arguments))
+    sys.exit(run_command(verb, home=Globals.home, network=Globals.network, arguments=arguments))

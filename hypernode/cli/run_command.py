@@ -65,7 +65,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
 
 
-def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: Mapping[str, Any]) -> int:
+def run_command(verb: str, *, home: Path | None, network: Mapping[str, Any], arguments: Mapping[str, Any]) -> int:
     """Run `verb`; its exit status. Failures are told on standard error, and with --json as an object too."""
     _set_up_logging(is_daemon=verb in _STAYING)
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
@@ -74,7 +74,7 @@ def run_command(verb: str, *, home: Path | None, mdns: bool | None, arguments: M
             os.environ,
             home=home,
             listen=tuple(arguments.get("listen") or ()),
-            mdns=mdns,
+            **network,
             relay=bool(arguments.get("relay")),
             read_deadline=arguments.get("read_deadline"),
         )

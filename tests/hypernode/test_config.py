@@ -8,6 +8,7 @@ import pytest
 
 from hyperlog.errors import Refused
 from hypernode.config import DEFAULT_LISTEN, default_home, make_config
+from swarm.finding import Finding
 
 
 @pytest.mark.parametrize(
@@ -38,10 +39,26 @@ def test_without_either_there_are_defaults() -> None:
     assert (config.listen, config.mdns, config.read_deadline) == (DEFAULT_LISTEN, True, 30.0)
 
 
+def test_how_peers_are_found_comes_from_both() -> None:
+    node = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+    off = {f"HYPERNODE_{name}": "off" for name in ("RENDEZVOUS", "DHT", "PEER_EXCHANGE", "REMEMBER")}
+    config = make_config(off | {"HYPERNODE_BOOTSTRAP": f"{node}, ", "HYPERNODE_SWARM_KEY": "/k"})
+    assert config.finding == Finding(
+        bootstrap=(node,), rendezvous=False, dht=False, exchange=False, remembered=False, answers=False
+    )
+    assert (config.swarm_key, config.lan_only, config.reach.map_ports) == (Path("/k"), False, True)
+    flags = make_config(off, rendezvous=True, dht=True, exchange=True, remembered=True, bootstrap=(node,))
+    assert flags.finding == Finding(bootstrap=(node,))
+    alone = make_config({"HYPERNODE_LAN_ONLY": "on"}, swarm_key=Path("/l"))
+    assert (alone.swarm_key, alone.lan_only, alone.reach.map_ports) == (Path("/l"), True, False)
+
+
 @pytest.mark.parametrize(
     "environment",
     [
         {"HYPERNODE_MDNS": "perhaps"},
+        {"HYPERNODE_DHT": "maybe"},
+        {"HYPERNODE_BOOTSTRAP": "example.com:4001"},
         {"HYPERNODE_READ_DEADLINE": "soon"},
         {"HYPERNODE_READ_DEADLINE": "0"},
         {"HYPERNODE_READ_DEADLINE": "nan"},

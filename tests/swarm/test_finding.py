@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from hyperlog.ids import LogKey, block_id
-from swarm.finder import Finding
+from swarm.finding import Finding
 from swarm.remembered import NoMemory
 from swarm.testing import MemoryBlocks
 from tests.swarm.support import Node
