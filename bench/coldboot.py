@@ -1,13 +1,25 @@
 #!/usr/bin/env python3
-"""How fast is sharing, a first boot from a peer, and a second one against a plain directory?
+"""How long until a container of an image that is elsewhere says its first word, and what crosses the wire for it?
 
     .venv/bin/python bench/coldboot.py [--json]          as root
 
-Two hosts (network namespaces) on a wire of 100 Mbit/s. Each time is that of the whole command as a person waits for
-it, from the start of the process to the first byte the container prints; interpreter, mounts and nspawn are in it.
-`warm_container_ratio` leaves out what comes before nspawn starts: it is what the lazy file system costs a container.
-Warm boots and `systemd-nspawn -D` on a copy of the source directory take turns, and the ratio is the median of the
-ratios of neighbours, so that what the machine does besides hits both alike.
+Two hosts (network namespaces) on a wire of 100 Mbit/s; a relay delays all that passes between them, so that an answer
+takes 20 ms longer. All sides take turns in every round; figures are medians over rounds. Each time is that of the
+whole command as a person waits for it, from the start of the process to the first byte the container prints;
+interpreter, mounts and nspawn are in it. A daemon runs on the booting host, with an empty home in every round.
+
+wire_ratio_trace        bytes received up to the first output ÷ bytes of the image, with a boot trace
+raw_ratio_no_trace      raw bytes of the blocks that a start without a trace fetches ÷ bytes of the image
+trace_vs_full_pull      (`pull`, then `boot`) ÷ a traced boot
+no_trace_vs_full_pull   the same for one without a trace
+everything_vs_full_pull reading every file through a lazy boot ÷ (`pull`, then reading every file)
+trace_vs_podman         `podman run` of an image it has to pull ÷ a traced boot      (bench/rivals.py)
+trace_vs_nbd_squashfs   squashfs over HTTP ranges ÷ a traced boot
+cold_minus_warm_s       a traced boot − one more boot of the same image in the same home
+alone_seconds           a traced boot on a host without a daemon
+warm_vs_native          a warm boot ÷ `systemd-nspawn -D` of a plain directory, both timed from the start of nspawn
+
+Sides whose programs are not installed are left out, and so are their keys.
 """
 
 from __future__ import annotations
@@ -15,112 +27,257 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import rivals
 from tests.support.debian_root import debian_root
+from tests.support.delay import delayed
 from tests.support.netns import NamespacePair, namespace_pair
 from tests.support.nodes import Daemon, Node, boot_figures, daemon
+from tests.support.real_images import RECIPES, real_image
 
-_PROGRAM = (
+_PYTHON = (
     "python3",
     "-c",
     "import json,ssl,sqlite3; print(json.dumps([ssl.OPENSSL_VERSION, sqlite3.sqlite_version]))",
 )
+_EVERYTHING = ("sh", "-c", "find / -xdev -type f -print0 | xargs -0 cat | wc -c")
 _NSPAWN = (
     *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--private-network", "--settings=no"),
     *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
 )
-Figures = dict[str, float | int]
+Figures = dict[str, float]
+
+
+class Measured(NamedTuple):
+    """Until the first output: seconds, and bytes that came over the wire."""
+
+    seconds: float
+    wire_bytes: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One image on the serving host, and how the other one reaches it."""
+
+    folder: Path
+    hosts: NamespacePair
+    seeder: Daemon
+    link: str
+    peer: str
+    command: tuple[str, ...]
+    registry: rivals.Registry | None
+    squashfs: str | None
+    """The path of its URL."""
+
+    @property
+    def stats(self) -> Path:
+        return self.folder / "stats.json"
+
+    def boot(self, node: Node, *options: str, command: Sequence[str] = ()) -> list[str]:
+        """The command line of a boot whose figures go to `stats`."""
+        words = ("boot", self.link, "--peer", self.peer, "--stats", str(self.stats), *options, "--entrypoint", "")
+        return node.argv(*words, "--", *(command or self.command))
+
+    def measure(self, argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Measured:
+        before = self.hosts.right.received_bytes()
+        state = {"XDG_STATE_HOME": str(self.folder / "state"), **(env or {})}
+        return Measured(*_first_output(argv, self.hosts.right.received_bytes, cwd, state, before))
 
 
 def main() -> None:
     options = _parse()
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldboot-")))
-        hosts = stack.enter_context(namespace_pair(options.megabit))
-        root = options.image or debian_root()
-        with daemon(Node(folder / "seeder", hosts.left)) as seeder:
-            link, figures = _share(seeder, root)
-            figures |= _cold(folder, hosts, seeder, link, options.boots)
-        figures |= _warm(folder, hosts, root, link, options.pairs)
-    figures["help_seconds"] = _help_seconds(options.pairs)
-    _tell(figures)
+    names = options.workloads.split(",")
+    found: dict[str, Figures] = {}
+    for name in names:
+        with contextlib.ExitStack() as stack:
+            bench = _set_up(stack, name, options)
+            found[name] = _measure(bench, options, is_first=name == names[0])
+            _tell(name, found[name])
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps({**found[names[0]], "workloads": found}))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object of figures as the last line")
-    parser.add_argument("--image", type=Path, help="root file system to share (default: a Debian with python3)")
     parser.add_argument("--megabit", type=int, default=100, help="of the wire, each way (default %(default)s)")
-    parser.add_argument("--boots", type=int, default=3, help="cold boots to take the median of (default %(default)s)")
+    parser.add_argument("--delay", type=float, default=20, help="ms that an answer takes longer (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default %(default)s)")
     parser.add_argument("--pairs", type=int, default=7, help="warm boots and plain ones (default %(default)s)")
+    parser.add_argument("--only-own", action="store_true", help="leave the rivals out")
+    parser.add_argument(
+        "--workloads",
+        default="start",
+        help="of start, " + ", ".join(RECIPES) + "; the keys are those of the first (default %(default)s)",
+    )
     return parser.parse_args()
 
 
-def _share(seeder: Daemon, root: Path) -> tuple[str, Figures]:
-    start = time.monotonic()
-    done = seeder.node.run("share", str(root), seconds=600)
-    seconds = time.monotonic() - start
+def _set_up(stack: contextlib.ExitStack, name: str, options: argparse.Namespace) -> Bench:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldboot-")))
+    hosts = stack.enter_context(namespace_pair(options.megabit))
+    seeder = stack.enter_context(daemon(Node(folder / "seeder", hosts.left)))
+    address = seeder.addresses[0]
+    port = int(address.partition("/tcp/")[2].partition("/")[0])
+    relayed, registry_port = stack.enter_context(delayed(hosts.left, options.delay, [port, rivals.REGISTRY_PORT]))
+    peer = address.replace(f"/tcp/{port}/", f"/tcp/{relayed}/")
+    source = debian_root() if name == "start" else real_image(name)
+    command = _PYTHON if name == "start" else _command(name)
+    link = _run(seeder.node, "share", str(source)).strip()
+    registry, squashfs = None, None
+    names = set() if options.only_own else rivals.available()
+    if "podman" in names:
+        registry = stack.enter_context(rivals.registry(folder, hosts.left, registry_port))
+        layout = folder / "layout"
+        _run(seeder.node, "export", link, "--oci", str(layout))
+        registry.push_layout(f"oci:{layout}")
+        shutil.rmtree(layout)
+        if "nbd" in names:
+            tree, packed = folder / "tree", folder / "squashfs"
+            _run(seeder.node, "checkout", link, str(tree))
+            rivals.make_squashfs(tree, packed)
+            squashfs = registry.push_file(packed)
+            shutil.rmtree(tree)
+            packed.unlink()
+    return Bench(folder, hosts, seeder, link, peer, command, registry, squashfs)
+
+
+def _command(name: str) -> tuple[str, ...]:
+    command = RECIPES[name].command
+    entrypoint = RECIPES[name].config.get("config.entrypoint")
+    return (entrypoint, *command) if entrypoint else command
+
+
+def _run(node: Node, *arguments: str) -> str:
+    done = node.run(*arguments, seconds=900)
     assert done.returncode == 0, done.stderr
-    image = json.loads(seeder.node.run("images", "--json").stdout)["images"][0]
-    megabytes = image["image_bytes"] / 1e6
-    return done.stdout.strip(), {
-        "image_bytes": image["image_bytes"],
-        "stored_bytes": image["stored_bytes"],
-        "import_seconds": round(seconds, 3),
-        "import_mb_per_second": round(megabytes / seconds, 1),
-    }
+    return done.stdout
 
 
-def _cold(folder: Path, hosts: NamespacePair, seeder: Daemon, link: str, boots: int) -> Figures:
-    """Boots into empty homes; the last one stays as `folder`/warm for the warm boots."""
-    times, found = [], []
-    home = folder / "warm"
-    for _ in range(boots):
-        shutil.rmtree(home, ignore_errors=True)
-        stats = folder / "stats.json"
-        argv = Node(home, hosts.right).argv("boot", link, *seeder.peers, "--stats", str(stats), "--", *_PROGRAM)
-        times.append(_first_output_seconds(argv))
-        found.append(boot_figures(stats))
-    moved = [figures["wire_bytes"] for figures in found]
+def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Figures:
+    (image,) = json.loads(_run(bench.seeder.node, "images", "--json"))["images"]
+    times: dict[str, list[Measured]] = defaultdict(list)
+    blocks: list[int] = []
+    for number in range(options.rounds):
+        _untraced(bench, times, blocks, everything=is_first)
+        if not number:
+            trace = json.loads(
+                _run(bench.seeder.node, "trace", bench.link, "--json", "--entrypoint", "", "--", *bench.command)
+            )
+        _traced(bench, times)
+        _rivals(bench, times)
+    figures = _ratios(bench, times, image["image_bytes"])
+    figures["raw_ratio_no_trace"] = round(statistics.median(blocks) / image["image_bytes"], 4)
+    figures["touched_bytes"], figures["hot_bytes"] = trace["touched_bytes"], trace["hot_bytes"]
+    if is_first:
+        figures |= _warm(bench, options.pairs)
+        figures["help_seconds"] = _help_seconds(options.pairs)
+    return figures
+
+
+def _untraced(bench: Bench, times: dict[str, list[Measured]], blocks: list[int], *, everything: bool) -> None:
+    with _fresh(bench) as node:
+        times["no_trace"].append(bench.measure(bench.boot(node, "--no-prefetch")))
+        blocks.append(boot_figures(bench.stats)["blocks_fetched"] * 65536)
+    sides = [("full_pull", bench.command)] + ([("full_pull_everything", _EVERYTHING)] if everything else [])
+    for side, command in sides:
+        with _fresh(bench) as node:
+            pull = node.argv("pull", bench.link, "--peer", bench.peer)
+            boot = bench.boot(node, command=command)
+            script = '"${@:2:$1}" >&2 && exec "${@:$1+2}"'
+            argv = ["bash", "-c", script, "both", str(len(pull)), *pull, *boot]
+            times[side].append(bench.measure(argv))
+    if everything:
+        with _fresh(bench) as node:
+            times["everything"].append(bench.measure(bench.boot(node, "--no-prefetch", command=_EVERYTHING)))
+
+
+def _traced(bench: Bench, times: dict[str, list[Measured]]) -> None:
+    with _fresh(bench) as node:
+        times["trace"].append(bench.measure(bench.boot(node)))
+        times["warm"].append(bench.measure(bench.boot(node)))
+    home = bench.folder / "alone"
+    times["alone"].append(bench.measure(bench.boot(Node(home, bench.hosts.right))))
+    shutil.rmtree(home)
+
+
+def _rivals(bench: Bench, times: dict[str, list[Measured]]) -> None:
+    if bench.registry is None:
+        return
+    folder = bench.folder / "podman"
+    argv = [*bench.hosts.right.enter, *rivals.podman_argv(folder, bench.registry.relayed, bench.command)]
+    times["podman"].append(bench.measure(argv, env=bench.registry.environment))
+    rivals.clear_podman(folder)
+    if bench.squashfs is not None:
+        with tempfile.TemporaryDirectory(prefix="nbd-") as place:
+            url = f"http://{bench.registry.relayed}{bench.squashfs}"
+            argv = [*bench.hosts.right.enter, *rivals.nbd_argv(url, bench.command)]
+            times["nbd_squashfs"].append(bench.measure(argv, cwd=Path(place)))
+
+
+@contextlib.contextmanager
+def _fresh(bench: Bench) -> Iterator[Node]:
+    """An empty home with a daemon on the booting host."""
+    node = Node(bench.folder / "booter", bench.hosts.right)
+    try:
+        with daemon(node):
+            yield node
+    finally:
+        shutil.rmtree(node.home, ignore_errors=True)
+
+
+def _ratios(bench: Bench, times: Mapping[str, Sequence[Measured]], image_bytes: int) -> Figures:
+    seconds = {side: statistics.median(each.seconds for each in found) for side, found in times.items()}
+    moved = {side: statistics.median(each.wire_bytes for each in found) for side, found in times.items()}
+    figures: Figures = {"image_bytes": image_bytes}
+    figures |= {f"{side}_seconds": round(value, 3) for side, value in seconds.items()}
+    figures |= {f"{side}_wire_bytes": int(value) for side, value in moved.items()}
+    figures["wire_ratio_trace"] = round(moved["trace"] / image_bytes, 4)
+    figures["trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["trace"], 2)
+    figures["no_trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["no_trace"], 2)
+    figures["cold_minus_warm_s"] = round(seconds["trace"] - seconds["warm"], 3)
+    if "everything" in seconds:
+        figures["everything_vs_full_pull"] = round(seconds["everything"] / seconds["full_pull_everything"], 3)
+    for rival in ("podman", "nbd_squashfs"):
+        if rival in seconds:
+            figures[f"trace_vs_{rival}"] = round(seconds[rival] / seconds["trace"], 2)
+    return figures
+
+
+def _warm(bench: Bench, pairs: int) -> Figures:
+    """Warm boots, each next to a plain one; the ratio is the median of neighbours' ratios."""
+    copy = bench.folder / "plain"
+    _run(bench.seeder.node, "checkout", bench.link, str(copy))
+    plain = [*_NSPAWN, "-D", str(copy), "--", *bench.command]
+    whole: list[float] = []
+    inside: list[float] = []
+    theirs: list[float] = []
+    with _fresh(bench) as node:
+        warm = bench.boot(node)
+        for number in range(pairs + 1):
+            ours, other = bench.measure(warm).seconds, bench.measure(plain).seconds
+            if number:  # what is read is in the page cache from here on
+                whole.append(ours / other)
+                inside.append(boot_figures(bench.stats)["container_seconds"] / other)
+                theirs.append(other)
     return {
-        "cold_seconds": round(statistics.median(times), 3),
-        "cold_wire_bytes": int(statistics.median(moved)),
-        "cold_wire_percent": round(100 * statistics.median(moved) / found[0]["image_bytes"], 2),
-        "cold_blocks": int(statistics.median(figures["blocks_fetched"] for figures in found)),
-    }
-
-
-def _warm(folder: Path, hosts: NamespacePair, root: Path, link: str, pairs: int) -> Figures:
-    """Warm boots without and with a daemon in the home, each next to a plain one."""
-    copy = folder / "plain"
-    subprocess.run(["cp", "-a", "--", root, copy], check=True)
-    node = Node(folder / "warm", hosts.right)
-    warm = node.argv("boot", link, "--", *_PROGRAM)
-    plain = [*_NSPAWN, "-D", str(copy), "--", *_PROGRAM]
-    alone = _pairs(warm, plain, pairs)
-    inside = _container_ratio(folder, node, link, plain, pairs)
-    with daemon(node):
-        hosted = _pairs(warm, plain, pairs)
-    return {
-        "plain_seconds": round(statistics.median(theirs for _, theirs in [*alone, *hosted]), 3),
-        "warm_container_ratio": round(inside, 3),
-        "warm_seconds": round(statistics.median(ours for ours, _ in alone), 3),
-        "warm_ratio": round(statistics.median(ours / theirs for ours, theirs in alone), 3),
-        "warm_daemon_seconds": round(statistics.median(ours for ours, _ in hosted), 3),
-        "warm_daemon_ratio": round(statistics.median(ours / theirs for ours, theirs in hosted), 3),
+        "native_seconds": round(statistics.median(theirs), 3),
+        "warm_vs_native": round(statistics.median(inside), 3),
+        "warm_command_vs_native": round(statistics.median(whole), 3),
     }
 
 
@@ -134,41 +291,31 @@ def _help_seconds(runs: int) -> float:
     return round(statistics.median(times), 3)
 
 
-def _container_ratio(folder: Path, node: Node, link: str, plain: Sequence[str], pairs: int) -> float:
-    """The container alone, from starting nspawn on the mounted image to its first byte, next to a plain one."""
-    ratios: list[float] = []
-    for _ in range(pairs):
-        done = node.run("boot", link, "--stats", str(folder / "warm.json"), "--", *_PROGRAM)
-        assert done.returncode == 0, done.stderr
-        ratios.append(boot_figures(folder / "warm.json")["container_seconds"] / _first_output_seconds(plain))
-    return statistics.median(ratios)
-
-
-def _pairs(ours: Sequence[str], theirs: Sequence[str], count: int) -> list[tuple[float, float]]:
-    for argv in (ours, theirs):
-        _first_output_seconds(argv)  # what is read is in the page cache from here on
-    return [(_first_output_seconds(ours), _first_output_seconds(theirs)) for _ in range(count)]
-
-
-def _first_output_seconds(argv: Sequence[str]) -> float:
-    """From starting the command to the first byte it prints; it must then end well."""
+def _first_output(
+    argv: Sequence[str], received: Callable[[], int], cwd: Path | None, env: Mapping[str, str], before: int
+) -> tuple[float, int]:
+    """(seconds, bytes received) from starting the command to the first byte it prints; it must then end well."""
     start = time.monotonic()
-    with tempfile.TemporaryFile() as errors, _process(argv, errors) as process:
+    with tempfile.TemporaryFile() as errors, _process(argv, errors, cwd, env) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
         seconds = time.monotonic() - start
+        moved = received() - before
         process.stdout.read()
         if process.wait(60) != 0 or not first:
             errors.seek(0)
             raise SystemExit(
                 f"{argv} failed with exit code {process.returncode}: {errors.read().decode(errors='replace')}"
             )
-    return seconds
+    return seconds, moved
 
 
 @contextlib.contextmanager
-def _process(argv: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
+def _process(
+    argv: Sequence[str], errors: IO[bytes], cwd: Path | None, env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
+    with subprocess.Popen(argv, cwd=cwd, env={**os.environ, **env}, **pipes) as process:  # type: ignore[call-overload]
         try:
             yield process
         finally:
@@ -176,18 +323,18 @@ def _process(argv: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Pope
                 process.terminate()
 
 
-def _tell(figures: Figures) -> None:
-    print(
-        f"import     {figures['import_mb_per_second']:.0f} MB/s ({figures['image_bytes'] / 1e6:.0f} MB,"
-        f" stored as {figures['stored_bytes'] / 1e6:.0f} MB)\n"
-        f"cold boot  {figures['cold_seconds']:.2f} s, {figures['cold_wire_bytes'] / 1e6:.1f} MB"
-        f" ({figures['cold_wire_percent']:.1f} %) in {figures['cold_blocks']} blocks\n"
-        f"warm boot  {figures['warm_seconds']:.2f} s, {figures['warm_ratio']:.2f} times"
-        f" a plain directory's {figures['plain_seconds']:.2f} s;"
-        f" with a daemon {figures['warm_daemon_seconds']:.2f} s, {figures['warm_daemon_ratio']:.2f} times\n"
-        f"           of which the container itself, once mounted: {figures['warm_container_ratio']:.2f} times\n"
-        f"--help     {figures['help_seconds']:.2f} s"
-    )
+def _tell(name: str, figures: Figures) -> None:
+    print(f"{name}: an image of {figures['image_bytes'] / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}")
+    for side in ("trace", "no_trace", "alone", "warm", "full_pull", "everything", "full_pull_everything", *_RIVALS):
+        if f"{side}_seconds" in figures:
+            share = 100 * figures[f"{side}_wire_bytes"] / figures["image_bytes"]
+            print(f"  {side:<22}{figures[f'{side}_seconds']:7.2f} s {share:6.2f} % of the image over the wire")
+    for key in sorted(figures):
+        if "_vs_" in key or "ratio" in key or key == "cold_minus_warm_s":
+            print(f"  {key:<26}{figures[key]:.4g}")
+
+
+_RIVALS = ("podman", "nbd_squashfs")
 
 
 if __name__ == "__main__":
