@@ -1,6 +1,6 @@
 """`python -m hypernode` and the `hypernode` command."""
 
-from hypernode.cli.main import main
+from hypernode.cli.entry import main
 
 if __name__ == "__main__":
     main()

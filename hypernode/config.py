@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.errors import Refused
+from hypernode.home import default_home
 from hypernode.limits import READ_DEADLINE_SECONDS
 from swarm.addresses import parse_address
 from swarm.finding import Finding
@@ -40,6 +41,11 @@ class Config:
         return self.home / "api.sock"
 
     @property
+    def starter(self) -> Path:
+        """Where a daemon's starter listens (cli/starter.py)."""
+        return self.home / "start.sock"
+
+    @property
     def run(self) -> Path:
         """What exists only while a node runs: mount points and container upper directories."""
         return self.home / "run"
@@ -61,15 +67,6 @@ class Config:
     @property
     def identity(self) -> Path:
         return self.home / "keys" / "peer"
-
-
-def default_home(environment: Mapping[str, str]) -> Path:
-    """`HYPERNODE_HOME`, else `hypernode` under the XDG data directory."""
-    if home := environment.get("HYPERNODE_HOME"):
-        return Path(home).absolute()
-    if data := environment.get("XDG_DATA_HOME"):
-        return Path(data).absolute() / "hypernode"
-    return Path(os.path.expanduser("~")) / ".local" / "share" / "hypernode"
 
 
 def default_state(environment: Mapping[str, str]) -> Path:
@@ -107,7 +104,7 @@ def make_config(
     if not 0.1 <= read_deadline <= 86400:
         raise Refused(f"a read deadline of {read_deadline:g} s makes no sense", "choose 0.1 to 86400 seconds")
     return Config(
-        home=home.absolute() if home else default_home(environment),
+        home=home.absolute() if home else Path(default_home(environment)),
         listen=listen or _list(environment, "HYPERNODE_LISTEN") or DEFAULT_LISTEN,
         mdns=switch(mdns, "HYPERNODE_MDNS"),
         finding=Finding(

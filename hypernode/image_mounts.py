@@ -47,6 +47,7 @@ from vmhost.image_mount import (
     mount_tmpfs,
     standing,
 )
+from vmhost.mount_syscalls import clear_stale, in_mount_thread
 from vmhost.read_ahead import ReadAhead
 from vmhost.tree_view import mount_tree
 
@@ -161,7 +162,7 @@ class ImageMounts:
                     yield root
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, place, ignore_errors=True))
+                await in_mount_thread(partial(_remove_place, place))
 
     @contextlib.asynccontextmanager
     async def view_at(
@@ -217,7 +218,7 @@ class ImageMounts:
                     yield
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, place, ignore_errors=True))
+                await in_mount_thread(partial(_remove_place, place))
 
     def held_nodes(self, image: MountableImage) -> dict[str, int]:
         """The blobs of a mounted image by name, with their FUSE node ids."""
@@ -393,3 +394,13 @@ async def _writable(lower: str, place: Path, volume: Path | None) -> AsyncIterat
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _remove_place(place: Path) -> None:
+    """Remove a container's directory; what its killed command left mounted there goes first, lest it be emptied."""
+    try:
+        clear_stale(str(place))
+    except MountFailed as error:
+        _log.error("%s", error.message)
+        return
+    shutil.rmtree(place, ignore_errors=True)

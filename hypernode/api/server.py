@@ -133,7 +133,7 @@ async def serve_socket(
     path: Path, operate: Operation, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the API at the unix socket `path` (0600) until cancelled. Raises `NodeBusy` when somebody answers there."""
-    listener = trio.SocketListener(_bind(path))
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bind_socket(path)))
     slots = trio.CapacityLimiter(API_CONNECTIONS_MAX)
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -153,8 +153,11 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _bind(path: Path) -> trio.socket.SocketType:
-    """Bind and listen. The caller owns the home's lock, so a socket file that is there is a dead node's."""
+def bind_socket(path: Path) -> socket.socket:
+    """A socket for this user alone, listening at `path`.
+
+    The caller owns the home's lock, so a socket file there is a dead node's. Raises `NodeBusy` for another file.
+    """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise NodeBusy(f"{path} is no socket", "move it away")
@@ -167,4 +170,4 @@ def _bind(path: Path) -> trio.socket.SocketType:
     finally:
         os.umask(before)
     plain.listen(_BACKLOG)
-    return trio.socket.from_stdlib_socket(plain)
+    return plain

@@ -6,9 +6,7 @@ The container belongs to this process, not to the node, so terminal, signals and
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from hyperlog.errors import Refused
 from hypernode.api.client import Held, OnEvent, ignore_events
 from hypernode.api.codec import Json
 from hypernode.api.requests import Boot
+from hypernode.cli.age import command_age_seconds
 from hypernode.cli.lifeline import Lifeline, lifeline
 from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
@@ -63,7 +62,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         complete=arguments["complete"],
         keep=arguments["keep"],
     )
-    started = _process_age_seconds()
+    started = command_age_seconds()
     watch = Stopwatch()
     async with reach_node(config) as node:
         watch.lap("node")
@@ -166,7 +165,7 @@ async def _run(held: _Tie, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Jso
 
     def saw_output() -> None:
         watch.lap("first output")
-        figures["first_output_seconds"] = round(_process_age_seconds(), 3)
+        figures["first_output_seconds"] = round(command_age_seconds(), 3)
         figures["container_seconds"] = round(trio.current_time() - started, 3)
 
     def heard(kind: str, fields: Json) -> None:
@@ -213,13 +212,6 @@ def _stages(started: float, watch: Stopwatch, inside: Mapping[str, float]) -> di
 def _tell_timings(timings: Mapping[str, float]) -> None:
     for stage, seconds in timings.items():
         print(f"{seconds * 1000:9.1f} ms  {_STAGES[stage]}", file=sys.stderr)
-
-
-def _process_age_seconds() -> float:
-    """Since this process was started, interpreter included (resolution 10 ms)."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def _write_figures(path: Path, figures: Json) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hyperlog.errors import Refused
-from hypernode.config import DEFAULT_LISTEN, default_home, make_config
+from hypernode.config import DEFAULT_LISTEN, make_config
+from hypernode.home import default_home
 from swarm.finding import Finding
 
 
@@ -21,7 +22,7 @@ from swarm.finding import Finding
     ],
 )
 def test_the_home_comes_from_the_environment(environment: dict[str, str], home: str) -> None:
-    assert default_home(environment) == Path(home)
+    assert default_home(environment) == home
 
 
 def test_flags_win_over_the_environment() -> None:

@@ -1,0 +1,197 @@
+"""A daemon's starter: a process that has imported all that a boot needs, and forks a double of each `boot` command.
+
+    client (warm.py) ──arguments, streams──▶ starter ──fork──▶ double: runs the command, in the client's name
+
+The double is the client as nearly as can be: same streams, directory, environment, umask, limits, priorities and
+control group, and the same code runs in it as would have in the client. It declines, and the client does it itself,
+if it would get rights or a view of the host that the client has not: other users, capabilities, namespaces or root.
+The starter ends with its daemon; doubles do not, for containers outlive a killed node. A double ends at once when its
+client is gone.
+
+Started by the daemon with a listening unix socket as standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from typing import Final, NamedTuple, NoReturn
+
+import click
+import typer.main
+
+from hypernode.cli import age, boot, run_command
+from hypernode.cli.main import app
+from hypernode.cli.warm import DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
+
+_REQUEST_SECONDS: Final = 10.0
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
+_SAME: Final = (
+    b"Uid:",
+    b"Gid:",
+    b"Groups:",
+    b"CapInh:",
+    b"CapPrm:",
+    b"CapEff:",
+    b"CapBnd:",
+    b"CapAmb:",
+    b"NoNewPrivs:",
+    b"Seccomp:",
+)
+_IMPORTED: Final = (boot, run_command)  # what `main` imports when a boot runs: here it has been
+_LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+_CGROUPS: Final = "/sys/fs/cgroup"
+
+
+class _Request(NamedTuple):
+    argv: list[str]
+    environment: dict[str, str]
+    umask: int
+    descriptors: list[int]
+
+
+def serve(listener: socket.socket) -> NoReturn:
+    """Fork a double for each connection, for ever."""
+    command = typer.main.get_command(app)
+    gc.collect()
+    gc.freeze()  # what is never collected is never copied after a fork
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # doubles are not waited for
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _be_double(connection, command)
+        connection.close()
+
+
+def _be_double(connection: socket.socket, command: click.Command) -> NoReturn:
+    status = 1
+    try:
+        client = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+        connection.settimeout(_REQUEST_SECONDS)
+        request = _receive(connection)
+        if request is None or not _take_on(client, request):
+            connection.sendall(PID.pack(0))
+            os._exit(0)
+        connection.settimeout(None)
+        connection.sendall(PID.pack(os.getpid()))
+        threading.Thread(target=_die_with_client, args=(connection,), daemon=True).start()
+        age.Command.pid = client
+        status = _run(command, request.argv)
+    except OSError:
+        os._exit(status)  # the client is gone
+    except BaseException:  # noqa: BLE001  (a bug: told as the interpreter would)
+        traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        connection.sendall(bytes([status]))
+    os._exit(status)
+
+
+def _run(command: click.Command, argv: list[str]) -> int:
+    try:
+        command.main(args=argv, prog_name="hypernode")
+    except SystemExit as done:
+        if done.code is None or isinstance(done.code, int):
+            return (done.code or 0) & 0xFF
+        print(done.code, file=sys.stderr)
+        return 1
+
+
+def _receive(connection: socket.socket) -> _Request | None:
+    """None for what is no request."""
+    head, descriptors, _, _ = socket.recv_fds(connection, HEAD.size, DESCRIPTORS)
+    if len(head) != HEAD.size or len(descriptors) != DESCRIPTORS:
+        return None
+    size, arguments, variables, umask = HEAD.unpack(head)
+    if size > REQUEST_BYTES_MAX:
+        return None
+    text = bytearray()
+    while len(text) < size:
+        piece = connection.recv(size - len(text))
+        if not piece:
+            return None
+        text += piece
+    words = [os.fsdecode(word) for word in bytes(text).split(b"\0")[:-1]]
+    if len(words) != arguments + variables:
+        return None
+    environment = dict(word.partition("=")[::2] for word in words[arguments:])
+    return _Request(words[:arguments], environment, umask, descriptors)
+
+
+def _take_on(client: int, request: _Request) -> bool:
+    """Become like the process `client`; False if we may not or cannot."""
+    try:
+        if _identity(client) != _identity(os.getpid()) or not _join_cgroup(client):
+            return False
+        for limit in _LIMITS:
+            resource.setrlimit(limit, resource.prlimit(client, limit))
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, client))
+        os.sched_setaffinity(0, os.sched_getaffinity(client))
+        _write("/proc/self/oom_score_adj", _read(client, "oom_score_adj"))
+        os.setsid()
+        os.fchdir(request.descriptors[3])
+    except (OSError, ValueError):
+        return False
+    for number, descriptor in enumerate(request.descriptors[:3]):
+        os.dup2(descriptor, number)
+    for descriptor in request.descriptors:
+        os.close(descriptor)
+    os.umask(request.umask)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    return True
+
+
+def _identity(pid: int) -> tuple[object, ...]:
+    """What must be the same in both: users, rights, and what of the host is seen."""
+    spaces = sorted(os.listdir(f"/proc/{pid}/ns"))
+    return (
+        [line for line in _read(pid, "status").splitlines() if line.startswith(_SAME)],
+        [(name, os.readlink(f"/proc/{pid}/ns/{name}")) for name in spaces],
+        os.readlink(f"/proc/{pid}/root"),
+    )
+
+
+def _join_cgroup(client: int) -> bool:
+    """Whether we are in the client's control group now. In another one only the unified hierarchy is known."""
+    theirs = _read(client, "cgroup")
+    if theirs == _read(os.getpid(), "cgroup"):
+        return True
+    if theirs.count(b"\n") != 1 or not theirs.startswith(b"0::/"):
+        return False
+    path = os.fsdecode(theirs.removeprefix(b"0::").rstrip(b"\n"))
+    _write(f"{_CGROUPS}{path}/cgroup.procs", b"0")
+    return True
+
+
+def _die_with_client(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)  # as the client was, without a word
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb") as entry:
+        return entry.read()
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as entry:
+        entry.write(data)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=os.dup(0)))

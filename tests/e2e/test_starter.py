@@ -1,0 +1,89 @@
+"""With a daemon, `boot` is run by a double that its starter forks; nobody can tell, and nobody gains anything by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import Daemon, Node, daemon, running, wait_until
+from tests.vmhost.support import TOP, make_busybox_root, needs_programs
+
+pytestmark = [pytest.mark.real, needs_programs]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Daemon]:
+    with daemon(Node(tmp_path / "home")) as running:
+        yield running
+
+
+@pytest.fixture
+def link(home: Daemon, tmp_path: Path) -> str:
+    done = home.node.run("share", str(make_busybox_root(tmp_path / "root")))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def start(home: Daemon, link: str, script: str, *options: str, wrapper: Sequence[str] = ()) -> subprocess.Popen[str]:
+    return home.node.start("boot", *options, link, "--", "sh", "-c", script, wrapper=wrapper)
+
+
+def holder(home: Daemon) -> int:
+    """The process that runs the container."""
+    (claim,) = (home.node.home / "run/boot").glob("*/claim.json")
+    pid: int = json.loads(claim.read_text())["pid"]
+    return pid
+
+
+def test_streams_status_directory_and_environment_are_the_client_s(home: Daemon, link: str, tmp_path: Path) -> None:
+    with running(start(home, link, "read a; echo got $a; read b; echo no >&2; exit 7", "--stats", "s.json")) as boot:
+        assert boot.stdin is not None
+        assert boot.stdout is not None
+        boot.stdin.write("one\n")
+        boot.stdin.flush()
+        assert boot.stdout.readline() == "got one\n"
+        assert holder(home) != boot.pid
+        out, err = boot.communicate("two\n", timeout=60)
+    assert (boot.returncode, out, err) == (7, "", "no\n")
+    figures = json.loads((TOP / "s.json").read_text())
+    (TOP / "s.json").unlink()
+    assert figures["exit_code"] == 7
+    done = Node(home.node.home, environment={"HYPERNODE_READ_DEADLINE": "long"}).run("boot", link, "--", "true")
+    assert (done.returncode, done.stderr) == (
+        125,
+        "hypernode: HYPERNODE_READ_DEADLINE='long' is not a number of seconds\n",
+    )
+    assert home.node.run("boot", link, "--no-such-option").returncode == 2
+
+
+def test_signals_reach_the_container_and_a_killed_client_takes_it_along(home: Daemon, link: str) -> None:
+    script = "trap 'echo stopping; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    with running(start(home, link, script)) as boot:
+        assert boot.stdout is not None
+        assert boot.stdout.readline() == "ready\n"
+        boot.send_signal(signal.SIGTERM)
+        out, err = boot.communicate(timeout=60)
+    assert (boot.returncode, out) == (5, "stopping\n"), err
+    with running(start(home, link, script)) as boot:
+        assert boot.stdout is not None
+        assert boot.stdout.readline() == "ready\n"
+        double = holder(home)
+        boot.kill()
+        wait_until(lambda: not os.path.exists(f"/proc/{double}"), "the double ends")
+        wait_until(lambda: not list((home.node.home / "run/boot").iterdir()), "what it had mounted is gone")
+
+
+def test_who_has_less_than_the_daemon_boots_by_itself(home: Daemon, link: str) -> None:
+    for wrapper in (["setpriv", "--bounding-set=-sys_time"], ["unshare", "--uts"], ["setpriv", "--groups=7"]):
+        with running(start(home, link, "echo ready; read a", wrapper=wrapper)) as boot:
+            assert boot.stdout is not None
+            assert boot.stdout.readline() == "ready\n"
+            assert holder(home) == boot.pid, wrapper
+            _, err = boot.communicate("\n", timeout=60)
+        assert boot.returncode == 0, err
