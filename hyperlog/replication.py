@@ -160,6 +160,7 @@ class Replication:
         for end in self._ends:
             end()
         self._fetching.leave(self)
+        self._waiting.drop()
         self._hold.doubt()
 
     def doubt(self) -> None:

@@ -55,8 +55,8 @@ class ServePolicy:
     is_fetching: Callable[[LogKey], bool]
     totals: Counters
     grants: Grants[PeerId] = field(default_factory=Grants)
-    worked: Callable[[], float] = time.thread_time
-    """Seconds that the event loop's thread has worked."""
+    worked: Callable[[], float] = time.perf_counter
+    """As in `SwarmConfig`."""
 
 
 class BlockServer:

@@ -75,8 +75,8 @@ SLICE_SECONDS: Final = 0.005
 it takes four times as long. Small frames cost up to a microsecond a byte, blocks a thousandth of that (measured)."""
 
 IDLE_SHARE: Final = 0.2
-IDLE_SHARE_ALL: Final = 0.4
-IDLE_BURST_SECONDS: Final = 0.25
+IDLE_SHARE_ALL: Final = 0.3
+IDLE_BURST_SECONDS: Final = 0.1
 IDLE_WAIT_SECONDS_MAX: Final = 5.0
 """Processor time that one peer, and all together, may take for nothing, in parts of one processor; what a peer may take
 at once; and how long it is left unread at a time (W10)."""

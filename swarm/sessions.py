@@ -248,9 +248,11 @@ class Sessions:
             held += self._replicator.bytes_held(live)
         self._held_bytes += held - self._held.get(live, 0)
         self._held[live] = held
-        if self._held_bytes > HELD_BYTES_MAX:
-            max(self._held, key=self._held.__getitem__).abandon()
+        while self._held_bytes > HELD_BYTES_MAX:
+            heaviest = max(self._held, key=self._held.__getitem__)
+            self._held_bytes -= self._held.pop(heaviest)
             self._totals.sessions_crowded_out += 1
+            heaviest.abandon()
         return self._shares.charge(live.remote, seconds, trio.current_time())
 
     def on_heard(self, live: LiveSession) -> None:
