@@ -11,21 +11,17 @@ from vmhost.blob_server import BlobFile
 
 
 class RecordingBlob:
-    """A blob that notes what is read of it, until `stop` or the largest trace."""
+    """A blob that notes what is read of it, up to the largest trace."""
 
     def __init__(self, blob: BlobFile) -> None:
         self._blob = blob
         self._granules: dict[int, None] = {}
-        self._is_recording = True
         self.size = blob.size
 
     @property
     def granules(self) -> list[int]:
         """In the order of first read."""
         return list(self._granules)
-
-    def stop(self) -> None:
-        self._is_recording = False
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         data = self._blob.read_nowait(offset, size)
@@ -38,7 +34,7 @@ class RecordingBlob:
         return await self._blob.read(offset, size)
 
     def _note(self, offset: int, size: int) -> None:
-        if self._is_recording and len(self._granules) < TRACE_GRANULES_MAX:
+        if len(self._granules) < TRACE_GRANULES_MAX:
             for granule in range(offset // GRANULE_BYTES, -(-(offset + size) // GRANULE_BYTES)):
                 self._granules.setdefault(granule)
             while len(self._granules) > TRACE_GRANULES_MAX:

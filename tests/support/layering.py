@@ -44,7 +44,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 
 # Where waiting is allowed. hyperlog, swarm/replication and swarm/discovery are values and rules: no clock, no sockets,
 # no tasks.
-TRIO = ("images/source.py", "images/reader.py", "images/testing.py", "swarm/", "vmhost/", "hypernode/")
+TRIO = ("images/source.py", "images/reader.py", "images/hot.py", "images/testing.py", "swarm/", "vmhost/", "hypernode/")
 NO_TRIO = ("swarm/replication/", "swarm/discovery/")
 
 # Modules that load libp2p (seconds): nobody but themselves imports them when the program starts.

@@ -1,0 +1,189 @@
+"""What is fetched before anybody waits for it: how much, how fast, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hyperlog.lanes import Lane
+from hypernode.ahead import Completions, beside_a_boot, blocks_from, blocks_of, fetch_ahead
+from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
+from hypernode.pace import MISSED_SHARE_MAX, RUN_BLOCKS_MAX, Pace
+from hypernode.recording import RecordingBlob
+from images.hot import TracedBlob, pack_hot, read_granules
+from images.ingest import StoredBlock
+from images.limits import GRANULE_BYTES, PIECE_BYTES, TRACE_GRANULES_MAX
+from images.manifest_store import ManifestRef
+from images.trace import Trace, runs_of
+from tests.images.test_reader import SIZES, World
+
+_MANY = 1000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.store.close()
+
+
+def wanted(world: World) -> list[StoredBlock]:
+    return [StoredBlock(block.id, block.stored_bytes) for block in world.manifest.blocks()]
+
+
+# ------------------------------------------------------------------------------------------------------------- pace
+
+
+def test_a_start_is_not_taken_for_reading_everything() -> None:
+    pace = Pace(_MANY * 100)
+    places = [7 * PIECE_BYTES * number % (_MANY * PIECE_BYTES) for number in range(int(_MANY * MISSED_SHARE_MAX) - 1)]
+    assert not any(pace.missed(place, PIECE_BYTES, 100) for place in places)
+    assert pace.missed(3 * PIECE_BYTES, PIECE_BYTES, 200)
+    assert pace.is_streaming
+    assert not pace.missed(4 * PIECE_BYTES, PIECE_BYTES, 100), "it is said once"
+    assert pace.position == 5 * PIECE_BYTES
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2])
+def test_a_walk_is_noticed_even_with_gaps(gap: int) -> None:
+    pace = Pace(_MANY * 100_000)
+    said = [pace.missed(number * (1 + gap) * PIECE_BYTES, PIECE_BYTES, 100) for number in range(RUN_BLOCKS_MAX)]
+    assert said == [False] * (RUN_BLOCKS_MAX - 1) + [True]
+
+
+def test_a_jump_begins_a_new_walk() -> None:
+    pace = Pace(_MANY * 100_000)
+    for start in (0, 500, 200):
+        for number in range(RUN_BLOCKS_MAX - 1):
+            assert not pace.missed((start + number) * PIECE_BYTES, PIECE_BYTES, 100)
+
+
+# -------------------------------------------------------------------------------------------------------- fetching
+
+
+async def test_all_comes_in_the_order_of_the_trace(world: World) -> None:
+    order = [block for number in (3, 0, 5) for block in [wanted(world)[number]]]
+    assert await fetch_ahead(world.source, iter(order), Lane.PREFETCH)
+    assert world.remote.asked == [block.id for block in order]
+    assert await fetch_ahead(world.source, iter(order), Lane.PREFETCH)
+    assert len(world.remote.asked) == len(order), "what is here is not asked for"
+
+
+async def test_the_first_failure_ends_it(world: World) -> None:
+    gone = wanted(world)[2]
+    del world.remote.blocks[gone.id]
+    assert not await fetch_ahead(world.source, iter([gone, *wanted(world)] * AHEAD_FETCHES), Lane.BACKGROUND)
+
+
+async def test_a_rate_is_kept(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    blocks = wanted(world)
+    total = sum(block.stored_bytes for block in blocks)
+    start = trio.current_time()
+    assert await fetch_ahead(world.source, iter(blocks), Lane.PREFETCH, bytes_per_second=total / 10)
+    assert trio.current_time() - start == pytest.approx(10)
+
+
+def test_the_rest_begins_where_the_reader_is_and_goes_round(world: World) -> None:
+    blocks = wanted(world)
+    offset = sum(SIZES[:3]) * GRANULE_BYTES
+    assert list(blocks_from(world.manifest, offset)) == blocks[3:] + blocks[:3]
+    assert list(blocks_from(world.manifest, 1 << 40)) == blocks
+
+
+def test_a_trace_without_hot_blob_names_blocks_once(world: World) -> None:
+    trace = Trace(world.manifest.id, bytes(32), "x", runs_of([40, 41, 0, 1, 16, 17, 2]))
+    blocks = wanted(world)
+    assert list(blocks_of(world.manifest, trace)) == [blocks[4], blocks[0], blocks[1], blocks[2]]
+
+
+# ---------------------------------------------------------------------------------------------------- beside a boot
+
+
+async def test_a_boot_prefetches_its_hot_blob_before_the_manifest_is_here(world: World) -> None:
+    trace = Trace(world.manifest.id, bytes(32), "x", runs_of([40, 3, 4]))
+    packed = pack_hot(trace, await read_granules(world.reader(), trace), world.store)
+    world.remote.blocks.update({block.id: world.store.get(block.id) for block in packed.hot})
+    world.store.evict([identifier for identifier, _ in world.store.ids()])
+    world.remote.asked.clear()
+    async with beside_a_boot(None) as start:
+        start.prefetch(packed, world.source)
+        assert start.is_prefetching
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.remote.asked == [block.id for block in packed.hot]
+        blob = TracedBlob(world.reader(), world.source)
+        start.attach(blob, world.manifest, world.source)
+        assert blob.read_nowait(3 * GRANULE_BYTES, GRANULE_BYTES) is not None
+
+
+async def test_a_trace_of_another_image_is_not_used(world: World) -> None:
+    trace = Trace(world.manifest.id, bytes(32), "x", runs_of([10_000]))
+    async with beside_a_boot(None) as start:
+        start.prefetch(trace, world.source)
+        start.attach(TracedBlob(world.reader(), world.source), world.manifest, world.source)
+        assert start.trace is None
+        await trio.testing.wait_all_tasks_blocked()
+    assert not world.remote.asked
+
+
+async def test_what_reads_on_and_on_is_streamed_and_ends_with_the_boot(world: World) -> None:
+    blob = TracedBlob(world.reader(), world.source)
+    async with beside_a_boot(None) as start:
+        start.attach(blob, world.manifest, world.source)
+        await trio.testing.wait_all_tasks_blocked()
+        await blob.read(0, GRANULE_BYTES)  # more than the share of so small an image
+        await trio.testing.wait_all_tasks_blocked()
+        assert set(world.remote.asked) == {block.id for block in wanted(world)}
+    assert not blob.on_miss
+
+
+async def test_completing_tries_again_and_is_ended(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    reference = ManifestRef(world.manifest.id, 1, ())
+    completions = Completions()
+    missing = wanted(world)[0]
+    payload = world.remote.blocks.pop(missing.id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(completions.run, reference, world.manifest, world.source)
+        await trio.sleep(1)
+        world.remote.blocks[missing.id] = payload
+        await trio.sleep(COMPLETE_RETRY_SECONDS)
+        assert all(world.store.has(block.id) for block in wanted(world))
+        assert not await completions.cancel({reference}), "it has ended"
+
+        world.store.evict([missing.id])
+        world.remote.gate = trio.Event()
+        nursery.start_soon(completions.run, reference, world.manifest, world.source)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await completions.cancel({reference})
+    assert not world.store.has(missing.id)
+
+
+# -------------------------------------------------------------------------------------------------------- recording
+
+
+async def test_a_recording_has_the_order_of_first_reads(world: World) -> None:
+    await world.reader().read(0, world.reader().size)
+    blob = RecordingBlob(world.reader())
+    assert blob.read_nowait(5 * GRANULE_BYTES, 2 * GRANULE_BYTES) is not None
+    assert await blob.read(GRANULE_BYTES + 1, 2) is not None
+    assert await blob.read(4 * GRANULE_BYTES, 2 * GRANULE_BYTES) is not None
+    assert blob.granules == [5, 6, 1, 4]
+
+
+class _Endless:
+    size = (TRACE_GRANULES_MAX + 50) * GRANULE_BYTES
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        return bytes(size)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_a_recording_is_no_longer_than_a_trace() -> None:
+    blob = RecordingBlob(_Endless())
+    blob.read_nowait(0, _Endless.size)
+    assert len(blob.granules) == TRACE_GRANULES_MAX
