@@ -61,6 +61,7 @@ from swarm.limits import (
     DESCRIPTORS_RESERVED,
     ECHO_PAUSE_SECONDS,
     ECHO_SECONDS,
+    HANDSHAKE_SECONDS,
     IDLE_CONNECTION_SECONDS,
     NEGOTIATION_BYTES_MAX,
     NEGOTIATION_ROUNDS_MAX,
@@ -69,13 +70,14 @@ from swarm.limits import (
     UPGRADE_SECONDS,
     UPGRADES_MAX,
 )
-from swarm.net.admission import Admission, Slot
+from swarm.net.admission import Admission, Slot, Stage
 from swarm.net.channel import Channel
 from swarm.net.muxer import Muxer
 
 _log: Final = logging.getLogger(__name__)
 
 _UNKNOWN_ADDRESS: Final = "?"
+_VOUCH_LOOKS: Final = 50
 
 CONNECTION_CONFIG: Final = ConnectionConfig(
     # `Admission` counts; these two only have to be more than it lets in, with our own dials.
@@ -259,6 +261,15 @@ class FencedSwarm(Swarm):
             with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
                 await (raw if muxed is None else muxed).close()
             self.admission.end(slot, trio.current_time())
+
+    async def wait_vouched(self, connection: INetConn) -> bool:
+        """Whether the peer shows, within the time for handshakes, that it knows a log."""
+        for _ in range(_VOUCH_LOOKS):
+            slot = self.slots.get(connection.muxed_conn)
+            if slot is not None and slot.stage is Stage.MEMBER:
+                return True
+            await trio.sleep(HANDSHAKE_SECONDS / _VOUCH_LOOKS)
+        return False
 
     def vouch(self, muxed: IMuxedConn) -> None:
         """The peer at the other end of this connection has shown that it knows a log."""

@@ -8,6 +8,7 @@ from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.net.nat.book import Pace, RelayBook
 from swarm.net.nat.dialback import allowed
 from swarm.net.nat.gateway import NoMapping, behind_router, outside_address
+from swarm.net.nat.punching import worth_punching
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
 from swarm.net.nat.verdict import candidates, verdict
 from swarm.reach import Reachable, RelayBounds, Witness
@@ -108,6 +109,19 @@ def test_nobody_makes_us_dial_a_third_party() -> None:
     assert allowed([*others, own, own], "45.9.0.1") == [own]
     assert allowed([own], "") == []
     assert len(allowed([address(f"/ip4/45.9.0.1/tcp/{port}") for port in range(1, 100)], "45.9.0.1")) == 4
+
+
+def test_nobody_far_away_has_us_punch_towards_our_own_network() -> None:
+    public, private, here = (
+        address("/ip4/45.9.0.2/tcp/1"),
+        address("/ip4/10.0.0.1/tcp/80"),
+        address("/ip4/127.0.0.1/tcp/80"),
+    )
+    name = address("/dns/printer.local/tcp/80")
+    theirs = [public, private, here, name]
+    assert worth_punching(theirs, {"45.9.0.1"}) == [public]
+    assert worth_punching(theirs, set()) == [public]
+    assert worth_punching(theirs, {"45.9.0.2"}) == [public, private]
 
 
 def test_dials_leave_from_the_port_that_is_listened_on() -> None:

@@ -55,6 +55,9 @@ PUNCH_SECONDS: Final = 4.0
 PUNCH_AGAIN_SECONDS: Final = 0.1
 """Between connects of one round that were refused: a packet was early."""
 
+PUNCH_TRIES_MAX: Final = 10
+"""Connects to one address in one round: what somebody can make us send to a third party stays a trickle."""
+
 PUNCH_DELAY_SECONDS_MAX: Final = 2.0
 PUNCH_ADDRESSES_MAX: Final = 8
 

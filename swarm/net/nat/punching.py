@@ -7,8 +7,9 @@ outside port for one inside port takes the other's packet for the answer, and th
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -25,6 +26,7 @@ from swarm.net.nat.limits import (
     PUNCH_DELAY_SECONDS_MAX,
     PUNCH_ROUNDS_MAX,
     PUNCH_SECONDS,
+    PUNCH_TRIES_MAX,
 )
 from swarm.net.nat.messages import DCUTR, packed, peer_address, receive, send
 from swarm.net.nat.sockets import connect_from
@@ -95,12 +97,23 @@ async def _receive(stream: LibP2PStream, kind: int) -> list[PeerAddress]:
     return [one for one in told if one is not None and one.relay is None and one.peer == stream.remote]
 
 
+def worth_punching(theirs: Sequence[PeerAddress], seen_at: Collection[str]) -> list[PeerAddress]:
+    """Of the addresses that a peer named, those to connect to; `seen_at`: IP addresses at which others see us.
+
+    Nobody far away points us at our own network: private addresses count only of a peer that is seen at the same
+    address as we are, so behind the same NAT. What lies on this host never does.
+    """
+    hosts = {one: ipaddress.ip_address(one.text.split("/")[2]) for one in theirs if one.text[:4] in ("/ip4", "/ip6")}
+    is_near = any(str(host) in seen_at for host in hosts.values())
+    return [one for one, host in hosts.items() if host.is_global or (is_near and not host.is_loopback)]
+
+
 async def connect_at_once(addresses: Sequence[PeerAddress], sources: Sources) -> trio.SocketStream | None:
     """Connect to all of `addresses`, again and again, until one answers or the round is over."""
     found: list[trio.SocketStream] = []
 
     async def attempt(source: tuple[str, int], host: str, port: int) -> None:
-        while True:
+        for _ in range(PUNCH_TRIES_MAX):
             try:
                 found.append(await connect_from(source, host, port))
             except OSError as error:

@@ -42,7 +42,7 @@ from swarm.net.nat.limits import (
     WITNESS_SECONDS,
 )
 from swarm.net.nat.messages import AUTONAT, DCUTR, HOP, STOP
-from swarm.net.nat.punching import connect_at_once, follow, invite
+from swarm.net.nat.punching import connect_at_once, follow, invite, worth_punching
 from swarm.net.nat.relay import Relay
 from swarm.net.nat.sockets import ListeningPortTCP
 from swarm.net.nat.verdict import candidates, verdict
@@ -216,13 +216,19 @@ class Traversal:
     async def _invite(self, connection: INetConn) -> None:
         """Make a relayed connection a direct one; the relayed one ends when that worked."""
         peer = peer_id_text(connection.muxed_conn.peer_id)
+        if not await self._swarm.wait_vouched(connection):
+            return  # a stranger may not make us connect to what it names
         is_direct = await invite(connection, await self._candidates(), self._meet)
         self._count_punch(is_direct)
         if is_direct:
             await self._leave_circuits(peer)
 
     async def _follow(self, stream: LibP2PStream) -> None:
+        """Only whom we dialled through a relay may invite us."""
+        muxed = stream.muxed.connection
         try:
+            if not (muxed.is_initiator and muxed.get_connection_type() == ConnectionType.RELAYED):
+                return
             self._count_punch(await follow(stream, await self._candidates(), self._meet))
         except HyperError as error:
             _log.debug("hole punching failed: %s", error.message)
@@ -245,7 +251,8 @@ class Traversal:
         return self.direct(peer) is not None
 
     async def _punch(self, peer: PeerId, addresses: Sequence[PeerAddress], as_client: bool) -> None:
-        stream = await connect_at_once(addresses, self._transport.sources)
+        seen_at = {host for host, _ in self._observed.values()}
+        stream = await connect_at_once(worth_punching(addresses, seen_at), self._transport.sources)
         if stream is None:
             return
         raw = RawConnection(TrioTCPStream(stream), initiator=as_client)
