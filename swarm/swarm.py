@@ -66,8 +66,8 @@ class SwarmConfig:
     disk_threads: int = DISK_THREADS_MAX
     """In which blocks are read to be served; 0: on the event loop, for stores that never wait."""
     worked: Callable[[], float] = time.perf_counter
-    """A clock of seconds of work: what one peer may take of it is limited. Time that other programs took counts, so that
-    shares are shares of what the machine gives us; simulations have a clock of their own."""
+    """A clock of seconds of work: what one peer may take of it is limited. What other programs took counts too, so that
+    shares are shares of what the machine gives us. Simulations have a clock of their own."""
     give_up_seconds: float = 60.0
     """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
     upload_limit: float | None = None
