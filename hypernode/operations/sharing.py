@@ -16,6 +16,7 @@ from hypernode.api.requests import Share
 from hypernode.api.server import Call
 from hypernode.node import Node
 from hypernode.operations.importing import Source, find_source, import_source
+from hypernode.operations.tracing import carry_traces
 from images.catalog import Catalog, Resolved
 from images.errors import NoSuchVersion, VersionCorrupt
 from images.ingest import StoredBlock
@@ -58,6 +59,8 @@ async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
         if request.confirm:
             log.confirm()
         log.append(version.encode())
+        if latest is not None:
+            await carry_traces(node, log, latest, call)
     assert log is not None
     node.records.remember_path(source.key, log.key)
     node.join(log.key)

@@ -9,15 +9,20 @@ from typing import Any, Final
 import trio
 
 from hyperlog.entry import Kind
-from hyperlog.errors import NotWriter, Refused
+from hyperlog.errors import BlockMissing, Corrupt, NoProvider, NotWriter, Refused
 from hyperlog.ids import ManifestId
 from hyperlog.log import Log
+from hypernode.api.server import Call
 from hypernode.node import Node
-from images.catalog import Resolved
+from images.catalog import Catalog, Resolved
 from images.errors import TraceCorrupt
 from images.hot import pack_hot, read_granules
+from images.limits import HOT_BLOBS_MAX
+from images.manifest_store import load_manifest
 from images.reader import BlobReader
-from images.trace import Trace, command_digest, decode_trace, merge, program_name, traces_of
+from images.source import StoredSource
+from images.trace import Trace, check_fits, command_digest, decode_trace, merge, program_name, traces_of
+from images.trace_carry import carry
 
 PUBLISH: Final = "publish"
 PRIVATE: Final = "private"
@@ -85,6 +90,34 @@ async def publish(node: Node, log: Log, resolved: Resolved, blob: BlobReader, tr
             return packed
     log.append(trace.encode(), kind=Kind.TRACE)
     return trace
+
+
+async def carry_traces(node: Node, log: Log, before: Resolved, call: Call) -> None:
+    """Say the traces of version `before` of the newest one too, which was published here just now; with hot blobs.
+
+    What cannot be read here is left out: a trace is a convenience, and the version stands without.
+    """
+    after = Catalog.of(log).resolve()
+    if after.version.manifest == before.version.manifest:
+        return  # the traces are of the manifest, whoever names it
+    traces = traces_of(log, before.entry, before.version.manifest.id).by_command
+    if not traces:
+        return
+    await call.event("stage", stage="carrying boot traces over")
+    source = StoredSource(node.repository.blocks, node.swarm.source(log.key))
+    try:
+        old, new = [
+            await trio.to_thread.run_sync(load_manifest, node.repository.blocks, each.version.manifest)
+            for each in (before, after)
+        ]
+        for trace in list(traces.values())[-HOT_BLOBS_MAX:]:
+            check_fits(trace, old.blob_bytes)
+            runs = await trio.to_thread.run_sync(carry, trace, old, new)
+            if runs:
+                moved = Trace(new.id, trace.command, trace.program, runs)
+                await publish(node, log, after, BlobReader(new, source), moved)
+    except (BlockMissing, Corrupt, NoProvider) as error:
+        await call.event("note", text=f"boot traces are not carried over: {error.message}")
 
 
 def describe(trace: Trace) -> Mapping[str, Any]:
