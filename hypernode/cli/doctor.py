@@ -17,6 +17,7 @@ from hypernode.config import Config
 from hypernode.doctor.checks import Check, State
 from hypernode.doctor.home import check_home
 from hypernode.doctor.host import check_host
+from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_OK, EXIT_UNWELL
 
 _MARKS: Final = {State.OK: "ok", State.WARN: "warn", State.FAIL: "FAIL", State.SKIP: "-"}
@@ -59,14 +60,19 @@ async def doctor(config: Config, arguments: Mapping[str, Any]) -> int:
     report = _Report(as_json=arguments["as_json"])
     for check in [*await trio.to_thread.run_sync(check_host), *await check_home(config)]:
         report.add(check.fields())
+    asked = "store"
     with trio.move_on_after(_NODE_SECONDS) as scope:
         try:
             async with reach_node(config) as node:
                 report.add(_store(hosted_here=node.hosted_here).fields())
+                asked = "node"
                 request = Diagnose(arguments["link"], tuple(arguments["peers"]))
                 await node.client.call(request, report.event)
-        except HyperError as error:
-            report.add(Check("home", "store", State.FAIL, error.message, error.hint).fields())
+        except (HyperError, BaseExceptionGroup) as error:
+            known = expected(error)
+            if known is None:
+                raise
+            report.add(Check("home", asked, State.FAIL, known.message, known.hint).fields())
     if scope.cancelled_caught:
         words = f"the node did not answer within {_NODE_SECONDS:g} s"
         report.add(Check("home", "node", State.FAIL, words, "look at its log, or start it again").fields())

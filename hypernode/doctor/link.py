@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from hyperlog.errors import HyperError, NotFound
 from hyperlog.link import Link, parse_link
 from hypernode.doctor.checks import Check, State, within
+from hypernode.doctor.network import meet
 from hypernode.node import Node
 from hypernode.opening import fetch_manifest
 from images.catalog import Catalog, Resolved
@@ -18,8 +20,10 @@ from images.source import StoredSource
 from swarm.peer_views import PeerView
 
 _AREA: Final = "link"
-_NEWS_SECONDS: Final = 4.0
-"""For finding peers and hearing what they have."""
+_MEET_SECONDS: Final = 4.0
+"""For finding peers, dialling them and proving the link to each other."""
+_NEWS_SECONDS: Final = 2.0
+"""For hearing what they have."""
 _MANIFEST_SECONDS: Final = 3.0
 
 
@@ -42,14 +46,12 @@ async def check_link(node: Node, text: str, peers: tuple[str, ...]) -> list[Chec
     found = [Check(_AREA, "key", State.OK, words, facts={"link": Link(link.key).text})]
     log = node.repository.logs.open(link.key)
     before = log.length
-    failure: HyperError | None = None
-    with trio.move_on_after(_NEWS_SECONDS):
-        try:
-            await node.swarm.sync_log(link.key)
-        except HyperError as error:
-            failure = error
+    await meet(node, [link.key], _MEET_SECONDS)
     views = node.swarm.peers_of(link.key)
-    found += _peers(node, link, views, failure)
+    if any(view.state == "connected" for view in views):
+        with trio.move_on_after(_NEWS_SECONDS), suppress(HyperError):
+            await node.swarm.sync_log(link.key)
+    found += _peers(node, link, views)
     found += _versions(node, link, before, is_connected=any(view.state == "connected" for view in views))
     if found[-1].state is State.FAIL:
         return found
@@ -63,7 +65,7 @@ def _knows(node: Node, link: Link) -> bool:
         return False
 
 
-def _peers(node: Node, link: Link, views: tuple[PeerView, ...], failure: HyperError | None) -> list[Check]:
+def _peers(node: Node, link: Link, views: tuple[PeerView, ...]) -> list[Check]:
     connected = [view for view in views if view.state == "connected"]
     facts = {"peers": [view.fields() for view in views]}
     if not views:
@@ -75,7 +77,7 @@ def _peers(node: Node, link: Link, views: tuple[PeerView, ...], failure: HyperEr
         shown = " and ".join(f"{count} {way}" for way, count in ways.items())
         found.append(Check(_AREA, "peers", State.OK, f"{len(connected)} peer(s) answered: {shown}", facts=facts))
     else:
-        why = failure.message if failure else node.swarm.why_none(link.key)
+        why = node.swarm.why_none(link.key)
         hint = "is a node that has it online, and does its address still hold?"
         found.append(
             Check(_AREA, "peers", State.FAIL, f"none of {len(views)} known peer(s) answered: {why}", hint, facts)

@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from hyperlog.ids import LogKey
 from hypernode.doctor.checks import Check, State, within
 from hypernode.node import Node
 from swarm.addresses import CIRCUIT
@@ -18,7 +19,7 @@ _START_SECONDS: Final = 6.0
 """For loading libp2p and listening."""
 _MEET_SECONDS: Final = 2.0
 """For a node that has just started to find its first peers."""
-_MEET_LOOKS: Final = 40
+_PAUSE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 5.0
 
 
@@ -27,10 +28,7 @@ async def check_network(node: Node) -> list[Check]:
     found = await within(_START_SECONDS, _AREA, "listening", lambda: _listening(node))
     if worst(found) is State.FAIL:
         return found
-    for _ in range(_MEET_LOOKS):  # a node that has just started: sessions tell nobody when they open
-        if _session_count(node) or not node.swarm.statistics().logs:
-            break
-        await trio.sleep(_MEET_SECONDS / _MEET_LOOKS)
+    await meet(node, [entry.key for entry in node.swarm.statistics().logs], _MEET_SECONDS)
     with trio.move_on_after(_LOOK_SECONDS) as scope:
         await node.swarm.look()
     reach = node.swarm.reach()
@@ -57,8 +55,16 @@ async def _listening(node: Node) -> list[Check]:
     return [Check(_AREA, "listening", State.OK, f"peers are accepted at {shown}", facts=facts)]
 
 
-def _session_count(node: Node) -> int:
-    return sum(len(entry.peers) for entry in node.swarm.statistics().logs)
+async def meet(node: Node, keys: Sequence[LogKey], seconds: float) -> None:
+    """Until a peer of these logs is connected or all that are known have failed, but no longer than `seconds`."""
+    deadline = trio.current_time() + seconds
+    while trio.current_time() < deadline:  # sessions tell nobody when they open
+        views = [view for key in keys for view in node.swarm.peers_of(key)]
+        if any(view.state == "connected" for view in views) or not keys:
+            return
+        if views and all(view.failure for view in views):
+            return
+        await trio.sleep(_PAUSE_SECONDS)
 
 
 def _peers(node: Node) -> Check:
