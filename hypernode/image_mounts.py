@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import shutil
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,7 +148,7 @@ class ImageMounts:
         Raises `HostUnfit`, `MountFailed`.
         """
         require(Purpose.CONTAINER)
-        place = self._config.run / "boot" / uuid.uuid4().hex[:12]
+        place = self._config.run / "boot" / os.urandom(6).hex()
         place.mkdir(parents=True, mode=0o700)
         try:
             if recording is None:
@@ -183,7 +182,7 @@ class ImageMounts:
         require(Purpose.MOUNT)
         async with self._changing:
             server = await self._serving()
-        name = f"{image.name}-{uuid.uuid4().hex[:12]}"
+        name = f"{image.name}-{os.urandom(6).hex()}"
         blob = DeadlineBlob(image.blob, deadline)
         with self._listening(name, on_failure):
             async with mount_image(

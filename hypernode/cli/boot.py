@@ -6,8 +6,8 @@ The container belongs to this process, not to the node, so terminal, signals and
 from __future__ import annotations
 
 import json
+import os
 import sys
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -85,7 +85,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
 def make_spec(ready: Mapping[str, Any]) -> NspawnSpec:
     """The container of a boot that is ready."""
     settings = ready["config"]
-    name = f"hypernode-{uuid.uuid4().hex[:12]}"
+    name = f"hypernode-{os.urandom(6).hex()}"
     environment = dict(variable.partition("=")[::2] for variable in settings["env"])
     return NspawnSpec(
         root=ready["root"],
