@@ -17,6 +17,10 @@ class PeerUnreachable(Unavailable):
     """The peer could not be dialled, or it is not who the address says."""
 
 
+class OtherSwarm(PeerUnreachable):
+    """The peer is in another private swarm, or one of the two is in none: trying again will not help."""
+
+
 class ConnectionLost(Unavailable):
     """A stream to a peer ended or broke; what was under way on it is asked elsewhere."""
 

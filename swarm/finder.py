@@ -42,6 +42,7 @@ from swarm.discovery.limits import (
 from swarm.discovery.messages import Answer, Found, Question
 from swarm.discovery.routing import RoutingTable, place_of
 from swarm.discovery.scope import IpAddress, may_pass
+from swarm.errors import OtherSwarm
 from swarm.finding import Finding
 from swarm.membership import Membership, parsed
 from swarm.network import Network, Stream
@@ -52,7 +53,10 @@ from swarm.walking import walk_to
 
 
 class Finder:
-    """`serves` says whether this node has something of a joined log; `own_addresses`, where it can be dialled now."""
+    """`serves` says whether this node has something of a joined log; `own_addresses`, where it can be dialled now.
+
+    `refused` is told when a node of another swarm refused to speak to us.
+    """
 
     def __init__(
         self,
@@ -63,8 +67,10 @@ class Finder:
         serves: Callable[[LogKey], bool],
         is_waiting: Callable[[LogKey], bool],
         own_addresses: Callable[[], Sequence[str]],
+        refused: Callable[[LogKey], None],
         chance: random.Random,
     ) -> None:
+        self._refused = refused
         self._finding = finding
         self._membership = membership
         self._memory = memory
@@ -103,6 +109,26 @@ class Finder:
     def hurry(self, key: LogKey) -> None:
         """Somebody waits for `key` and it has no peer: search now."""
         self._searching[key].set()
+
+    def strangers(self) -> tuple[int, int]:
+        """How many nodes are known and asked, and how many of them turned out to be in another swarm."""
+        if not self._is_asking:
+            return 0, 0
+        return len(self._known), sum(isinstance(node.failure, OtherSwarm) for node in self._known.values())
+
+    def why_none(self) -> str | None:
+        """What became of asking known nodes, in words; None when there are none."""
+        if not self._known or not self._is_asking:
+            return None
+        failures = [node.failure for node in self._known.values() if node.failure is not None]
+        answered = len(self._known) - len(failures)
+        if answered:
+            return f"{answered} node(s) that were asked know nobody else"
+        return f"no node could be asked who serves it: {failures[-1].message}"
+
+    @property
+    def _is_asking(self) -> bool:
+        return self._finding.rendezvous or self._finding.dht
 
     def statistics(self) -> FinderStats:
         nodes, directory = self._nodes, self._directory
@@ -207,9 +233,9 @@ class Finder:
         due = [name for name in self._keys if node.told.get(name, 0.0) <= now and self._serves_key(name)]
         for start in range(0, len(due), ANNOUNCED_KEYS_MAX):
             names = due[start : start + ANNOUNCED_KEYS_MAX]
-            is_kept = await nodes.announce(node.address, names, RENDEZVOUS_TTL_SECONDS)
-            node.note(now, worked=is_kept)
-            if not is_kept:
+            failure = await nodes.announce(node.address, names, RENDEZVOUS_TTL_SECONDS)
+            node.note(now, failure)
+            if failure is not None:
                 break
             node.told.update(dict.fromkeys(names, now + RENDEZVOUS_EVERY_SECONDS))
 
@@ -232,7 +258,7 @@ class Finder:
 
         async def tell(address: PeerAddress) -> None:
             nonlocal kept
-            kept += await nodes.announce(address, [name], PROVIDE_TTL_SECONDS)
+            kept += await nodes.announce(address, [name], PROVIDE_TTL_SECONDS) is None
 
         walk = await walk_to(nodes, name)
         async with trio.open_nursery() as nursery:
@@ -276,8 +302,13 @@ class Finder:
                 nursery.start_soon(walk_to, nodes, discovery_key(key), partial(self._heard, key, Origin.DHT))
 
     async def _look_at(self, nodes: Nodes, address: PeerAddress, key: LogKey) -> None:
-        with suppress(HyperError):
+        try:
             found, host = await nodes.find(address, discovery_key(key))
+        except OtherSwarm:
+            self._refused(key)
+        except HyperError:
+            pass  # noted, and tried again with the next search
+        else:
             self._heard(key, Origin.RENDEZVOUS, address, found, host)
 
     def _heard(self, key: LogKey, origin: Origin, teller: PeerAddress, found: Found, host: IpAddress | None) -> None:

@@ -25,7 +25,7 @@ from hyperlog.ids import LogKey
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.discovery.candidates import Candidate, Candidates, HostGuard, Origin
 from swarm.discovery.limits import PEERS_WANTED, PEERS_WANTED_IDLE, TRIALS_MAX, TRIALS_PER_LOG_MAX
-from swarm.errors import BadAddress
+from swarm.errors import BadAddress, OtherSwarm
 from swarm.limits import (
     DIALS_MAX,
     LOG_ADDRESSES_MAX,
@@ -57,6 +57,8 @@ class _Topic:
     trying: int = 0
     dialled: dict[PeerId, PeerAddress] = field(default_factory=dict)
     """Where the peers of open sessions were dialled; not those who dialled us."""
+    foreign: set[PeerId] = field(default_factory=set)
+    """Those that turned out to be in another swarm."""
     last_failure: str | None = None
     failures: dict[PeerId, str] = field(default_factory=dict)
     """Why the last try with a peer ended, unless it worked."""
@@ -70,7 +72,7 @@ class _Topic:
 
 
 class Membership:
-    """`is_waiting` says whether anybody waits for something of a log."""
+    """`is_waiting`: whether anybody waits for something of a log. `refused` is told when another swarm's node did."""
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Membership:
         connect_seconds: float,
         is_waiting: Callable[[LogKey], bool],
         memory: PeerMemory,
+        refused: Callable[[LogKey], None],
         chance: random.Random,
     ) -> None:
         self._sessions = sessions
@@ -91,6 +94,7 @@ class Membership:
         self._kept: set[tuple[LogKey, PeerId]] = set()
         self._changed = trio.Event()
         self._memory = memory
+        self._refused = refused
         self._chance = chance
         self._dials = trio.CapacityLimiter(DIALS_MAX)
         self._trials = trio.CapacityLimiter(TRIALS_MAX)
@@ -167,6 +171,11 @@ class Membership:
 
     def last_failure(self, key: LogKey) -> str | None:
         return self._topics[key].last_failure
+
+    def strangers(self, key: LogKey) -> tuple[int, int]:
+        """How many peers are known of `key`, and how many of them turned out to be in another swarm."""
+        peers = {*self._peers(key), *(one.address.peer for one in self._topics[key].candidates.all)}
+        return len(peers), len(peers & self._topics[key].foreign)
 
     def why_none(self, key: LogKey) -> str:
         """Why `key` has nobody to ask, in words."""
@@ -282,6 +291,9 @@ class Membership:
             topic.note_failure(address.peer, f"no answer from {address.text} within {self._connect_seconds:g} s")
         except HyperError as error:
             topic.note_failure(address.peer, error.message)
+            if isinstance(error, OtherSwarm):
+                topic.foreign.add(address.peer)
+                self._refused(key)
         self._totals.dials_failed += 1
         self._memory.peer_failed(key, address.text)
         return None

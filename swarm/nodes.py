@@ -36,12 +36,14 @@ class KnownNode:
         self.told: dict[DiscoveryKey, float] = {}
         self.retry_at = 0.0
         self.failures = 0
+        self.failure: HyperError | None = None
 
-    def note(self, now: float, *, worked: bool) -> None:
+    def note(self, now: float, failure: HyperError | None) -> None:
         """An exchange with it ended."""
-        self.failures = 0 if worked else self.failures + 1
-        pause = min(NODE_RETRY_SECONDS * 2**self.failures, NODE_RETRY_SECONDS_MAX)
-        self.retry_at = 0.0 if worked else now + pause
+        self.failure = failure
+        self.failures = 0 if failure is None else self.failures + 1
+        pause = min(NODE_RETRY_SECONDS * 2.0 ** min(self.failures, 8), NODE_RETRY_SECONDS_MAX)
+        self.retry_at = 0.0 if failure is None else now + pause
 
 
 class Nodes:
@@ -93,27 +95,28 @@ class Nodes:
                     raise PeerUnreachable("the node has no time")
             except HyperError as error:
                 self.failed += 1
-                self._note(address, now, worked=False)
+                self._note(address, now, error)
                 _log.debug("no answer from %s: %s", address.text, error)
                 raise
-        self._note(address, now, worked=True)
+        self._note(address, now, None)
         return answer, host
 
-    async def announce(self, address: PeerAddress, keys: Sequence[DiscoveryKey], seconds: int) -> bool:
-        """Tell one node that we serve these logs; whether it keeps that."""
+    async def announce(self, address: PeerAddress, keys: Sequence[DiscoveryKey], seconds: int) -> HyperError | None:
+        """Tell one node that we serve these logs; why it does not keep that, if it does not."""
         own = self._own_addresses()
         announce = Announce(seconds, self._ports_for(address), own_relays(own), tuple(keys))
         if not announce.ports and not announce.relays:
-            return False
+            return PeerUnreachable("this node cannot be reached from there")
         try:
             async with self._slots:
                 (answer,), _ = await ask(self._network, address, [announce])
         except HyperError as error:
             _log.debug("nothing could be announced to %s: %s", address.text, error)
-            return False
-        is_kept = isinstance(answer, Announced) and answer.seconds > 0
-        self.announced += len(keys) if is_kept else 0
-        return is_kept
+            return error
+        if isinstance(answer, Announced) and answer.seconds > 0:
+            self.announced += len(keys)
+            return None
+        return PeerUnreachable("the node has no room")
 
     def _ports_for(self, address: PeerAddress) -> tuple[int, ...]:
         if address.relay is not None:
@@ -122,14 +125,14 @@ class Nodes:
         is_here = host is not None and scope_of(host) is Scope.HOST
         return own_ports(self._own_addresses(), is_here=is_here)
 
-    def _note(self, address: PeerAddress, now: float, *, worked: bool) -> None:
+    def _note(self, address: PeerAddress, now: float, failure: HyperError | None) -> None:
         known = self._known.get(address.peer)
         if known is not None:
-            known.note(now, worked=worked)
+            known.note(now, failure)
         else:
-            self.guard.note(address, now, worked=worked)
+            self.guard.note(address, now, worked=failure is None)
         if self.table is not None:
-            if worked:
+            if failure is None:
                 self.table.answered(address)
             else:
                 self.table.failed(address.peer)

@@ -117,6 +117,12 @@ class Replicator:
         finally:
             self._token = None
 
+    def give_up(self, key: LogKey, error: HyperError) -> None:
+        """Waiting for a joined log will not help: whoever syncs it now is told so."""
+        replica = self._replicas[key]
+        replica.failure = error
+        replica.wake()
+
     async def sync(self, key: LogKey) -> None:
         """Until we hold all that at least one peer has, and what the others say within `AGREE_SECONDS` of that.
 

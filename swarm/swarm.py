@@ -18,11 +18,11 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
-from hyperlog.errors import HyperError
+from hyperlog.errors import HyperError, NoProvider
 from hyperlog.ids import BlockId, LogKey
 from hyperlog.lanes import Lane
 from swarm.addresses import PeerId, parse_address
@@ -32,7 +32,7 @@ from swarm.fetcher import Fetcher, FetchPolicy
 from swarm.finder import Finder
 from swarm.finding import Finding
 from swarm.gossip import Gossip
-from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX
+from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX, HOPELESS_SECONDS
 from swarm.membership import Membership
 from swarm.network import Network, NetworkSetup, NetworkStats, OpenNetwork, Serving, Stream, open_network
 from swarm.peer_views import PeerView, peer_views
@@ -44,6 +44,8 @@ from swarm.sessions import Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
 from swarm.throttle import Throttle
 from swarm.traffic import block_stats, log_traffic
+
+_OTHER_SWARM: Final = "nodes of one private swarm hold the same swarm key (--swarm-key); others hold none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,7 @@ class Swarm:
             connect_seconds=config.connect_seconds,
             is_waiting=self._is_waiting,
             memory=memory,
+            refused=self._refused,
             chance=random.Random(config.identity_seed),
         )
         self._finder = Finder(
@@ -167,10 +170,12 @@ class Swarm:
             serves=self._replicator.has_entries,
             is_waiting=self._is_waiting,
             own_addresses=self.addresses,
+            refused=self._refused,
             chance=random.Random(config.identity_seed),
         )
         self._gossip = Gossip(self._sessions, self._membership, self.addresses, is_on=config.finding.exchange)
         self._sessions.watcher = self._gossip
+        self._foreign_since: dict[LogKey, float] = {}
         self._needed = trio.Event()
         self._listening = trio.Event()
         self._network: Network | None = None
@@ -311,17 +316,35 @@ class Swarm:
         return LogSource(self._fetcher, key, self)
 
     def _is_hopeless(self, key: LogKey) -> bool:
-        """Whether everybody who is known to share a log was dropped for lying."""
+        """Whether everybody who is known to share a log was dropped for lying, or is in another swarm."""
         if self._sessions.of(key):
             return False
+        if self._is_foreign(key):
+            return True
         peers = {parse_address(address).peer for address in self._membership.addresses(key)}
         return bool(peers) and all(map(self._sessions.is_banned, peers))
+
+    def _is_foreign(self, key: LogKey) -> bool:
+        """Whether everybody who is known, of a log or to ask for it, is in another swarm."""
+        peers, strange_peers = self._membership.strangers(key)
+        nodes, strange_nodes = self._finder.strangers()
+        return peers == strange_peers and nodes == strange_nodes and strange_peers + strange_nodes > 0
+
+    def _refused(self, key: LogKey) -> None:
+        """A node of another swarm refused to speak to us; when all did, and for a moment, nobody need wait."""
+        now = trio.current_time()
+        if not self._is_foreign(key) or self._sessions.of(key):
+            self._foreign_since.pop(key, None)
+        elif now - self._foreign_since.setdefault(key, now) >= HOPELESS_SECONDS:
+            self._replicator.give_up(key, NoProvider(f"nobody can be spoken to: {self.why_none(key)}", _OTHER_SWARM))
 
     def why_none(self, key: LogKey) -> str:
         """Why nobody delivers for a joined log, in words for a person."""
         if self._network is None:
             return "the network is not up yet"
-        return self._membership.why_none(key)
+        why, asked = self._membership.why_none(key), self._finder.why_none()
+        is_any_known, _ = self._membership.strangers(key)
+        return why if asked is None or is_any_known or self._sessions.of(key) else f"{why}; {asked}"
 
     def statistics(self) -> SwarmStats:
         totals = self._totals

@@ -79,6 +79,8 @@ async def status(config: Config, arguments: Mapping[str, Any]) -> int:
     print(f"node       {kind} {result['pid']}" if result["running"] else "node       not running")
     for address in result["addresses"]:
         print(f"address    {address}")
+    if result["running"]:
+        print(f"finding    {_finding_text(result['finding'])}")
     for entry in result["logs"]:
         name = plain(entry["name"] or "-")
         print(f"log        {entry['link']}  {name}  {entry['entries']} entries, {entry['peers']} peers")
@@ -90,6 +92,15 @@ async def status(config: Config, arguments: Mapping[str, Any]) -> int:
     for directory in result["mounts"]:
         print(f"mount      {directory}")
     return EXIT_OK
+
+
+def _finding_text(finding: Mapping[str, Any]) -> str:
+    """How peers are found, and through how many others."""
+    swarm = "in a private swarm, " if finding["is_private"] else ""
+    near = "on the local network only, " if finding["lan_only"] else ""
+    ways = ", ".join(finding["ways"]) or "links only"
+    others = f"{finding['known']} nodes known, {finding['nodes']} of the DHT, {finding['records']} records kept"
+    return f"{swarm}{near}{ways}; {others}"
 
 
 def _percent(image: Mapping[str, Any]) -> str:

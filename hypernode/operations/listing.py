@@ -14,6 +14,7 @@ from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.api.requests import ShowLog
 from hypernode.api.server import Call
+from hypernode.config import Config
 from hypernode.node import Node
 from hypernode.opening import find_version
 from images.catalog import Catalog, Published
@@ -58,6 +59,12 @@ def show_status(node: Node) -> Mapping[str, Any]:
         "peer_id": seen.peer_id,
         "addresses": list(seen.addresses),
         "reach": dataclasses.asdict(node.swarm.reach()),
+        "finding": {
+            "ways": _ways(node.config),
+            "is_private": node.config.swarm_key is not None,
+            "lan_only": node.config.lan_only,
+            **dataclasses.asdict(seen.finder),
+        },
         "logs": [
             {
                 "link": Link(log.key).text,
@@ -97,6 +104,19 @@ def show_status(node: Node) -> Mapping[str, Any]:
             "held_bytes": seen.held_bytes,
         },
     }
+
+
+def _ways(config: Config) -> list[str]:
+    """By which ways peers are looked for, beside links."""
+    finding = config.finding
+    ways = {
+        "mdns": config.mdns,
+        "rendezvous": finding.rendezvous,
+        "dht": finding.dht,
+        "exchange": finding.exchange,
+        "remembered": finding.remembered,
+    }
+    return [way for way, is_on in ways.items() if is_on]
 
 
 def _moved(seen: LogStats | None) -> Mapping[str, Any]:

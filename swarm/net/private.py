@@ -39,7 +39,7 @@ _QUIET_SECONDS: Final = 60.0
 _log: Final = logging.getLogger(__name__)
 
 
-class OtherSwarm(BaseLibp2pError):
+class ForeignSwarm(BaseLibp2pError):
     """The peer does not hold the key of our private swarm."""
 
 
@@ -66,8 +66,8 @@ class Security(SecurityMultistream):
             if not is_initiator or not isinstance(error.__cause__, MultiselectClientError):
                 raise
             if self._is_private:
-                raise OtherSwarm("it is not in our private swarm") from None
-            raise OtherSwarm("it is in a private swarm, and this node has no swarm key") from None
+                raise ForeignSwarm("it is not in our private swarm") from None
+            raise ForeignSwarm("it is in a private swarm, and this node has no swarm key") from None
 
 
 class _Offers(dict[TProtocol | None, Any]):
@@ -112,7 +112,7 @@ class PrivateNoise(ISecureTransport):
                 self._refusals.note(
                     f"peer {peer_id_text(channel.remote_peer)}, whose swarm key is not ours, was refused"
                 )
-            raise OtherSwarm("it is in another private swarm: its swarm key is not ours")
+            raise ForeignSwarm("it is in another private swarm: its swarm key is not ours")
         return channel
 
     def _tag(self, role: str, handshake: bytes) -> bytes:

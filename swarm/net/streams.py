@@ -20,11 +20,12 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from swarm.addresses import CIRCUIT, PeerAddress, PeerId
-from swarm.errors import ConnectionLost, PeerUnreachable
+from swarm.errors import ConnectionLost, OtherSwarm, PeerUnreachable
 from swarm.limits import CLOSE_SECONDS, READ_CHUNK_BYTES, STREAM_SECONDS
 from swarm.net import compat
 from swarm.net.identity import peer_id_text
 from swarm.net.muxer import MuxedStream
+from swarm.net.private import ForeignSwarm
 
 _NEVER_SECONDS: Final = 3600
 """A time-out of the library that ours is to come before."""
@@ -138,13 +139,13 @@ def unreachable(address: PeerAddress | None) -> Iterator[None]:
         yield
     except (BaseLibp2pError, OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         where = "the peer" if address is None else address.text
-        raise PeerUnreachable(f"cannot reach {where}: {_cause(error)}") from error
+        cause = _innermost(error)
+        kind = OtherSwarm if isinstance(cause, ForeignSwarm) else PeerUnreachable
+        raise kind(f"cannot reach {where}: {str(cause) or type(cause).__name__}") from error
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost message of a chain of exceptions."""
+def _innermost(error: BaseException) -> BaseException:
+    """What began a chain of exceptions."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, ExceptionGroup):
-        return _cause(error.exceptions[0])
-    return str(error) or type(error).__name__
+    return _innermost(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
