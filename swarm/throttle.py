@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
@@ -11,7 +12,16 @@ import trio
 from hyperlog.lanes import Lane
 from swarm.replication.buckets import TokenBucket
 
-_Place = tuple[Lane, float, int, trio.Event]
+
+@dataclass(eq=False, order=False, slots=True)
+class _Place:
+    """Somebody's place in the queue."""
+
+    key: tuple[Lane, float, int]
+    is_first: trio.Event = field(default_factory=trio.Event)
+
+    def __lt__(self, other: _Place) -> bool:
+        return self.key < other.key
 
 
 class Throttle:
@@ -27,13 +37,14 @@ class Throttle:
 
     async def take(self, size: int, lane: Lane, since: float) -> None:
         """Until `size` bytes may be sent. `since`: when their sender began to wait, if it was interrupted before."""
-        place: _Place = (lane, since, next(self._numbers), trio.Event())
+        place = _Place((lane, since, next(self._numbers)))
         heapq.heappush(self._queue, place)
         try:
             await trio.lowlevel.checkpoint()
             while True:
                 if self._queue[0] is not place:
-                    await place[3].wait()
+                    place.is_first = trio.Event()
+                    await place.is_first.wait()
                     continue
                 pause = self._bucket.wait_for(size, trio.current_time())
                 if not pause:
@@ -45,4 +56,4 @@ class Throttle:
             self._queue.remove(place)
             heapq.heapify(self._queue)
             if self._queue:
-                self._queue[0][3].set()
+                self._queue[0].is_first.set()

@@ -59,7 +59,7 @@ class AskedPeer(Generic[P]):
         for table, number in want.places:
             bits = self.holds.get(table)
             if bits is not None:
-                if number in bits:
+                if bits.is_full or number in bits:
                     return True
                 known = False
         return known

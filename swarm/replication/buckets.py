@@ -6,7 +6,12 @@ through when the bucket is full, and the bucket is in debt afterwards, so the ra
 
 from __future__ import annotations
 
+from typing import Final
+
 from swarm.limits import BURST_BYTES_MIN, BURST_SECONDS
+
+_ROUNDING_BYTES: Final = 1.0
+"""Less than this may be missing: a wait that rounds to nothing would never end."""
 
 
 class TokenBucket:
@@ -22,7 +27,8 @@ class TokenBucket:
     def wait_for(self, size: int, now: float) -> float:
         """Seconds until `size` bytes may be taken; 0 for now."""
         self._fill(now)
-        return max((min(size, self.burst) - self._tokens) / self.rate, 0.0)
+        missing = min(size, self.burst) - self._tokens
+        return missing / self.rate if missing > _ROUNDING_BYTES else 0.0
 
     def take(self, size: int, now: float) -> bool:
         """Take `size` bytes if they may be taken now."""

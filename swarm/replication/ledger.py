@@ -51,9 +51,8 @@ class Ledger:
         self._charge(peer, 1, now)
 
     def lapse(self, peer: PeerId, now: float) -> bool:
-        """The peer was slow, silent or deaf; whether that bans it."""
-        self._charge(peer, 1 / LAPSES_MAX, now)
-        return self.is_banned(peer, now)
+        """The peer was slow, silent or deaf; whether it is banned for that, and was not before."""
+        return self._charge(peer, 1 / LAPSES_MAX, now)
 
     def is_banned(self, peer: PeerId, now: float) -> bool:
         account = self._accounts.get(peer)
@@ -62,7 +61,7 @@ class Ledger:
     def count_banned(self, now: float) -> int:
         return sum(now < account.until for account in self._accounts.values())
 
-    def _charge(self, peer: PeerId, weight: float, now: float) -> None:
+    def _charge(self, peer: PeerId, weight: float, now: float) -> bool:
         account = self._accounts.setdefault(peer, _Account(at=now))
         self._accounts.move_to_end(peer)
         while len(self._accounts) > BANS_MAX:
@@ -72,11 +71,13 @@ class Ledger:
         account.weight = account.weight * 0.5 ** ((now - account.at) / FAULT_HALF_LIFE_SECONDS) + weight
         account.at = now
         # Sums of tenths are not exact.
-        if account.weight >= 1 - 1e-9 and now >= account.until:
+        is_news = account.weight >= 1 - 1e-9 and now >= account.until
+        if is_news:
             account.until = now + min(BAN_SECONDS * 4**account.bans, BAN_SECONDS_MAX)
             account.bans += 1
             self.bans_made += 1
             account.weight = 0.0
+        return is_news
 
     # --------------------------------------------------------------------------------------------- over a restart
 

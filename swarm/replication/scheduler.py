@@ -343,7 +343,7 @@ class Scheduler(Generic[P]):
         if len(want.asked) >= ASKED_PEERS_MAX:
             return None
         for name, peer in self._peers.items():
-            if self._may_ask(name, peer, want, now):
+            if self._may_ask(peer, want, now):
                 key = (peer.may_have(want) is None, peer.expected(Lane.MISS, want.size))
                 if best is None or key < best:
                     best, found = key, name
@@ -379,14 +379,23 @@ class Scheduler(Generic[P]):
                 ready.remove(name)
 
     def _next_for(self, name: P, peer: AskedPeer[P], queue: Queue[P], now: float) -> Want[P] | None:
+        log, owed = peer.log, peer.owed
+
         def is_for(want: Want[P]) -> bool:
+            # Called often: what says no most often comes first, and what is true of the whole peer is not asked here.
             if want.asked and (len(want.asked) >= ASKED_PEERS_MAX or self._is_covered(want, now)):
                 return False
-            return self._may_ask(name, peer, want, now)
+            return (
+                peer.may_have(want) is not False
+                and log in want.logs
+                and want.block not in owed
+                and not peer.is_absent(want.block, now)
+            )
 
         return queue.next_for(name, is_for)
 
-    def _may_ask(self, name: P, peer: AskedPeer[P], want: Want[P], now: float) -> bool:
+    def _may_ask(self, peer: AskedPeer[P], want: Want[P], now: float) -> bool:
+        """Whether an urgent want may go to a peer."""
         return (
             peer.log in want.logs
             and not peer.is_stalled
@@ -428,7 +437,7 @@ class Scheduler(Generic[P]):
             if want.lane is Lane.MISS:
                 self._open_misses[block] = None
             else:
-                self._queues[want.lane].rewind()
+                self._queues[want.lane].append_again(want)
 
     def _rewind(self) -> None:
         for queue in self._queues.values():

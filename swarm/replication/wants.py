@@ -9,7 +9,7 @@ for as runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 from hyperlog.ids import BlockId, LogKey
@@ -50,28 +50,31 @@ class Queue(Generic[P]):
         self._salt = salt
         self._order: list[Want[P]] = []
         self._cursors: dict[P, int] = {}
-        self._over = 0
+        self._count = 0
         self._sorted_at = float("-inf")
         self._rewound_at = float("-inf")
 
     def __len__(self) -> int:
-        return len(self._order) - self._over
-
-    def __iter__(self) -> Iterator[Want[P]]:
-        return (want for want in self._order if not want.is_over)
+        return self._count
 
     def append(self, want: Want[P]) -> None:
+        self._count += 1
+        self._order.append(want)
+
+    def append_again(self, want: Want[P]) -> None:
+        """Nobody works on it any more: it is shown to peers that have passed it, too."""
         self._order.append(want)
 
     def note_over(self) -> None:
-        """One of the wants is over, or has moved to another lane."""
-        self._over += 1
-        if self._over > len(self._order) // 2 + _WASTE_MAX:
-            self._set([want for want in self._order if not want.is_over])
+        """One of the wants is over."""
+        self._count -= 1
+        if len(self._order) > 2 * self._count + _WASTE_MAX:
+            self._set(self._order)
 
     def remove(self, want: Want[P]) -> None:
         """It has become more urgent."""
-        self._set([one for one in self._order if one is not want and not one.is_over])
+        self._count -= 1
+        self._set([one for one in self._order if one is not want])
 
     def rewind(self) -> None:
         """What was passed over may be asked for again."""
@@ -92,7 +95,7 @@ class Queue(Generic[P]):
             place = want.places[0][1] if want.places else want.number
             return rarity(want), hash((self._salt, place >> _NEIGHBOURS_BITS)), place
 
-        self._set(sorted((want for want in self._order if not want.is_over), key=key))
+        self._set(sorted(self._order, key=key))
 
     def next_for(self, peer: P, is_for: Callable[[Want[P]], bool]) -> Want[P] | None:
         """The first want that `is_for` says yes to. What it says no to is not shown again until a rewind."""
@@ -111,6 +114,5 @@ class Queue(Generic[P]):
         self._cursors.pop(peer, None)
 
     def _set(self, order: list[Want[P]]) -> None:
-        self._order = order
-        self._over = 0
+        self._order = [want for want in dict.fromkeys(order) if not want.is_over]
         self._cursors.clear()
