@@ -54,6 +54,21 @@ def pack_hot(trace: Trace, content: bytes, blocks: BlockStore) -> Trace:
     return replace(trace, hot=tuple(stored))
 
 
+def find_lie(blob: BlobReader, trace: Trace, source: StoredSource) -> int | None:
+    """The first granule of the hot blob that is not what the version says; None when all that is here agrees.
+
+    Reads only what is here. Raises `Corrupt` kinds when the hot blob cannot be read as one.
+    """
+    check_fits(trace, blob.size)
+    hot = BlobReader(HotSpace(trace), source)
+    for place, granule in enumerate(trace.granules()):
+        told = hot.read_nowait(place * GRANULE_BYTES, GRANULE_BYTES)
+        own = blob.read_nowait(granule * GRANULE_BYTES, GRANULE_BYTES)
+        if told is not None and own is not None and told != own:
+            return granule
+    return None
+
+
 class _Part(NamedTuple):
     """`size` bytes at `offset` of what `reader` reads: the version's blob, or a hot one."""
 

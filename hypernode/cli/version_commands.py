@@ -165,7 +165,8 @@ def pull(
 def verify(link: LinkArgument, as_json: JsonOption = False) -> None:
     """Read and hash everything of a version that is here; interrupted, the next one goes on from there.
 
-    Ends with 7 when something had rotted; that is fetched again by pull, or when it is read.
+    Ends with 7 when something had rotted; that is fetched again by pull, or when it is read. Also when a boot trace
+    holds other bytes than the version: then its author lies.
     """
     run("verify", link=link, as_json=as_json)
 

@@ -181,8 +181,13 @@ async def verify(config: Config, arguments: Arguments) -> int:
         text += f"; {result['bad']} had rotted and are fetched again by `hypernode pull`"
     elif not result["complete"]:
         text += "; the rest is not here"
+    lying = result.get("lying_traces")
+    if lying:
+        text += (
+            f"; the boot traces of {plain(', '.join(lying))} say other bytes than the version: do not trust its author"
+        )
     _answer(arguments, result, text)
-    return EXIT_BY_CODE["corrupt"] if result["bad"] else EXIT_OK
+    return EXIT_BY_CODE["corrupt"] if result["bad"] or lying else EXIT_OK
 
 
 async def pin(config: Config, arguments: Arguments) -> int:

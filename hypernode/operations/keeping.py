@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from hyperlog.blocks import BlockStore
-from hyperlog.errors import BlockMissing, Conflict, HyperError
+from hyperlog.errors import BlockMissing, Conflict, Corrupt, HyperError
 from hyperlog.ids import BlockId, EntryId, ManifestId
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
@@ -25,11 +25,14 @@ from hypernode.api.server import Call
 from hypernode.api.version_requests import Collect, Pin, Pull, Verify
 from hypernode.node import Node
 from hypernode.operations.fetching import fetch_all, prepare, reporting
-from images.catalog import Catalog, Published
+from images.catalog import Catalog, Published, Resolved
+from images.hot import find_lie
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef, load_manifest
 from images.reach import Candidate, Plan, plan_collect, reached
-from images.trace import hot_blocks
+from images.reader import BlobReader
+from images.source import StoredSource
+from images.trace import hot_blocks, traces_of
 
 _VERIFY_BATCH: Final = 256
 
@@ -77,7 +80,29 @@ async def verify(node: Node, request: Verify, call: Call) -> Mapping[str, Any]:
                 if not found.bad:
                     node.records.remember_check(log.key, resolved.entry, place + _VERIFY_BATCH)
         node.records.remember_check(log.key, resolved.entry, 0)
-    return {"version": resolved.number, "complete": not found.missing, "resumed_at": start, **found.fields()}
+        lies = await trio.to_thread.run_sync(partial(_lying_traces, node, log, resolved, manifest))
+    return {
+        "version": resolved.number,
+        "complete": not found.missing,
+        "resumed_at": start,
+        "lying_traces": lies,
+        **found.fields(),
+    }
+
+
+def _lying_traces(node: Node, log: Log, resolved: Resolved, manifest: Manifest) -> list[str]:
+    """The programs of those traces whose hot blob is not what the version's own blocks say, as far as both are here."""
+    source = StoredSource(node.repository.blocks, node.swarm.source(log.key))
+    blob = BlobReader(manifest, source)
+    lying = []
+    for trace in traces_of(log, resolved.entry, manifest.id).by_command.values():
+        try:
+            is_sound = not trace.hot or find_lie(blob, trace, source) is None
+        except Corrupt:
+            is_sound = False
+        if not is_sound:
+            lying.append(trace.program)
+    return lying
 
 
 @dataclass(slots=True)

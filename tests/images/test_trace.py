@@ -19,7 +19,7 @@ from hyperlog.ids import BlockId, ManifestId
 from hyperlog.log import Log
 from hyperlog.writers import Rights
 from images.errors import ImageTooNew, TraceCorrupt
-from images.hot import TracedBlob, pack_hot, read_granules
+from images.hot import TracedBlob, find_lie, pack_hot, read_granules
 from images.ingest import StoredBlock
 from images.limits import BLOB_GRANULES_MAX, GRANULE_BYTES, TRACE_AGE_MAX, TRACE_GRANULES_MAX
 from images.trace import Touched, Trace, command_digest, decode_trace, merge, runs_of, traces_of
@@ -217,9 +217,13 @@ async def test_the_versions_own_blocks_go_before_a_lying_hot_blob(world: World) 
     trace = Trace(world.manifest.id, bytes(32), "x", runs_of(granules))
     lie = pack_hot(trace, bytes(2 * GRANULE_BYTES), world.store)
     blob = through(world, lie)
+    assert find_lie(world.reader(), lie, world.source) is None, "there is nothing here to compare it with"
     assert await blob.read(3 * GRANULE_BYTES, GRANULE_BYTES) == bytes(GRANULE_BYTES)
     await world.reader().read(0, world.reader().size)  # now all of the version is here
     assert await blob.read(3 * GRANULE_BYTES, GRANULE_BYTES) == world.blob[3 * GRANULE_BYTES : 4 * GRANULE_BYTES]
+    assert find_lie(world.reader(), lie, world.source) == 3
+    honest = pack_hot(trace, await read_granules(world.reader(), trace), world.store)
+    assert find_lie(world.reader(), honest, world.source) is None
 
 
 async def test_a_granule_beyond_the_image_is_refused(world: World) -> None:
