@@ -89,6 +89,9 @@ def make_config(
     remembered: bool | None = None,
     swarm_key: Path | None = None,
     lan_only: bool | None = None,
+    use_relays: bool | None = None,
+    punch: bool | None = None,
+    map_ports: bool | None = None,
     relay: bool = False,
     read_deadline: float | None = None,
 ) -> Config:
@@ -118,9 +121,9 @@ def make_config(
         lan_only=lan_only,
         reach=ReachSetup(
             offer_relay=relay or _switch(environment, "HYPERNODE_RELAY", default=False),
-            use_relays=_switch(environment, "HYPERNODE_USE_RELAYS", default=True),
-            punch=_switch(environment, "HYPERNODE_PUNCH", default=True),
-            map_ports=_switch(environment, "HYPERNODE_UPNP", default=True) and not lan_only,
+            use_relays=switch(use_relays, "HYPERNODE_USE_RELAYS"),
+            punch=switch(punch, "HYPERNODE_PUNCH"),
+            map_ports=switch(map_ports, "HYPERNODE_UPNP") and not lan_only,
         ),
         read_deadline=read_deadline,
         state=default_state(environment),

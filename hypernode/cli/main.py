@@ -23,10 +23,13 @@ from hypernode.cli.options import (
     MdnsOption,
     PeerOption,
     PlatformOption,
+    PunchOption,
     RefreshOption,
     RememberOption,
     RendezvousOption,
     SwarmKeyOption,
+    UpnpOption,
+    UseRelaysOption,
     run,
 )
 from hypernode.cli.share_options import (
@@ -48,9 +51,8 @@ and ends with 125 when hypernode itself failed.
 [bold]Environment[/bold]: HYPERNODE_HOME (where images are kept), HYPERNODE_LISTEN (multiaddrs, comma-separated),
 HYPERNODE_BOOTSTRAP (multiaddrs of nodes to ask who serves what), HYPERNODE_MDNS, HYPERNODE_RENDEZVOUS, HYPERNODE_DHT,
 HYPERNODE_PEER_EXCHANGE, HYPERNODE_REMEMBER (off: do not find peers that way), HYPERNODE_SWARM_KEY (file),
-HYPERNODE_LAN_ONLY=on, HYPERNODE_RELAY=on (relay for others),
-HYPERNODE_USE_RELAYS=off, HYPERNODE_PUNCH=off, HYPERNODE_UPNP=off (do not do these to be reached),
-HYPERNODE_READ_DEADLINE (seconds).
+HYPERNODE_LAN_ONLY=on, HYPERNODE_RELAY=on (relay for others), HYPERNODE_USE_RELAYS, HYPERNODE_PUNCH, HYPERNODE_UPNP
+(off: do not be reached that way), HYPERNODE_READ_DEADLINE (seconds).
 """
 
 app: Final = typer.Typer(
@@ -91,6 +93,9 @@ def _globals(
     remember: RememberOption = None,
     swarm_key: SwarmKeyOption = None,
     lan_only: LanOnlyOption = None,
+    relays: UseRelaysOption = None,
+    punch: PunchOption = None,
+    upnp: UpnpOption = None,
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -105,6 +110,9 @@ def _globals(
         "remembered": remember,
         "swarm_key": swarm_key,
         "lan_only": lan_only,
+        "use_relays": relays,
+        "punch": punch,
+        "map_ports": upnp,
     }
 
 

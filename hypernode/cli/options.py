@@ -47,6 +47,7 @@ AuthFileOption = Annotated[
 
 
 _FINDING: Final = "Finding peers"
+_REACHING: Final = "Being reached"
 MdnsOption = Annotated[
     bool | None,
     typer.Option(
@@ -96,6 +97,22 @@ LanOnlyOption = Annotated[
     typer.Option(
         "--lan-only/--no-lan-only", help="Speak to the local network only (default: no).", rich_help_panel=_FINDING
     ),
+]
+UseRelaysOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--relays/--no-relays", help="Keep places at relays when nobody can dial this node.", rich_help_panel=_REACHING
+    ),
+]
+PunchOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--punch/--no-punch", help="Try for direct connections with peers behind NATs.", rich_help_panel=_REACHING
+    ),
+]
+UpnpOption = Annotated[
+    bool | None,
+    typer.Option("--upnp/--no-upnp", help="As a daemon, have the router forward our port.", rich_help_panel=_REACHING),
 ]
 
 

@@ -39,6 +39,7 @@ async def check_network(node: Node) -> list[Check]:
         _mapping(node, reach),
         _relays(node, reach),
         _mdns(node),
+        _known_nodes(node),
     ]
 
 
@@ -139,6 +140,23 @@ def _mdns(node: Node) -> Check:
         return Check(_AREA, "mdns", State.SKIP, "switched off (HYPERNODE_MDNS, --no-mdns)")
     count = len(node.swarm.neighbours())
     return Check(_AREA, "mdns", State.OK, f"{count} other node(s) were heard on the local network")
+
+
+def _known_nodes(node: Node) -> Check:
+    seen = node.swarm.statistics().finder
+    facts = {"known": seen.known, "nodes": seen.nodes, "asked": seen.asked, "failed": seen.failed}
+    if not seen.known:
+        words = "no other node is known that could be asked who serves an image: links and the local network must do"
+        return Check(_AREA, "bootstrap", State.SKIP, words, "name one with --bootstrap", facts)
+    answered = seen.asked - seen.failed
+    if not answered and seen.failed:
+        words = f"none of {seen.known} known node(s) answers"
+        hint = "are the addresses right, and the nodes up? any daemon will do"
+        return Check(_AREA, "bootstrap", State.WARN, words, hint, facts)
+    words = (
+        f"{seen.known} node(s) to ask are known, {seen.nodes} of the DHT; {answered} of {seen.asked} questions answered"
+    )
+    return Check(_AREA, "bootstrap", State.OK, words, facts=facts)
 
 
 def _is_ip(address: str) -> bool:

@@ -31,10 +31,8 @@ def seeder_behind_a_router(lab: NatLab, shared: Shared, home: Path) -> Iterator[
     """A relay on the public host, a seeder on the right one that has found it; and the link that leads through it."""
     with (
         daemon(Node(home, lab.public), options=["--relay"]) as relay,
-        daemon(Node(shared.home, lab.right)) as seeder,
+        daemon(Node(shared.home, lab.right, environment={"HYPERNODE_BOOTSTRAP": relay.addresses[0]})) as seeder,
     ):
-        # Whoever is asked about the image, even in vain, is known from then on.
-        seeder.node.run("doctor", shared.link, *relay.peers)
         wait_until(lambda: bool(circuits(seeder.node)), "the seeder has a place at the relay")
         (way,) = circuits(seeder.node)
         yield relay, f"{shared.link}?peer={way}"

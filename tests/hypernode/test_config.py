@@ -10,6 +10,7 @@ from hyperlog.errors import Refused
 from hypernode.config import DEFAULT_LISTEN, make_config
 from hypernode.home import default_home
 from swarm.finding import Finding
+from swarm.reach import ReachSetup
 
 
 @pytest.mark.parametrize(
@@ -54,10 +55,20 @@ def test_how_peers_are_found_comes_from_both() -> None:
     assert (alone.swarm_key, alone.lan_only, alone.reach.map_ports) == (Path("/l"), True, False)
 
 
+def test_how_a_node_is_reached_comes_from_both() -> None:
+    off = {f"HYPERNODE_{name}": "off" for name in ("USE_RELAYS", "PUNCH", "UPNP")}
+    assert make_config({}).reach == ReachSetup()
+    assert make_config(off).reach == ReachSetup(use_relays=False, punch=False, map_ports=False)
+    assert make_config(off, use_relays=True, punch=True, map_ports=True).reach == ReachSetup()
+    assert make_config({"HYPERNODE_RELAY": "on"}).reach.offer_relay
+    assert make_config({}, relay=True).reach.offer_relay
+
+
 @pytest.mark.parametrize(
     "environment",
     [
         {"HYPERNODE_MDNS": "perhaps"},
+        {"HYPERNODE_RELAY": "perhaps"},
         {"HYPERNODE_DHT": "maybe"},
         {"HYPERNODE_BOOTSTRAP": "example.com:4001"},
         {"HYPERNODE_READ_DEADLINE": "soon"},
