@@ -8,11 +8,12 @@ on until it is killed or thrown out. Prints `ready` once all have begun.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import trio
@@ -53,11 +54,22 @@ def exchange_frame(message: exchange.Message) -> bytes:
 GREETING: Final = exchange_frame(exchange.Hello(exchange.VERSION, pulls=True, pushes=True, live=True))
 
 
-async def unread(peer: RawPeer) -> None:
+async def idle(peer: RawPeer) -> None:
+    """No attack: a session, answered and kept."""
+    session = await peer.open_session(KEY)
+    await session.stream.write(GREETING)
+
+
+async def unread(peer: RawPeer, streams: int = STREAMS_PER_PEER_MAX - 4) -> None:
     """Fill the window of every stream that may be open with bytes that are read slowly, if at all."""
-    for _ in range(STREAMS_PER_PEER_MAX - 4):
+    for _ in range(streams):
         stream = await peer.open("/ipfs/ping/1.0.0")
         await stream.write(bytes(stream.flow.may_send))
+
+
+async def unread_some(peer: RawPeer) -> None:
+    """The same with a quarter as many: a hundred such peers begin sooner, and it is more than may be unread."""
+    await unread(peer, STREAMS_PER_PEER_MAX // 4)
 
 
 async def part(peer: RawPeer) -> None:
@@ -66,10 +78,15 @@ async def part(peer: RawPeer) -> None:
     await session.stream.write(HEAD.pack(FRAME_BYTES_MAX, Type.EXCHANGE) + bytes(FRAME_BYTES_MAX - 1))
 
 
+@functools.cache
+def large_entries() -> Run:
+    return forge_feed(PAIR, KEY, [os.urandom(LARGE) for _ in range(6)])[0]
+
+
 async def waiting(peer: RawPeer) -> None:
     """Entries that come before others, which never come."""
     session = await peer.open_session(KEY)
-    whole, _ = forge_feed(PAIR, KEY, [os.urandom(LARGE) for _ in range(6)])
+    whole = large_entries()
     await session.stream.write(GREETING)
     for number in range(1, 6):
         run = Run(
@@ -147,7 +164,8 @@ async def _forever(peer: RawPeer, session: RawSession, data: bytes, first: bytes
 
 Attack = Callable[[RawPeer], Awaitable[None]]
 ATTACKS: Final[dict[str, Attack]] = {
-    each.__name__: each for each in (unread, part, waiting, deaf, pings, stale, proofs, unknown, resets)
+    each.__name__: each
+    for each in (idle, unread, unread_some, part, waiting, deaf, pings, stale, proofs, unknown, resets)
 }
 ENDLESS: Final = ("pings", "stale", "proofs", "unknown", "resets")
 
@@ -169,13 +187,20 @@ async def attack(kind: str, address: PeerAddress, source: str, *, task_status: t
         task_status.started()
 
 
-@contextmanager
-def attackers(kinds: str, address: PeerAddress, count: int) -> Iterator[None]:
+def _started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.swarm.attacks", *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+@asynccontextmanager
+async def attackers(kinds: str, address: PeerAddress, count: int) -> AsyncIterator[None]:
     """So many hostile peers at work in a process of their own."""
-    command = [sys.executable, "-m", "tests.swarm.attacks", kinds, address.text, str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with _started(kinds, address.text, str(count)) as process:
         try:
             assert process.stdout is not None
+            with trio.fail_after(120):
+                await trio.lowlevel.wait_readable(process.stdout)
             assert process.stdout.readline() == "ready\n"
             yield
         finally:
@@ -184,10 +209,17 @@ def attackers(kinds: str, address: PeerAddress, count: int) -> Iterator[None]:
 
 async def main(kinds: str, address: str, count: str) -> None:
     names = kinds.split(",")
-    async with trio.open_nursery() as nursery:
-        for number in range(int(count)):
-            source = f"127.1.{number // 250}.{1 + number % 250}"
+    beginners = trio.CapacityLimiter(16)
+
+    async def begin(number: int) -> None:
+        source = f"127.1.{number // 250}.{1 + number % 250}"
+        async with beginners:
             await nursery.start(attack, names[number % len(names)], parse_address(address), source)
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as beginning:
+            for number in range(int(count)):
+                beginning.start_soon(begin, number)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
 
