@@ -147,7 +147,7 @@ class Start:
 
 @asynccontextmanager
 async def beside_a_boot(bytes_per_second: float | None) -> AsyncIterator[Start]:
-    """What goes on beside a boot, until this is left."""
+    """What goes on beside a boot, or a view, until this is left."""
     async with trio.open_nursery() as nursery:
         yield Start(nursery, bytes_per_second)
         nursery.cancel_scope.cancel()

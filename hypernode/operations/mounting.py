@@ -16,6 +16,7 @@ from hyperlog.link import Link
 from hyperlog.log import Log, Logs
 from hyperlog.store import MemoryStore
 from hyperlog.watermarks import Watermarks
+from hypernode.ahead import beside_a_boot
 from hypernode.api.requests import Mount, ServeMounts, Unmount
 from hypernode.api.server import Call
 from hypernode.errors import NotMounted
@@ -85,7 +86,9 @@ async def serve_mounts(node: Node, request: ServeMounts, call: Call) -> Mapping[
 @asynccontextmanager
 async def _opened_here(node: Node, image: OpenImage) -> AsyncIterator[Shown]:
     with node.holding(image.mountable.reference):
-        yield Shown(image.log.key, image.resolved, image.mountable)
+        async with beside_a_boot(None) as start:  # who reads everything of a view gets it streamed too
+            start.attach(image.blob, image.manifest, image.source)
+            yield Shown(image.log.key, image.resolved, image.mountable)
 
 
 @asynccontextmanager
