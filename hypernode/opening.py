@@ -7,6 +7,7 @@ rebuilt when lost.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ from images.reader import BlobReader
 from images.source import SourceStats, StoredSource
 
 _MANIFEST_FETCHES: Final = 64
+_building: Final = threading.Lock()
 
 Tell = Callable[[str], Awaitable[None]]
 Begin = Callable[[Log, Resolved, StoredSource], None]
@@ -161,16 +163,17 @@ async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manife
 def erofs_header(config: Config, manifest: Manifest) -> Path:
     """The file with the EROFS header of `manifest`. Blocks for the building, once for each manifest."""
     path = config.erofs / f"{manifest.id.hex()}.erofs"
-    if path.exists():
-        os.utime(path)
-        return path
-    try:
-        _write_whole(path, build_erofs(manifest))
-    except OSError as error:
-        raise StoreFull(
-            f"the file system header cannot be written to {path.parent}: {error.strerror}", "free some space"
-        ) from error
-    _trim(config.erofs)
+    with _building:  # of two first boots the second takes what the first has built
+        if path.exists():
+            os.utime(path)
+            return path
+        try:
+            _write_whole(path, build_erofs(manifest))
+        except OSError as error:
+            raise StoreFull(
+                f"the file system header cannot be written to {path.parent}: {error.strerror}", "free some space"
+            ) from error
+        _trim(config.erofs)
     return path
 
 
