@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +11,14 @@ import trio
 from trio.testing import MockClock
 
 from hyperlog.ids import LogKey, block_id
+from swarm.addresses import PeerAddress, PeerId, parse_address
+from swarm.asking import FIND, serve
+from swarm.discovery.messages import Announce, Announced, Answer, Found, Question
+from swarm.discovery.scope import IpAddress
 from swarm.finding import Finding
+from swarm.network import NetworkSetup, Serving, Stream
 from swarm.remembered import NoMemory
-from swarm.testing import MemoryBlocks
+from swarm.testing import MemoryBlocks, MemoryInternet, peer_id_for
 from tests.swarm.support import Node
 
 MakeNode = Callable[..., Node]
@@ -191,3 +197,72 @@ async def test_a_remembered_peer_that_is_gone_is_tried_on_and_its_failures_count
         await reader.swarm.sync_log(key)
     (failures,) = memory.peers.values()
     assert 20 <= failures <= 60  # every two seconds, while somebody waits
+
+
+class BlackHoles(MemoryInternet):
+    """Whoever is not there is not refused either: a dial hangs."""
+
+    def is_cut(self, one: PeerId, other: PeerId) -> bool:
+        return self.find(other) is None or super().is_cut(one, other)
+
+
+class Liar:
+    """A node that says it keeps every record, keeps none, and names peers and nodes that are not there."""
+
+    def __init__(self, internet: MemoryInternet, others: list[PeerAddress]) -> None:
+        self.network = internet.network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
+        self.others = others
+        self.asked = 0
+
+    async def start(self, nursery: trio.Nursery) -> PeerAddress:
+        serving = Serving(accept=Stream.close, found=lambda _: None, others={FIND: self._serve})
+        (text,) = await nursery.start(self.network.serve, ["/ip4/127.0.0.1/tcp/0"], serving)
+        self.others.append(parse_address(text))
+        return self.others[-1]
+
+    async def _serve(self, stream: Stream) -> None:
+        await serve(stream, self._lie)
+
+    def _lie(self, question: Question, _: IpAddress) -> Answer:
+        self.asked += 1
+        if isinstance(question, Announce):
+            return Announced(question.seconds, "192.0.2.1")
+        near = [nowhere() for _ in range(8)] + [(address,) for address in self.others[:8]]
+        return Found(False, tuple(nowhere() for _ in range(20)), tuple(near))
+
+
+def nowhere() -> tuple[PeerAddress]:
+    peer = peer_id_for(os.urandom(8))
+    host = ".".join(str(part) for part in os.urandom(2))
+    return (PeerAddress(peer, f"/ip4/10.{host}.1/tcp/1/p2p/{peer}"),)
+
+
+@pytest.mark.parametrize("finding", [RENDEZVOUS, DHT], ids=["rendezvous", "dht"])
+async def test_an_honest_seeder_is_found_where_four_of_five_nodes_lie(
+    clock: MockClock, make_node: MakeNode, nursery: trio.Nursery, finding: Finding
+) -> None:
+    internet = BlackHoles()
+    lies: list[PeerAddress] = []
+    liars = [Liar(internet, lies) for _ in range(16)]
+    for liar in liars:
+        await liar.start(nursery)
+    open_network = internet.open_network
+    known = tuple(one.text for one in lies[:12])
+    honest = [await make_node(finding=replace(finding, answers=True), open_network=open_network).start(nursery)]
+    for _ in range(3):
+        settings = replace(finding, answers=True, bootstrap=(*known, *honest[0].addresses))
+        honest.append(await make_node(finding=settings, open_network=open_network).start(nursery))
+    await trio.sleep(SETTLED_SECONDS)
+    settings = replace(finding, bootstrap=(*known, *(address for node in honest[:3] for address in node.addresses)))
+    seeder = make_node(MemoryBlocks([PAYLOAD]), finding=settings, open_network=open_network)
+    log = seeder.logs.create("image")
+    log.append(b"version 1")
+    seeder.swarm.join(log.key)
+    await seeder.start(nursery)
+    await trio.sleep(2 * SETTLED_SECONDS)
+    reader = await make_node(finding=settings, open_network=open_network).start(nursery)
+    await read(reader, log.key, 30)
+    assert sum(liar.asked for liar in liars) > 0
+    dials = reader.swarm.statistics().dials
+    await trio.sleep(60)
+    assert reader.swarm.statistics().dials - dials < 100
