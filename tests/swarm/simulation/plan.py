@@ -102,8 +102,8 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     """The world of `seed`."""
     chance = random.Random(f"plan {seed}")
-    honest = chance.choice((2, 2, 3, 3, 4, 5, 6))
-    liars = min(chance.choice((0, 0, 1, 1, 2, 2, 3, 5, 8)), _NODES_MAX - honest)
+    honest = chance.choice((2, 2, 2, 2, 3, 3, 4, 6))
+    liars = min(chance.choice((0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 8)), _NODES_MAX - honest)
     logs = tuple(_log(chance, honest) for _ in range(chance.choice((1, 1, 1, 2))))
     nodes = _nodes(chance, honest, liars, logs)
     return Plan(
