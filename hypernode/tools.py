@@ -1,4 +1,5 @@
-"""The door to programs that speak for us: skopeo with registries, buildah for Dockerfiles.
+"""The door to programs that speak for us: skopeo with registries, buildah for Dockerfiles, sqfs2tar and fuse2fs, which
+read file system images so that the kernel need not.
 
 They run as children that end with us, get no terminal, and write to a folder of our own; what they bring is verified as
 anything else from outside. Registries' mirrors, policies and certificates are configured where these programs look for
@@ -14,18 +15,24 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 import trio
 
-from hyperlog.errors import Refused, Unavailable
+from hyperlog.errors import Refused, StoreFull, Unavailable
 from hyperlog.link import printable
 from hypernode.errors import ToolFailed, ToolMissing
 from hypernode.limits import TOOL_STALL_SECONDS
+from images.errors import ImageSourceCorrupt, SourceTooLarge
+from images.limits import UNPACKED_BYTES_MAX
 from images.oci_image import Platform
-from vmhost.process import open_child
+from vmhost.host_probe import Purpose, require
+from vmhost.mount_syscalls import clear_stale, in_mount_thread, mounted_at
+from vmhost.process import ChildProcess, open_child
+from vmhost.tree_view import detach_as_user
 
 REGISTRY: Final = "docker://"
 _REFERENCE: Final = re.compile(r"docker://[A-Za-z0-9][A-Za-z0-9._:/@-]{0,510}")
@@ -34,6 +41,7 @@ _SAID_BYTES: Final = 8192
 _SAID_CHARACTERS: Final = 600
 _MESSAGE: Final = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 _WATCH_SECONDS: Final = 0.2
+_MOUNT_SECONDS: Final = 20.0
 
 Report = Callable[[int], Awaitable[None]]
 
@@ -94,16 +102,92 @@ async def build(
     )
 
 
+async def squashfs_to_tar(image: Path, tar: Path, report: Report) -> list[str]:
+    """Write the tree of a squashfs image as a tar; what a tar cannot hold of it.
+
+    Raises `ImageSourceCorrupt`, `SourceTooLarge`, `StoreFull`, `ToolMissing`.
+    """
+    if shutil.which("sqfs2tar") is None:
+        raise ToolMissing("sqfs2tar is not installed, which reads squashfs", "apt-get install squashfs-tools-ng")
+    argv = ["prlimit", f"--fsize={UNPACKED_BYTES_MAX}", "sqfs2tar", "--root-becomes=.", str(image)]
+    try:
+        with tar.open("wb") as output:
+            said = await _run(argv, lambda: tar.stat().st_size, report, output=output.fileno())
+    except ToolFailed as error:
+        if os.stat(tar).st_size >= UNPACKED_BYTES_MAX:
+            raise SourceTooLarge(f"the squashfs image unpacks to more than {UNPACKED_BYTES_MAX >> 30} GiB") from None
+        if "No space left" in error.message:
+            raise StoreFull("no space left to unpack the squashfs image", "free some space") from None
+        words = error.message.partition(": ")[2]
+        raise ImageSourceCorrupt(f"the squashfs image cannot be read: {words}") from None
+    return [line.removeprefix("Skipping ") for line in said if line.startswith("Skipping ")]
+
+
+@contextlib.asynccontextmanager
+async def showing_ext(image: Path, place: Path) -> AsyncIterator[str]:
+    """An ext2, 3 or 4 image as a directory at `place` (made by this), read by fuse2fs; ends with its reader.
+
+    A reader that is cancelled must not wait for a program that an image keeps busy, so that is ended first. Raises
+    `ImageSourceCorrupt`, `ToolMissing`, `HostUnfit`.
+    """
+    if shutil.which("fuse2fs") is None:
+        raise ToolMissing("fuse2fs is not installed, which reads ext4", "apt-get install fuse2fs")
+    require(Purpose.VIEW)
+    os.mkdir(place, 0o700)
+    with tempfile.TemporaryFile() as said:
+        async with open_child(
+            ["fuse2fs", "-f", "-o", "ro,fakeroot", str(image), str(place)],
+            stdin=subprocess.DEVNULL,
+            stdout=said.fileno(),
+            stderr=subprocess.STDOUT,
+            env=os.environ,
+            death_signal=signal.SIGTERM,
+        ) as child:
+            try:
+                with trio.move_on_after(_MOUNT_SECONDS):
+                    while child.exit_status is None and mounted_at(str(place)) is None:
+                        with trio.move_on_after(_WATCH_SECONDS):
+                            await child.wait()
+                if child.exit_status is not None or mounted_at(str(place)) is None:
+                    raise ImageSourceCorrupt(f"the ext4 image cannot be read: {_last_words(said)}", "try e2fsck")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_when_cancelled, child)
+                    yield str(place)
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await in_mount_thread(partial(_unmount, str(place)))
+
+
+async def _end_when_cancelled(child: ChildProcess) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        child.send_signal(signal.SIGKILL)
+
+
+def _unmount(place: str) -> None:
+    if os.geteuid() == 0:
+        clear_stale(place)
+    else:
+        detach_as_user(place)
+
+
 def _skopeo() -> list[str]:
     """skopeo wants a policy about signatures; where nobody made one, it is told that there is none."""
     known = any(policy.expanduser().exists() for policy in _POLICIES)
     return ["skopeo"] if known else ["skopeo", "--insecure-policy"]
 
 
-async def _run(argv: Sequence[str], measure: Callable[[], int] | None = None, report: Report | None = None) -> None:
-    """Run a program to its end. One that stops making progress, where that is measured, is ended.
+async def _run(
+    argv: Sequence[str],
+    measure: Callable[[], int] | None = None,
+    report: Report | None = None,
+    output: int | None = None,
+) -> list[str]:
+    """Run a program to its end; the last lines that it said. One that stops making progress, if measured, is ended.
 
-    Raises `ToolMissing`, `ToolFailed` with the last that it said.
+    `output`: a descriptor for its standard output. Raises `ToolMissing`, `ToolFailed` with the last that it said.
     """
     name = argv[0]
     if shutil.which(name) is None:
@@ -112,8 +196,8 @@ async def _run(argv: Sequence[str], measure: Callable[[], int] | None = None, re
         async with open_child(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=said.fileno(),
-            stderr=subprocess.STDOUT,
+            stdout=said.fileno() if output is None else output,
+            stderr=said.fileno(),
             env=os.environ,
             death_signal=signal.SIGTERM,
         ) as child:
@@ -124,6 +208,7 @@ async def _run(argv: Sequence[str], measure: Callable[[], int] | None = None, re
                 nursery.cancel_scope.cancel()
         if status:
             raise ToolFailed(f"{name} failed: {_last_words(said)}", "run it by hand to see more")
+        return _end_of(said).splitlines()
 
 
 async def _watch(name: str, measure: Callable[[], int], report: Report) -> None:
@@ -147,11 +232,15 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
-def _last_words(said: IO[bytes]) -> str:
-    """The end of what a program said, in one printable line."""
+def _end_of(said: IO[bytes]) -> str:
     end = said.seek(0, os.SEEK_END)
     said.seek(max(0, end - _SAID_BYTES))
-    text = said.read().decode("utf-8", "replace").strip()
+    return said.read().decode("utf-8", "replace").strip()
+
+
+def _last_words(said: IO[bytes]) -> str:
+    """The end of what a program said, in one printable line."""
+    text = _end_of(said)
     messages = _MESSAGE.findall(text)
     found = messages[-1].replace('\\"', '"') if messages else " | ".join(text.splitlines()[-3:])
     return "".join(c if c.isprintable() else " " for c in found[-_SAID_CHARACTERS:]) or "it said nothing"

@@ -1,8 +1,8 @@
 """What a path of the host is, as the source of an image: a root file system, or a packed image of some form.
 
 A folder that holds what the OCI layout demands is one; everything else that is a folder is a root file system. A file
-must be a tar; what lies at its top tells an image (newer `docker save` archives are both forms: the OCI one is taken,
-it has more digests) from a root file system.
+is a file system image if its first bytes say so, else it must be a tar; what lies at its top tells an image (newer
+`docker save` archives are both forms: the OCI one is taken, it has more digests) from a root file system.
 """
 
 from __future__ import annotations
@@ -10,14 +10,60 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from images.errors import SourceUnsupported
+from images.errors import ImportRefused, SourceUnsupported
 from images.import_layers import Layer
 from images.oci_image import Platform, Stack, archive_image, layout_image, registry_image
 from images.places import Archive, open_archive, open_folder
 from images.version import Config
+
+_SQUASHFS: Final = b"hsqs"
+_QCOW2: Final = b"QFI\xfb"
+_EROFS: Final = (1024, b"\xe2\xe1\xf5\xe0")
+_EXT: Final = (1024 + 56, b"\x53\xef")
+_EXT_INCOMPATIBLE: Final = 1024 + 96
+_EXT_NEEDS_RECOVERY: Final = 4
+_PARTITIONED: Final = (510, b"\x55\xaa")
+_HEAD_BYTES: Final = 2048
+
+
+class FileSystem(Enum):
+    """A file system in a file, that can be read without the kernel parsing it."""
+
+    SQUASHFS = "squashfs"
+    EXT = "ext2, 3 or 4"
+
+
+def file_system_in(path: Path) -> FileSystem | None:
+    """The file system that the file `path` is an image of; None when it is none that is known.
+
+    Raises `SourceUnsupported` for one that is known and cannot be read, and for disks with partitions.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ImportRefused(f"{path} cannot be read: {error.strerror}") from None
+    if head.startswith(_SQUASHFS):
+        return FileSystem.SQUASHFS
+    if _has(head, *_EXT):
+        if head[_EXT_INCOMPATIBLE] & _EXT_NEEDS_RECOVERY:
+            raise SourceUnsupported(f"{path} was not unmounted, so its journal has changes", f"e2fsck -p {path}")
+        return FileSystem.EXT
+    if head.startswith(_QCOW2):
+        raise SourceUnsupported(f"{path} is a qcow2 disk", "qemu-img convert -O raw, then share one of its partitions")
+    if _has(head, *_EROFS):
+        raise SourceUnsupported(f"{path} is an EROFS image", "mount it and share the directory")
+    if _has(head, *_PARTITIONED):
+        raise SourceUnsupported(f"{path} is a disk with partitions", "share an image of one partition")
+    return None
+
+
+def _has(head: bytes, place: int, magic: bytes) -> bool:
+    return head[place : place + len(magic)] == magic
 
 
 class Opened(NamedTuple):
@@ -53,6 +99,15 @@ def open_stack(
         yield _in_archive(archive, wanted, name)
 
 
+@contextmanager
+def open_root_tar(
+    path: Path, spool_directory: Path, wanted: Platform, kind: str, should_stop: Callable[[], bool]
+) -> Iterator[Opened]:
+    """The tar at `path` as a root file system, whatever lies at its top. Raises as `open_stack`."""
+    with open_archive(path, spool_directory, should_stop) as archive:
+        yield _root(archive, wanted, kind)
+
+
 def _in_archive(archive: Archive, wanted: Platform, name: str | None) -> Opened:
     if archive.has("oci-layout") and archive.has("index.json"):
         return Opened("an OCI layout in a tar", layout_image(archive, wanted, name), has_config=True)
@@ -62,10 +117,14 @@ def _in_archive(archive: Archive, wanted: Platform, name: str | None) -> Opened:
         raise SourceUnsupported(
             "a docker archive without manifest.json, as before Docker 1.10", "load and save it with a newer docker"
         )
+    return _root(archive, wanted, "a root file system in a tar")
+
+
+def _root(archive: Archive, wanted: Platform, kind: str) -> Opened:
     whole = archive.whole()
     layers = (Layer(archive.whole, whole.size),)
     config = Config(os=wanted.os, arch=wanted.arch)
-    return Opened("a root file system in a tar", Stack(config, layers, ()), has_config=False)
+    return Opened(kind, Stack(config, layers, ()), has_config=False)
 
 
 def _is_layout(path: Path) -> bool:

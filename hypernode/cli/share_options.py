@@ -12,7 +12,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A directory that holds a root file system, an OCI layout (folder or tar), a docker archive, "
-        "the tar of a root file system, or docker://REGISTRY/NAME.",
+        "the tar of a root file system, its squashfs or ext4 image, or docker://REGISTRY/NAME.",
     ),
 ]
 RefOption = Annotated[

@@ -7,6 +7,7 @@ import ends.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -20,11 +21,13 @@ from typing import Final, NamedTuple, TypeVar
 import trio
 
 from hyperlog.errors import NotFound, Refused
+from hyperlog.link import printable
 from hypernode import tools
 from hypernode.api.requests import Share
 from hypernode.api.server import Call
 from hypernode.node import Node
-from images.image_source import Opened, is_root_directory, open_stack
+from images.errors import ImageSourceCorrupt, ImportRefused
+from images.image_source import FileSystem, Opened, file_system_in, is_root_directory, open_root_tar, open_stack
 from images.import_dir import Imported, Progress, import_directory
 from images.import_layers import import_layers
 from images.manifest_store import ManifestRef
@@ -34,11 +37,14 @@ from images.version import Config
 
 _PROGRESS_SECONDS: Final = 0.1
 _OCI_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-_SUFFIXES: Final = (".gz", ".zst", ".tgz", ".tar", ".oci")
+_SUFFIXES: Final = (".gz", ".zst", ".tgz", ".tar", ".oci", ".squashfs", ".sqfs", ".ext4", ".img", ".raw")
 
 
 class Source(NamedTuple):
-    """What to import: `kind` is root, packed, registry or build; `key` is what further versions are known by."""
+    """What to import, and by which `key` further versions are known.
+
+    `kind` is root, packed, squashfs, ext (images of file systems), registry or build.
+    """
 
     kind: str
     key: str
@@ -73,7 +79,8 @@ def find_source(request: Share) -> Source:
         raise Refused(f"{request.path} is neither a directory nor a file")
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
-    return Source("packed", path, name, wanted)
+    found = file_system_in(Path(path)) if os.path.isfile(path) else None
+    return Source("packed" if found is None else found.name.lower(), path, name, wanted)
 
 
 def host_platform() -> Platform:
@@ -98,13 +105,19 @@ async def import_source(
         check(None)
         imported = await _with_progress(call, partial(_import_root, node, source.key, previous))
         config = None
+    elif source.kind == "ext":
+        check(None)
+        await call.event("note", text=f"{request.path} is an image of {FileSystem.EXT.value}")
+        async with incoming(node) as folder, tools.showing_ext(Path(source.key), folder / "mount") as shown_at:
+            imported = await _with_progress(call, partial(_import_shown, node, request.path, shown_at, previous))
+        config = None
     else:
         async with incoming(node) as folder:
             packed = await _fetch(request, source, folder, call)
             opened, imported = await _with_progress(
                 call, partial(_import_packed, node, request, source, packed, check, previous)
             )
-        if source.kind == "packed":
+        if source.kind in ("packed", "squashfs"):
             await call.event("note", text=f"{request.path} is {opened.kind}")
         config = opened.stack.config if opened.has_config else None
         for text in opened.stack.notes:
@@ -142,6 +155,11 @@ async def _fetch(request: Share, source: Source, folder: Path, call: Call) -> Pa
             report=partial(report, "building"),
         )
         return folder / "image"
+    if source.kind == "squashfs":
+        left_out = await tools.squashfs_to_tar(Path(source.key), folder / "tar", partial(report, "unpacking"))
+        for text in left_out:
+            await call.event("note", text=f"left out {printable(text)}")
+        return folder / "tar"
     return Path(source.key)
 
 
@@ -192,6 +210,17 @@ def _import_root(node: Node, path: str, previous: ManifestRef | None, look: Look
     )
 
 
+def _import_shown(node: Node, image: str, shown_at: str, previous: ManifestRef | None, look: Look) -> Imported:
+    """The tree of a file system image that a program shows."""
+    try:
+        return _import_root(node, shown_at, previous, look)
+    except ImportRefused as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EIO, errno.ENOTCONN):
+            where = error.message.replace(shown_at, "its root")
+            raise ImageSourceCorrupt(f"{image} cannot be read: {where}", "is it whole? try e2fsck -n") from error
+        raise
+
+
 def _import_packed(
     node: Node,
     request: Share,
@@ -202,7 +231,11 @@ def _import_packed(
     look: Look,
 ) -> tuple[Opened, Imported]:
     spool = node.config.incoming
-    with open_stack(packed, spool, source.platform, request.ref, _is_cancelled) as opened:
+    if source.kind == "squashfs":
+        opening = open_root_tar(packed, spool, source.platform, "a squashfs image", _is_cancelled)
+    else:
+        opening = open_stack(packed, spool, source.platform, request.ref, _is_cancelled)
+    with opening as opened:
         check(opened.stack.config if opened.has_config else None)
         imported = import_layers(
             opened.stack.layers,

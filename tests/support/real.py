@@ -47,7 +47,10 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "npm": _program("npm"),
     "mmdebstrap": _program("mmdebstrap"),
     "iptables": _program("iptables"),
-    **{name: _program(name) for name in ("setpriv", "fusermount3", "unshare")},
+    **{
+        name: _program(name)
+        for name in ("setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")
+    },
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",
     **{name: _program(name) for name in ("umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},
     "fsck.erofs": _program("fsck.erofs"),
