@@ -20,7 +20,7 @@ from hyperlog.ids import block_id
 from swarm.addresses import PeerAddress
 from swarm.limits import NEGOTIATION_BYTES_MAX, STREAM_SECONDS, UPGRADE_SECONDS
 from swarm.net.yamux import HEADER, SYN, Kind
-from swarm.replication.session import BlockCame
+from swarm.replication.session_events import BlockCame
 from tests.swarm.attacks import BLOCK_BYTES, KEY, attackers, block_ids
 from tests.swarm.raw_peer import RawSession, connect_tcp, port_of, raw_peer, read_end
 from tests.swarm.target import Target, target
