@@ -1,4 +1,4 @@
-"""The two ends of bench/swarm.py in Python: ours, stock py-libp2p, and encrypted frames on a bare trio socket.
+"""The two ends of bench/swarm.py in Python: ours, stock py-libp2p, its Bitswap, and frames on a bare trio socket.
 
 bulk.py serve WAY BLOCKS        prints how to reach it, serves until stdin ends
 bulk.py fetch WAY BLOCKS HOW    prints the seconds it took, and for ours the latency of single requests
@@ -23,6 +23,7 @@ import multiaddr
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p import create_yamux_muxer_option, generate_new_ed25519_identity, new_host
+from libp2p.bitswap import BitswapClient, MemoryBlockStore, compute_cid_v1_obj
 from libp2p.crypto.x25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -30,7 +31,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport
 
 from hyperlog.hashing import blake3_256
-from hyperlog.ids import BlockId, LogKey, block_id
+from hyperlog.ids import ID_BYTES, BlockId, LogKey, block_id
 from swarm.swarm import Swarm, SwarmConfig
 from tests.swarm.support import memory_logs
 
@@ -156,12 +157,12 @@ async def _exactly(stream: Any, count: int) -> bytes:
 async def serve_stock(blocks: Blocks) -> None:
     host = _host()
 
-    async def send_all(stream: Any) -> None:
-        await _exactly(stream, 1)
-        for number in range(blocks.count):
-            await stream.write(_LENGTH.pack(BLOCK_BYTES) + blocks.payload(number))
+    async def answer(stream: Any) -> None:
+        while True:
+            payload = blocks.get(BlockId(await _exactly(stream, ID_BYTES)))
+            await stream.write(_LENGTH.pack(len(payload)) + payload)
 
-    host.set_stream_handler(_PROTOCOL, send_all)
+    host.set_stream_handler(_PROTOCOL, answer)
     async with host.run(listen_addrs=[multiaddr.Multiaddr(_LISTEN)]):
         say({"address": str(host.get_addrs()[0])})
         await _until_told()
@@ -176,11 +177,41 @@ async def fetch_stock(blocks: Blocks, server: dict[str, Any]) -> None:
         await host.connect(info)
         stream = await host.new_stream(info.peer_id, [_PROTOCOL])
         used, start = cpu_seconds(), time.perf_counter()
-        await stream.write(b"!")
-        for block in ids:
+        for number, block in enumerate(ids):
+            if number % (_PARALLEL // 2) == 0:  # half a window of requests at a time: what costs the stock side least
+                await stream.write(b"".join(ids[number and number + _PARALLEL // 2 : number + _PARALLEL]))
             (length,) = _LENGTH.unpack(await _exactly(stream, _LENGTH.size))
             _check(await _exactly(stream, length), block)
         say({"seconds": time.perf_counter() - start, "blocks": len(ids), "cpu": cpu_seconds() - used})
+        os._exit(0)
+
+
+async def serve_bitswap(blocks: Blocks) -> None:
+    host = _host()
+    store = MemoryBlockStore()
+    for number in range(blocks.count):
+        await store.put_block(compute_cid_v1_obj(blocks.payload(number)), blocks.payload(number))
+    bitswap = BitswapClient(host, store)
+    async with host.run(listen_addrs=[multiaddr.Multiaddr(_LISTEN)]), trio.open_nursery() as nursery:
+        bitswap.set_nursery(nursery)
+        await bitswap.start()
+        say({"address": str(host.get_addrs()[0])})
+        await _until_told()
+        os._exit(0)
+
+
+async def fetch_bitswap(blocks: Blocks, server: dict[str, Any]) -> None:
+    cids = [compute_cid_v1_obj(blocks.payload(number)) for number in range(blocks.count)]
+    host = _host()
+    bitswap = BitswapClient(host, MemoryBlockStore())
+    info = info_from_p2p_addr(multiaddr.Multiaddr(server["address"]))
+    async with host.run(listen_addrs=[]), trio.open_nursery() as nursery:
+        bitswap.set_nursery(nursery)
+        await bitswap.start()
+        await host.connect(info)
+        used, start = cpu_seconds(), time.perf_counter()
+        got = await bitswap.new_session().get_blocks_batch(cids, info.peer_id, batch_size=_PARALLEL)
+        say({"seconds": time.perf_counter() - start, "blocks": len(got), "cpu": cpu_seconds() - used})
         os._exit(0)
 
 
@@ -233,6 +264,7 @@ async def fetch_raw(blocks: Blocks, server: dict[str, Any]) -> None:
 _WAYS: Final = {
     "ours": (serve_ours, fetch_ours),
     "py_libp2p": (serve_stock, fetch_stock),
+    "bitswap": (serve_bitswap, fetch_bitswap),
     "raw_aead": (serve_raw, fetch_raw),
 }
 
