@@ -107,16 +107,23 @@ async def raw_peer(
     upgrader.muxer_multistream = muxers
     remote = libp2p_id(address.peer)
     raw = RawConnection(TrioTCPStream(await connect_tcp(address, source)), True)
-    with trio.fail_after(_SECONDS):
-        secured = await upgrader.upgrade_security(raw, True, remote)
-        muxer = await upgrader.upgrade_connection(secured, remote)
+    muxer = None
+    try:
+        with trio.fail_after(_SECONDS):
+            secured = await upgrader.upgrade_security(raw, True, remote)
+            muxer = await upgrader.upgrade_connection(secured, remote)
+    finally:
+        if muxer is None:
+            with trio.move_on_after(1, shield=True):
+                await raw.close()
     assert isinstance(muxer, Muxer)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(muxer.start)
         try:
             yield RawPeer(address, peer_id_of(pair), muxer)
         finally:
-            await muxer.close()
+            with trio.move_on_after(1, shield=True):
+                await muxer.close()
             nursery.cancel_scope.cancel()
 
 
