@@ -171,9 +171,9 @@ def _run(node: Node, *arguments: str) -> str:
 def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Figures:
     (image,) = json.loads(_run(bench.seeder.node, "images", "--json"))["images"]
     times: dict[str, list[Measured]] = defaultdict(list)
-    blocks: list[int] = []
+    raw: list[int] = []
     for number in range(options.rounds):
-        _untraced(bench, times, blocks, everything=is_first)
+        _untraced(bench, times, raw, everything=is_first)
         if not number:
             trace = json.loads(
                 _run(bench.seeder.node, "trace", bench.link, "--json", "--entrypoint", "", "--", *bench.command)
@@ -181,7 +181,7 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
         _traced(bench, times)
         _rivals(bench, times)
     figures = _ratios(bench, times, image["image_bytes"])
-    figures["raw_ratio_no_trace"] = round(statistics.median(blocks) / image["image_bytes"], 4)
+    figures["raw_ratio_no_trace"] = round(statistics.median(raw) / image["image_bytes"], 4)
     figures["touched_bytes"], figures["hot_bytes"] = trace["touched_bytes"], trace["hot_bytes"]
     if is_first:
         figures |= _warm(bench, options.pairs)
@@ -189,10 +189,10 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
     return figures
 
 
-def _untraced(bench: Bench, times: dict[str, list[Measured]], blocks: list[int], *, everything: bool) -> None:
+def _untraced(bench: Bench, times: dict[str, list[Measured]], raw: list[int], *, everything: bool) -> None:
     with _fresh(bench) as node:
         times["no_trace"].append(bench.measure(bench.boot(node, "--no-prefetch")))
-        blocks.append(boot_figures(bench.stats)["blocks_fetched"] * 65536)
+        raw.append(boot_figures(bench.stats)["missed_bytes"])
     sides = [("full_pull", bench.command)] + ([("full_pull_everything", _EVERYTHING)] if everything else [])
     for side, command in sides:
         with _fresh(bench) as node:

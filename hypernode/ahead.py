@@ -7,9 +7,10 @@ with whoever started it: a boot's when its container stops, a completion when th
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import asynccontextmanager
+from itertools import chain, islice
 from typing import Final
 
 import trio
@@ -21,6 +22,7 @@ from hypernode.pace import Pace
 from images.errors import TraceCorrupt
 from images.hot import TracedBlob
 from images.ingest import StoredBlock
+from images.limits import GRANULE_BYTES
 from images.manifest import Block, Manifest
 from images.manifest_store import ManifestRef
 from images.source import StoredSource
@@ -66,9 +68,11 @@ async def fetch_ahead(
 
 def blocks_from(manifest: Manifest, position: int) -> Iterator[StoredBlock]:
     """Every block of the image, beginning at `position` of blob space and going round."""
-    blocks = list(manifest.blocks())
-    first = next((number for number, block in enumerate(blocks) if block.offset >= position), 0)
-    return (StoredBlock(block.id, block.stored_bytes) for block in blocks[first:] + blocks[:first])
+    starts = manifest.structure.block_starts
+    first = bisect_left(starts, position // GRANULE_BYTES, hi=manifest.block_count) % max(manifest.block_count, 1)
+    for number in chain(range(first, manifest.block_count), range(first)):
+        block = manifest.block(number)
+        yield StoredBlock(block.id, block.stored_bytes)
 
 
 def blocks_of(manifest: Manifest, trace: Trace) -> Iterator[StoredBlock]:
@@ -91,9 +95,15 @@ class Start:
         self.nursery = nursery
         self._rate = bytes_per_second
         self._prefetching = trio.CancelScope()
+        self._missed: dict[int, int] = {}
         self.trace: Trace | None = None
         self.is_prefetching = False
         """Whether a trace tells what will be read, and something of it is not here yet."""
+
+    @property
+    def missed_bytes(self) -> int:
+        """Raw bytes of the image's blocks that somebody had to wait for, each block once."""
+        return sum(self._missed.values())
 
     def prefetch(self, trace: Trace | None, source: StoredSource) -> None:
         """As soon as the version is known: to fetch a hot blob needs no manifest."""
@@ -103,7 +113,7 @@ class Start:
 
     def attach(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
         """Once the manifest is here: read through the hot blob, watch what is missed."""
-        self.nursery.start_soon(self._stream, blob, manifest, source)
+        self.nursery.start_soon(self._watch, blob, manifest, source)
         if self.trace is None:
             return
         try:
@@ -128,19 +138,22 @@ class Start:
         with self._prefetching:
             await fetch_ahead(source, wanted, Lane.PREFETCH, bytes_per_second=self._rate)
 
-    async def _stream(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
+    async def _watch(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
+        """Fetch ahead of whoever reads on and on."""
         pace = Pace(manifest.stored_bytes)
-        begun = trio.Event()
 
         def missed(block: Block) -> None:
-            if pace.missed(block.offset, block.raw_bytes, block.stored_bytes):
-                begun.set()
+            self._missed[block.offset] = block.raw_bytes
+            ahead = pace.missed(block.offset, block.raw_bytes, block.stored_bytes)
+            if ahead is not None:
+                if ahead.blocks is None:
+                    _log.info("much of the image is being read: the rest is streamed")
+                wanted = islice(blocks_from(manifest, ahead.position), ahead.blocks)
+                self.nursery.start_soon(fetch_ahead, source, wanted, Lane.PREFETCH)
 
         blob.on_miss.add(missed)
         try:
-            await begun.wait()
-            _log.info("much of the image is being read: the rest is streamed")
-            await fetch_ahead(source, blocks_from(manifest, pace.position), Lane.PREFETCH)
+            await trio.sleep_forever()
         finally:
             blob.on_miss.discard(missed)
 
