@@ -196,7 +196,7 @@ class Finder:
 
     async def _keep_up(self, nodes: Nodes, directory: Directory) -> None:
         """Know the nodes around us and a few elsewhere, try those that showed themselves, forget what is over."""
-        refresh_at = 0.0
+        refresh_at, pause = 0.0, NODE_RETRY_SECONDS
         own = DiscoveryKey(place_of(nodes.own).to_bytes(ID_BYTES, "big"))
         while True:
             now = trio.current_time()
@@ -206,8 +206,8 @@ class Finder:
                     for target in (own, DiscoveryKey(self._chance.randbytes(ID_BYTES))):
                         await walk_to(nodes, target)
                     self._remember(nodes.table)
-                # Alone so far: somebody else may come up meanwhile.
-                refresh_at = now + (REFRESH_SECONDS if nodes.table else NODE_RETRY_SECONDS)
+                # At first others come up as we do, and few are known yet.
+                refresh_at, pause = now + pause, min(2 * pause, REFRESH_SECONDS)
             while (address := directory.take_to_try()) is not None:
                 if not nodes.guard.is_spared(address, now):
                     with suppress(HyperError):
@@ -221,7 +221,12 @@ class Finder:
     # ----------------------------------------------------------------------------------------------------- announce
 
     async def _announce_to_known(self, nodes: Nodes) -> None:
+        where: frozenset[str] = frozenset()
         while True:
+            if where != frozenset(self._own_addresses()):
+                where = frozenset(self._own_addresses())  # a place at a relay, a mapped port: worth telling at once
+                for node in nodes.known():
+                    node.told.clear()
             async with trio.open_nursery() as nursery:
                 for node in nodes.known():
                     nursery.start_soon(self._announce_to, nodes, node)
@@ -242,8 +247,12 @@ class Finder:
     async def _provide(self, nodes: Nodes) -> None:
         """Tell the nodes nearest to each log's key that we serve it, one log after the other."""
         due: dict[DiscoveryKey, float] = {}
+        where: frozenset[str] = frozenset()
         while True:
             now = trio.current_time()
+            if where != frozenset(self._own_addresses()):
+                where = frozenset(self._own_addresses())
+                due.clear()
             for name in [name for name in self._keys if due.get(name, 0.0) <= now and self._serves_key(name)]:
                 if not nodes.table and not nodes.known():
                     break

@@ -203,6 +203,14 @@ class Membership:
                             nursery.start_soon(self._keep, network, key, peer)
                 await self._changed.wait()
 
+    def move_sessions(self, network: Network, nursery: trio.Nursery, peer: PeerId) -> None:
+        """There is a better connection with the peer: sessions that we opened begin anew there, in place of the old."""
+        for key, topic in self._topics.items():
+            live = self._sessions.of(key).get(peer)
+            address = topic.dialled.get(peer)
+            if live is not None and address is not None and live.initiator == network.peer_id:
+                nursery.start_soon(self._visit, network, key, address)
+
     def _peers(self, key: LogKey) -> list[PeerId]:
         return list(self._topics[key].peers | self._neighbours)
 
@@ -271,6 +279,7 @@ class Membership:
         topic = self._topics[key]
         sessions_before = self._sessions.records.of(address.peer).sessions
         topic.dialled[address.peer] = address
+        topic.failures.pop(address.peer, None)
         try:
             await self._sessions.talk(network, key, stream)
         except HyperError as error:

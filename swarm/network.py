@@ -62,6 +62,8 @@ class Serving:
     """A peer did below the streams what no honest one does; its connection is gone."""
     is_welcome: Callable[[PeerId], bool] = lambda peer: True
     """Whether to take a connection from this peer."""
+    improved: Callable[[PeerId], None] = lambda peer: None
+    """A direct connection has come beside a relayed one, which ends soon: new streams take the direct one."""
     others: Mapping[str, Callable[[Stream], Awaitable[None]]] = field(default_factory=dict)
     """As `accept`, for streams of other protocols than `SESSIONS`."""
 

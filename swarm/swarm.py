@@ -245,6 +245,7 @@ class Swarm:
             found=self._membership.add_neighbour,
             misbehaved=self._sessions.misbehaved,
             is_welcome=lambda peer: not self._sessions.is_banned(peer),
+            improved=lambda peer: self._membership.move_sessions(network, nursery, peer),
             others=self._finder.protocols,
         )
         addresses: list[str] = await nursery.start(network.serve, self._config.listen, serving)

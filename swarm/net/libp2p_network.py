@@ -34,9 +34,9 @@ from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
-from swarm.net.nat.traversal import Traversal, is_relayed
+from swarm.net.nat.traversal import Traversal
 from swarm.net.private import Refusals, Security
-from swarm.net.streams import LibP2PStream, Silent, open_on, unreachable, wrap
+from swarm.net.streams import LibP2PStream, Silent, is_relayed, open_on, unreachable, wrap
 from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving
 from swarm.reach import Reach
 
@@ -51,7 +51,7 @@ class LibP2PNetwork:
         self._peer_id = peer_id_of(self._pair)
         self._swarm: compat.FencedSwarm | None = None
         self._traversal: Traversal | None = None
-        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._dialling: dict[tuple[PeerId, bool], trio.Lock] = {}
         self._admission = Admission(compat.connections_max())
         self._refused_banned = 0
         self._misbehaved = 0
@@ -74,7 +74,7 @@ class LibP2PNetwork:
             host.set_stream_handler(TProtocol(protocol), _handler(accept))
         async with background_trio_service(swarm), trio.open_nursery() as nursery:
             swarm.contain_in(nursery)
-            traversal = Traversal(self._setup.reach, swarm, transport, self._connect, nursery)
+            traversal = Traversal(self._setup.reach, swarm, transport, self._connect, serving.improved, nursery)
             for protocol, answer in traversal.handlers().items():
                 host.set_stream_handler(TProtocol(protocol), _handler(answer))
             try:
@@ -138,7 +138,7 @@ class LibP2PNetwork:
     # -------------------------------------------------------------------------------------------------- outward
 
     async def open_stream(self, address: PeerAddress, protocol: str = SESSIONS) -> LibP2PStream:
-        async with self._dialling_alone(address.peer):
+        async with self._dialling_alone(address):
             connection, is_new = await self._connection(address)
             try:
                 return await open_on(connection, TProtocol(protocol))
@@ -188,7 +188,7 @@ class LibP2PNetwork:
 
     async def _connect(self, address: PeerAddress) -> INetConn:
         """A direct connection to the peer, the one there is or a new one. Raises `PeerUnreachable`."""
-        async with self._dialling_alone(address.peer):
+        async with self._dialling_alone(address):
             if self._traversal is not None and (connection := self._traversal.direct(address.peer)) is not None:
                 return connection
             connection, _ = await self._connection(address)
@@ -208,15 +208,16 @@ class LibP2PNetwork:
         return await self._traversal.dial(address), True
 
     @asynccontextmanager
-    async def _dialling_alone(self, peer: PeerId) -> AsyncIterator[None]:
-        """One task at a time dials a peer."""
-        lock = self._dialling.setdefault(peer, trio.Lock())
+    async def _dialling_alone(self, address: PeerAddress) -> AsyncIterator[None]:
+        """One task at a time dials a peer directly, and one through a relay: the one way may be blocked for long."""
+        way = (address.peer, address.relay is None)
+        lock = self._dialling.setdefault(way, trio.Lock())
         try:
             async with lock:
                 yield
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._dialling.pop(peer, None)
+                self._dialling.pop(way, None)
 
 
 def _handler(accept: Callable[[LibP2PStream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import trio
 from libp2p.abc import INetConn, INetStream
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -149,3 +150,15 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return _innermost(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
+def is_relayed(connection: INetConn) -> bool:
+    """Whether a relay lies between."""
+    muxed: Any = connection.muxed_conn
+    return bool(muxed.get_connection_type() == ConnectionType.RELAYED)
+
+
+def local_port(connection: INetConn) -> int:
+    """The TCP port at our end; 0 for a connection through a relay."""
+    muxed: Any = connection.muxed_conn
+    return int(muxed.local_port)

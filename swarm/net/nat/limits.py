@@ -59,6 +59,9 @@ PUNCH_TRIES_MAX: Final = 10
 """Connects to one address in one round: what somebody can make us send to a third party stays a trickle."""
 
 PUNCH_DELAY_SECONDS_MAX: Final = 2.0
+MOVE_SECONDS: Final = 1.0
+"""From a direct connection to the end of the relayed one: sessions begin anew on it meanwhile."""
+
 PUNCH_ADDRESSES_MAX: Final = 8
 
 # --- port mappings --------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from swarm.net.nat.limits import (
     LOOK_FIRST_SECONDS,
     LOOK_SECONDS,
     MESSAGE_SECONDS,
+    MOVE_SECONDS,
     PUNCH_SECONDS,
     RELAYS_WANTED,
     RETURN_SECONDS,
@@ -46,7 +47,7 @@ from swarm.net.nat.punching import connect_at_once, follow, invite, worth_punchi
 from swarm.net.nat.relay import Relay
 from swarm.net.nat.sockets import ListeningPortTCP
 from swarm.net.nat.verdict import candidates, verdict
-from swarm.net.streams import LibP2PStream, unreachable
+from swarm.net.streams import LibP2PStream, is_relayed, local_port, unreachable
 from swarm.reach import Reach, Reachable, ReachSetup, Witness
 
 _log: Final = logging.getLogger(__name__)
@@ -72,12 +73,14 @@ class Traversal:
         swarm: compat.FencedSwarm,
         transport: ListeningPortTCP,
         connect: Connect,
+        improved: Callable[[PeerId], None],
         nursery: trio.Nursery,
     ) -> None:
         self._setup = setup
         self._swarm = swarm
         self._transport = transport
         self._connect = connect
+        self._improved = improved
         self._nursery = nursery
         self._us = peer_id_text(swarm.get_peer_id())
         self._listening: tuple[str, ...] = ()
@@ -219,8 +222,9 @@ class Traversal:
         if not await self._swarm.wait_vouched(connection):
             return  # a stranger may not make us connect to what it names
         is_direct = await invite(connection, await self._candidates(), self._meet)
-        self._count_punch(is_direct)
+        self._count_punch(peer, is_direct)
         if is_direct:
+            await trio.sleep(MOVE_SECONDS)
             await self._leave_circuits(peer)
 
     async def _follow(self, stream: LibP2PStream) -> None:
@@ -229,16 +233,18 @@ class Traversal:
         try:
             if not (muxed.is_initiator and muxed.get_connection_type() == ConnectionType.RELAYED):
                 return
-            self._count_punch(await follow(stream, await self._candidates(), self._meet))
+            self._count_punch(stream.remote, await follow(stream, await self._candidates(), self._meet))
         except HyperError as error:
             _log.debug("hole punching failed: %s", error.message)
         finally:
             with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
                 await stream.close()
 
-    def _count_punch(self, is_direct: bool) -> None:
+    def _count_punch(self, peer: PeerId, is_direct: bool) -> None:
         self._punched += is_direct
         self._punches_failed += not is_direct
+        if is_direct:
+            self._improved(peer)
 
     async def _meet(self, peer: PeerId, addresses: Sequence[PeerAddress], as_client: bool) -> bool:
         """Connect to `peer` at all addresses at once; whether there is a direct connection then, whoever made it."""
@@ -279,7 +285,7 @@ class Traversal:
         seen = [
             one
             for connection, (host, seen_port) in self._observed.items()
-            for one in candidates(host, [seen_port, port] if _local_port(connection) == port else [port])
+            for one in candidates(host, [seen_port, port] if local_port(connection) == port else [port])
         ]
         mapped = [self._mapped] if self._mapped else []
         own = [one.partition("/p2p/")[0] for one in self._listening if not one.startswith(("/ip4/127.", "/ip6/::1/"))]
@@ -376,7 +382,7 @@ class Traversal:
         if seen is None:
             return
         host, port = seen
-        ports = [port] if _local_port(connection) == self._port else []
+        ports = [port] if local_port(connection) == self._port else []
         if self._mapped is not None:
             ports.append(int(self._mapped.split("/")[4]))
         self._asked_at[self._peer(connection)] = trio.current_time()
@@ -433,14 +439,3 @@ class Traversal:
         muxed: Any = connection.muxed_conn
         await muxed.event_closed.wait()
         self._wake()
-
-
-def is_relayed(connection: INetConn) -> bool:
-    """Whether a relay lies between."""
-    muxed: Any = connection.muxed_conn
-    return bool(muxed.get_connection_type() == ConnectionType.RELAYED)
-
-
-def _local_port(connection: INetConn) -> int:
-    muxed: Any = connection.muxed_conn
-    return int(muxed.local_port)
