@@ -66,6 +66,8 @@ class MountableImage:
     metadata: Path
     reference: ManifestRef
     manifest: Manifest
+    read_ahead_kib: int | None = None
+    """Of the kernel, in a view through EROFS; None: its own choice, 128 KiB as a rule."""
 
 
 class DeadlineBlob:
@@ -186,7 +188,12 @@ class ImageMounts:
         blob = DeadlineBlob(image.blob, deadline)
         with self._listening(name, on_failure):
             async with mount_image(
-                server, [(name, blob)], metadata_path=str(image.metadata), target=target, flags=READ_ONLY_VIEW
+                server,
+                [(name, blob)],
+                metadata_path=str(image.metadata),
+                target=target,
+                flags=READ_ONLY_VIEW,
+                read_ahead=ReadAhead(image.read_ahead_kib),
             ):
                 yield
 

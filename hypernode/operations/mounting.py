@@ -27,6 +27,7 @@ from hypernode.opening import OpenImage, erofs_header, fetch_manifest, open_imag
 from hypernode.operations.booting import relaying_failures
 from hypernode.operations.importing import incoming
 from hypernode.remote.dialing import parse_remote
+from hypernode.remote.limits import READ_AHEAD_KIB
 from hypernode.remote.serving import Holdings, find_log, serve_client
 from hypernode.remote.store import MemoryBlocks, RemoteStore
 from hypernode.views import Opening, Shown, View, open_view
@@ -112,7 +113,11 @@ async def _opened_there(node: Node, request: Mount, remote: str, call: Call) -> 
         await _tell(call, "mounting")
         header = await trio.to_thread.run_sync(erofs_header, node.config, manifest)
         blob = BlobReader(manifest, source)
-        yield Shown(store.log.key, store.resolved, MountableImage(manifest.id.hex(), blob, header, reference, manifest))
+        yield Shown(
+            store.log.key,
+            store.resolved,
+            MountableImage(manifest.id.hex(), blob, header, reference, manifest, READ_AHEAD_KIB),
+        )
         nursery.cancel_scope.cancel()
 
 
