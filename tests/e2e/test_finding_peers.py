@@ -1,7 +1,4 @@
-"""Three hosts: the seeder and the booter know a daemon that has no image, and nothing of each other.
-
-Each way of finding peers alone, all others off, through the command line; and private swarms.
-"""
+"""Hosts that know nothing of each other but a daemon, or one peer: through the command line, other ways off."""
 
 from __future__ import annotations
 
@@ -77,27 +74,27 @@ def read(node: Node, link: str, image: Path) -> None:
     assert (node.home.parent / f"out{node.home.name}" / "file").read_bytes() == (image / "file").read_bytes()
 
 
-def origins(node: Daemon, link: str) -> set[str]:
-    """How the peers of the image were found."""
-    done = node.node.run("peers", link, "--json")
-    assert done.returncode == 0, done.stderr
-    (log,) = json.loads(done.stdout)["logs"]
-    return {origin for peer in log["peers"] for origin in peer["origins"]}
-
-
-@pytest.mark.parametrize(("way", "origin"), [("RENDEZVOUS", "rendezvous"), ("DHT", "dht")])
-def test_an_image_is_found_by_its_bare_link_through_a_node_that_both_know(
-    hosts: Hosts, image: Path, way: str, origin: str
-) -> None:
-    environment = only(way)
-    middle = hosts.daemon(hosts.node(environment))
-    seeder = hosts.daemon(hosts.node(environment, middle))
+def test_an_image_is_found_by_its_bare_link_in_a_private_swarm(hosts: Hosts, image: Path) -> None:
+    """Through a node that both know; later without it, as the seeder is remembered. Who has no key is told so."""
+    key = hosts.top / "swarm.key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    private = {**only("RENDEZVOUS", "REMEMBER"), "HYPERNODE_SWARM_KEY": str(key)}
+    middle = hosts.daemon(hosts.node(private))
+    seeder = hosts.daemon(hosts.node(private, middle))
     link = share(seeder, image)
     wait_until(lambda: middle.node.status()["finding"]["records"] == 1, "the seeder is known to the daemon")
-    reader = hosts.daemon(hosts.node(environment, middle))
-    read(reader.node, link, image)
-    assert origins(reader, link) == {origin}
-    assert middle.node.status()["logs"] == []
+    reader = hosts.node(private, middle)
+    read(reader, link, image)
+    alone = replace(reader, environment={**only("REMEMBER"), "HYPERNODE_SWARM_KEY": str(key)})
+    assert alone.run("log", link, "--refresh").returncode == 0
+    stranger = hosts.node(only())
+    done = stranger.run("log", link, *seeder.peers)
+    told = "it is in a private swarm, and this node has no swarm key"
+    assert (done.returncode, told in done.stderr) == (6, True), done.stderr
+    status = seeder.node.status()
+    assert status["protection"]["refused_swarm"] >= 1
+    assert status["finding"]["ways"] == ["rendezvous", "remembered"]
 
 
 def test_peers_of_an_image_find_each_other_through_one_of_them(hosts: Hosts, image: Path) -> None:
@@ -111,54 +108,6 @@ def test_peers_of_an_image_find_each_other_through_one_of_them(hosts: Hosts, ima
     wait_until(lambda: connected(second, link) == 2, "the readers speak to each other")
     seeder.kill()
     read(second.node, link, image)
-    assert "exchange" in origins(first, link) | origins(second, link)
-
-
-def test_a_peer_that_delivered_is_asked_again_after_a_restart(hosts: Hosts, image: Path) -> None:
-    seeder = hosts.daemon(hosts.node(only()))
-    link = share(seeder, image)
-    reader = hosts.node(only("REMEMBER"))
-    assert reader.run("log", f"{link}?peer={seeder.addresses[0]}").returncode == 0
-    read(reader, link, image)
-
-
-def test_with_every_way_off_nobody_is_found(hosts: Hosts, image: Path) -> None:
-    middle = hosts.daemon(hosts.node({}))
-    seeder = hosts.daemon(hosts.node(only(), middle))
-    link = share(seeder, image)
-    reader = hosts.node(only(), middle)
-    done = reader.run("log", link)
-    assert (done.returncode, "no peer is known" in done.stderr) == (6, True), done.stderr
-    assert middle.node.status()["finding"]["answered"] == 0
-
-
-def test_a_private_swarm_lets_nobody_else_in_and_says_so(hosts: Hosts, image: Path) -> None:
-    """The bootstrap node, the seeder and a reader hold the key; two others do not, and both ends say why."""
-    key = hosts.top / "swarm.key"
-    key.write_bytes(os.urandom(32))
-    key.chmod(0o600)
-    private = {**only("RENDEZVOUS"), "HYPERNODE_SWARM_KEY": str(key)}
-    middle = hosts.daemon(hosts.node(private))
-    seeder = hosts.daemon(hosts.node(private, middle))
-    link = share(seeder, image)
-    read(hosts.node(private, middle), link, image)
-    other = hosts.top / "other.key"
-    other.write_bytes(os.urandom(32))
-    other.chmod(0o600)
-    stranger = hosts.node(only("RENDEZVOUS"))
-    for environment, told in (
-        (stranger.environment, "it is in a private swarm, and this node has no swarm key"),
-        (
-            {**stranger.environment, "HYPERNODE_SWARM_KEY": str(other)},
-            "another private swarm: its swarm key is not ours",
-        ),
-    ):
-        done = replace(stranger, environment=environment).run("log", link, *seeder.peers)
-        assert (done.returncode, told in done.stderr) == (6, True), done.stderr
-    assert seeder.node.status()["protection"]["refused_swarm"] >= 2
-    key.chmod(0o644)
-    done = replace(stranger, environment=private).run("log", link)
-    assert (done.returncode, "chmod 600" in done.stderr) == (4, True), done.stderr
 
 
 def connected(node: Daemon, link: str) -> int:
