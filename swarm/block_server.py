@@ -55,7 +55,7 @@ class ServePolicy:
     is_fetching: Callable[[LogKey], bool]
     totals: Counters
     grants: Grants[PeerId] = field(default_factory=Grants)
-    worked: Callable[[], float] = time.perf_counter
+    worked: Callable[[], float] = time.thread_time
     """As in `SwarmConfig`."""
 
 

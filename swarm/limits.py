@@ -74,8 +74,8 @@ SLICE_SECONDS: Final = 0.005
 """How much of what came is looked at before others get their turn: doubled while it takes less than this, halved when
 it takes four times as long. Small frames cost up to a microsecond a byte, blocks a thousandth of that (measured)."""
 
-IDLE_SHARE: Final = 0.2
-IDLE_SHARE_ALL: Final = 0.3
+IDLE_SHARE: Final = 0.1
+IDLE_SHARE_ALL: Final = 0.2
 IDLE_BURST_SECONDS: Final = 0.1
 IDLE_WAIT_SECONDS_MAX: Final = 5.0
 """Processor time that one peer, and all together, may take for nothing, in parts of one processor; what a peer may take
@@ -84,7 +84,7 @@ at once; and how long it is left unread at a time (W10)."""
 IDLE_BYTE_SECONDS: Final = 8e-9
 BLOCK_WORTH_SECONDS: Final = 2e-3
 ENTRY_WORTH_SECONDS: Final = 1e-3
-SERVED_WORTH_SECONDS: Final = 2e-4
+SERVED_WORTH_SECONDS: Final = 1e-3
 """What a byte costs to receive and decrypt, and what a block or a new entry from a peer, and a block that it asked for,
 are worth to us: several times what they cost (measured)."""
 UNREQUESTED_MAX: Final = 3

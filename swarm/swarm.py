@@ -67,9 +67,8 @@ class SwarmConfig:
     """For one dial, up to an open stream."""
     disk_threads: int = DISK_THREADS_MAX
     """In which blocks are read to be served; 0: on the event loop, for stores that never wait."""
-    worked: Callable[[], float] = time.perf_counter
-    """A clock of seconds of work: what one peer may take of it is limited. What other programs took counts too, so that
-    shares are shares of what the machine gives us. Simulations have a clock of their own."""
+    worked: Callable[[], float] = time.thread_time
+    """Seconds that the event loop's thread has worked: what one peer may take of it is limited."""
     give_up_seconds: float = 60.0
     """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
     upload_limit: float | None = None
