@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 from hyperlog.errors import HyperError
-from hyperlog.ids import BlockId, LogKey
+from hyperlog.ids import BlockId, LogKey, ManifestId
 from hyperlog.repository import Repository
 from images.catalog import Catalog
 from images.manifest import Manifest
@@ -45,8 +45,9 @@ def _reference(repository: Repository, key: LogKey, identifier: TableId) -> Mani
         versions = Catalog.of(repository.logs.open(key)).versions
     except HyperError:
         return None
+    wanted = ManifestId(identifier)
     for published in versions:
-        if published.version is not None and published.version.manifest.id == identifier:
+        if published.version is not None and published.version.manifest.id == wanted:
             return published.version.manifest
     return None
 

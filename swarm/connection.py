@@ -325,15 +325,19 @@ class LiveSession:
 
         Empty: nothing to say. After `BLOCK_TURNS_MAX` times blocks it is the entries' turn.
         """
-        is_exchange_due = self._has_news and self._block_turns >= BLOCK_TURNS_MAX
-        if not is_exchange_due and await self._server.compose():
-            self._block_turns += 1
-        elif self._has_news and self._session.state is State.OPEN:
-            self._block_turns = 0
+        if self._block_turns >= BLOCK_TURNS_MAX:
             self._compose_exchange()
+        if not self._session.has_output:
+            if await self._server.compose():
+                self._block_turns += 1
+            else:
+                self._compose_exchange()
         return self._session.take_output()
 
     def _compose_exchange(self) -> None:
+        self._block_turns = 0
+        if not self._has_news or self._session.state is not State.OPEN:
+            return
         room = WRITE_CHUNK_BYTES
         while room > 0:
             frame = self._owner.next_exchange(self)

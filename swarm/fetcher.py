@@ -25,9 +25,10 @@ from hyperlog.lanes import Lane
 from swarm.connection import LiveSession
 from swarm.limits import HOPELESS_SECONDS, REQUESTS_IN_FLIGHT_MAX, TICK_SECONDS
 from swarm.replication.asked_peer import AskedPeer
+from swarm.replication.asks import Ask, SchedulerCounts
 from swarm.replication.buckets import TokenBucket
 from swarm.replication.messages import Why
-from swarm.replication.scheduler import Ask, Scheduler, SchedulerCounts
+from swarm.replication.scheduler import Scheduler
 from swarm.replication.session_events import BlockCame, BlockRefused
 from swarm.replication.tables import Table, TableId
 from swarm.stats import Counters
@@ -196,7 +197,7 @@ class Fetcher:
     def add_table(self, log: LogKey, table: Table) -> None:
         """Blocks of `log` are in this table."""
         self._tables[table.id] = table
-        self._scheduler.add_table(log, table)
+        self._scheduler.add_table(log, table, trio.current_time())
         self._due.set()
 
     def remove_table(self, log: LogKey, identifier: TableId) -> None:

@@ -24,7 +24,7 @@ REQUESTS_RESERVED: Final = 16
 REQUEST_BYTES_IN_FLIGHT_MAX: Final = 4 << 20
 """Of one peer and lane."""
 
-WINDOW_BYTES_FIRST: Final = 512 << 10
+WINDOW_BYTES_FIRST: Final = 256 << 10
 WINDOW_BYTES_MIN: Final = 128 << 10
 """What a peer may owe that is not urgent: before anything was measured, and at least."""
 
@@ -205,7 +205,7 @@ PING_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 25.0
 """An idle session is pinged, and closed when nothing at all came for this long."""
 
-LATE_BULK_SECONDS: Final = 10.0
+LATE_BULK_SECONDS: Final = 15.0
 """The same for what is not urgent, or four times what was expected when it was asked for."""
 
 HEDGE_FIRST_SECONDS: Final = 0.1
@@ -215,7 +215,7 @@ HEDGE_SECONDS_MIN: Final = 0.02
 ANNOUNCE_SECONDS: Final = 0.1
 """Blocks that came are announced together, this often."""
 
-GRANT_SECONDS: Final = 5.0
+GRANT_SECONDS: Final = 30.0
 """A seeder in a crowd sends a block again to somebody else after this: the first may have vanished."""
 
 CROWD_SECONDS: Final = 1.0
@@ -223,7 +223,12 @@ CROWD_SECONDS: Final = 1.0
 
 SOON_RETRY_SECONDS: Final = 2.0
 SOON_SECONDS_MAX: Final = 5.0
-"""A seeder that said "soon" is asked again after the first, and told to send it after the second."""
+SOON_HELD_SECONDS_MAX: Final = 30.0
+"""A seeder that said "soon" is asked again after the first, and told to send it after the second, or the third if
+another peer has said meanwhile that it holds the block."""
+
+LISTEN_SECONDS: Final = 0.5
+"""What can wait is not asked of one of several peers sooner than this, unless it has said what it holds."""
 
 BURST_SECONDS: Final = 0.1
 """A rate limit holds over any stretch of time that is long against this."""

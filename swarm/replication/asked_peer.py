@@ -44,6 +44,8 @@ class AskedPeer(Generic[P]):
         self.owed: dict[BlockId, Owed] = {}
         self.estimates = Estimates()
         self.heard_at = now
+        self.listen_until = 0.0
+        """Until then it may yet say what it holds."""
         self.is_stalled = False
         self.is_mute = False
         """It has said that it serves nothing."""

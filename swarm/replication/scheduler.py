@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from hyperlog.ids import BlockId, LogKey
@@ -25,11 +24,14 @@ from hyperlog.lanes import Lane
 from swarm.limits import (
     ASKED_PEERS_MAX,
     DEAD_SECONDS,
+    LISTEN_SECONDS,
+    SOON_HELD_SECONDS_MAX,
     SOON_RETRY_SECONDS,
     SOON_SECONDS_MAX,
     STALL_SECONDS,
 )
 from swarm.replication.asked_peer import AskedPeer
+from swarm.replication.asks import Ask, SchedulerCounts
 from swarm.replication.buckets import TokenBucket
 from swarm.replication.messages import Why
 from swarm.replication.table_book import TableBook
@@ -47,32 +49,6 @@ _LOOK_SECONDS_MIN: Final = 0.01
 _EXPLORED: Final = 1 / 16
 _HEDGED: Final = 1 / 20
 _HEDGES_SAVED_MAX: Final = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ask(Generic[P]):
-    """Send this request."""
-
-    peer: P
-    block: BlockId
-    bytes_max: int
-    lane: Lane
-    is_patient: bool
-    place: tuple[TableId, int] | None
-    """Its number in a table that the peer knows, too."""
-
-
-@dataclass(eq=False, slots=True)
-class SchedulerCounts:
-    """Since the start."""
-
-    asks: int = 0
-    hedges: int = 0
-    late: int = 0
-    soon: int = 0
-    not_held: int = 0
-    limited: int = 0
-    """Plans that stopped because of the download limit."""
 
 
 class Scheduler(Generic[P]):
@@ -119,6 +95,8 @@ class Scheduler(Generic[P]):
     def add_peer(self, peer: P, log: LogKey, now: float) -> None:
         assert peer not in self._peers
         self._peers[peer] = AskedPeer(log, now)
+        if self._tables.has_any(log):
+            self._peers[peer].listen_until = now + LISTEN_SECONDS
 
     def remove_peer(self, peer: P) -> None:
         """The session ended; what it owed is asked elsewhere."""
@@ -132,9 +110,12 @@ class Scheduler(Generic[P]):
         for block in gone.owed:
             self._withdraw(peer, block)
 
-    def add_table(self, log: LogKey, table: Table) -> None:
+    def add_table(self, log: LogKey, table: Table, now: float) -> None:
         """Blocks of `log` may be in this table."""
         if self._tables.add(log, table):
+            for peer in self._peers.values():
+                if peer.log == log:
+                    peer.listen_until = now + LISTEN_SECONDS
             for want in self._wants.values():
                 want.places = self._tables.places(want.logs, want.block)
 
@@ -154,6 +135,7 @@ class Scheduler(Generic[P]):
         if state is None or bits is None:
             return
         state.holds[identifier] = bits
+        state.listen_until = 0.0
         self._tables.count(identifier, [number for number in numbers if bits.add(number)], 1)
         for queue in self._queues.values():
             queue.forget_peer(peer)
@@ -353,7 +335,7 @@ class Scheduler(Generic[P]):
         ready = [
             name
             for name, peer in self._peers.items()
-            if not peer.is_stalled and not peer.is_mute and peer.has_stretch(lane)
+            if not peer.is_stalled and not peer.is_mute and peer.has_stretch(lane) and self._has_told(peer, now)
         ]
         if not ready:
             return
@@ -371,12 +353,20 @@ class Scheduler(Generic[P]):
                 ready.remove(name)
                 continue
             has_others = bool(partial.get(peer.log, frozenset()) - {name})
-            is_patient = has_others and (want.soon_since is None or now - want.soon_since < SOON_SECONDS_MAX)
+            is_patient = has_others and (now - (want.soon_since or now) < self._soon_seconds(want))
             if not self._ask(asks, name, want, now, is_patient=is_patient):
                 queue.rewind()
                 return
             if not peer.has_room(lane):
                 ready.remove(name)
+
+    def _has_told(self, peer: AskedPeer[P], now: float) -> bool:
+        """Whether it need not be waited for that a peer says what it holds: it has, or had time, or is alone."""
+        return peer.listen_until <= now or self.peers_of(peer.log) == 1
+
+    def _soon_seconds(self, want: Want[P]) -> float:
+        """How long to look among the others for what a seeder does not send: longer once another has it."""
+        return SOON_HELD_SECONDS_MAX if self._tables.holders(want.places) > 1 else SOON_SECONDS_MAX
 
     def _next_for(self, name: P, peer: AskedPeer[P], queue: Queue[P], now: float) -> Want[P] | None:
         log, owed = peer.log, peer.owed

@@ -27,6 +27,9 @@ class TableBook:
         self._holders.setdefault(table.id, array("I", bytes(4 * len(table))))
         return True
 
+    def has_any(self, log: LogKey) -> bool:
+        return bool(self._tables.get(log))
+
     def remove(self, log: LogKey, identifier: TableId) -> bool:
         """Whether no log has the table any more."""
         if self._tables.get(log, {}).pop(identifier, None) is None:

@@ -20,8 +20,9 @@ from swarm.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STALL_SECONDS,
 )
+from swarm.replication.asks import Ask
 from swarm.replication.messages import Why
-from swarm.replication.scheduler import Ask, Scheduler
+from swarm.replication.scheduler import Scheduler
 
 LOG, OTHER_LOG = LogKey(b"l" * 32), LogKey(b"o" * 32)
 SIZE = 1 << 16
