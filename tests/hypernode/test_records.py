@@ -87,3 +87,10 @@ def test_a_damaged_record_is_no_record(records: Records, namespace: Namespace, j
 def test_nodes_are_few(records: Records) -> None:
     records.keep_nodes([f"node {number}" for number in range(40)])
     assert records.nodes() == [f"node {number}" for number in range(16)]
+
+
+def test_bans_are_remembered() -> None:
+    store = MemoryStore()
+    assert Records(Namespace(store, b"n")).bans() == b""
+    Records(Namespace(store, b"n")).remember_bans(b"who and how long")
+    assert Records(Namespace(store, b"n")).bans() == b"who and how long"

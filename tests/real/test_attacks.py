@@ -146,6 +146,22 @@ async def test_g10_three_hundred_connections_are_held_and_another_is_served() ->
             assert (victim.resident - before) / 300 < 256 << 10
 
 
+@pytest.mark.slow
+async def test_n8_connections_that_come_and_go_leave_nothing(victim: Target) -> None:
+    async def come_and_go(number: int) -> None:
+        async with raw_peer(victim.address, f"127.4.0.{1 + number % 20}") as peer:
+            await peer.open_session(KEY)
+
+    before = victim.descriptors
+    async with trio.open_nursery() as nursery:
+        for number in range(60):
+            nursery.start_soon(come_and_go, number)
+    with trio.fail_after(10):
+        while victim.descriptors > before:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    assert victim.ask()["members"] == 0
+
+
 # ---------------------------------------------------------------------------------------------------- single faults
 
 

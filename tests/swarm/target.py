@@ -53,8 +53,9 @@ class Target:
         return resident_bytes(self._process.pid)
 
     @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def descriptors(self) -> int:
+        """Files that it has open."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
 
 @contextmanager

@@ -136,6 +136,16 @@ def test_a_responder_without_the_key_cannot_open() -> None:
     assert one.state is State.CLOSED
 
 
+def test_n15_before_the_proof_no_answer_is_longer_than_what_it_answers() -> None:
+    one, other = initiator(OTHER_KEY), responder()
+    for said in range(2):
+        asked = one.take_output()
+        other.receive(asked)
+        answer = other.take_output()
+        assert 0 < len(answer) <= len(asked), said
+        one.receive(answer)
+
+
 def test_our_own_nonce_is_no_challenge() -> None:
     one = initiator()
     with pytest.raises(PeerMisbehaved):
