@@ -84,7 +84,7 @@ class TracedBlob:
         self._blob = blob
         self._source = source
         self._places: dict[int, tuple[BlobReader, int]] = {}
-        self._known: set[bytes] = set()
+        self._known: set[tuple[StoredBlock, ...]] = set()
         self.size = blob.size
 
     @property
@@ -95,13 +95,13 @@ class TracedBlob:
     def add(self, trace: Trace) -> None:
         """Read through the hot blob of `trace` too. Raises `TraceCorrupt` when it does not fit the image."""
         check_fits(trace, self.size)
-        if trace.command in self._known or len(self._known) >= HOT_BLOBS_MAX:
+        if trace.hot in self._known or len(self._known) >= HOT_BLOBS_MAX:
             return
-        self._known.add(trace.command)
+        self._known.add(trace.hot)
         space = HotSpace(trace)
         reader = BlobReader(space, self._source, memory_bytes=HOT_CACHE_BYTES)
-        for granule, place in space.places.items():
-            self._places.setdefault(granule, (reader, place * GRANULE_BYTES))
+        for granule, place in space.places.items():  # of what is in several, the last is on its way here
+            self._places[granule] = (reader, place * GRANULE_BYTES)
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `BlobReader.read_nowait`."""
