@@ -39,6 +39,7 @@ class Call:
         self._stream = stream
         self._sending = trio.Lock()
         self._released = trio.Event()
+        self._is_taken = False
 
     async def event(self, kind: str, **fields: Any) -> None:
         """Tell the client something. A client that does not read slows the operation down, and then it is dropped."""
@@ -59,12 +60,15 @@ class Call:
 
     def take_stream(self) -> trio.abc.Stream:
         """The connection itself, for what speaks another protocol from here on; its client has been told `ready`."""
+        self._is_taken = True
         return self._stream
 
     def release(self) -> None:
         self._released.set()
 
     async def send(self, line: bytes) -> None:
+        if self._is_taken:
+            raise trio.ClosedResourceError("the connection carries another protocol")
         async with self._sending:
             with trio.fail_after(CLOSE_SECONDS):
                 await self._stream.send_all(line)

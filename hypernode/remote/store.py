@@ -84,6 +84,8 @@ class RemoteStore:
         self._wants: dict[BlockId, _Want] = {}
         self._asked: dict[int, BlockId] = {}
         self._news = trio.Event()
+        self._pause = RETRY_SECONDS_MIN
+        """Before the next attempt to connect; short again once a block has come, not for a store that only greets."""
 
     @property
     def log(self) -> Log:
@@ -118,13 +120,11 @@ class RemoteStore:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> NoReturn:
         """Connect, and again whenever somebody waits, until cancelled. Raises what the first attempt does."""
-        pause = RETRY_SECONDS_MIN
         started = False
         while True:
             try:
                 async with self._dial() as stream:
                     connection = await self._open(stream)
-                    pause = RETRY_SECONDS_MIN
                     if not started:
                         task_status.started()
                         started = True
@@ -135,8 +135,8 @@ class RemoteStore:
                     raise
                 _log.warning("the remote store is away: %s", known.message)
             self._asked.clear()
-            await trio.sleep(pause)
-            pause = min(2 * pause, RETRY_SECONDS_MAX)
+            await trio.sleep(self._pause)
+            self._pause = min(2 * self._pause, RETRY_SECONDS_MAX)
             while not self._wants:
                 await self._news.wait()
 
@@ -228,6 +228,7 @@ class RemoteStore:
                     want.error = Corrupt("a block is longer than the image says", "the image is not sound")
                 else:
                     want.payload = rest
+                    self._pause = RETRY_SECONDS_MIN
                 want.done.set()
             self._tell()
 

@@ -27,9 +27,9 @@ _FAR = 5_000_000_000
 """Past what 32 bits count."""
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    tree = tmp_path / "tree"
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tmp_path_factory.mktemp("remote") / "tree"
     (tree / "dir").mkdir(parents=True)
     (tree / "dir" / "large").write_bytes(os.urandom(30_000_000))
     (tree / "dir" / "small").write_bytes(b"small")
@@ -42,10 +42,10 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.fixture
-def store(tmp_path: Path, tree: Path) -> Node:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Node:
     """A home with the tree as `image`; no node runs in it."""
-    node = Node(tmp_path / "there" / "home")
+    node = Node(tmp_path_factory.mktemp("store") / "there" / "home")
     node.home.parent.mkdir()
     with daemon(node):
         done = node.run("share", str(tree), "--name", "image")

@@ -13,7 +13,7 @@ import trio
 
 from hyperlog.errors import NotFound
 from hypernode.api.client import Client, answers, dial_socket
-from hypernode.api.requests import Images, Request, Seed, Status
+from hypernode.api.requests import Images, Request, Seed, ServeMounts, Status
 from hypernode.api.server import Call, serve_socket
 from hypernode.config import Config
 from hypernode.errors import NodeGone
@@ -42,6 +42,11 @@ class Recorder:
                 return {"seeded": True}
             case Status():
                 raise RuntimeError("a planted bug")
+            case ServeMounts():
+                await call.event("ready")
+                stream = call.take_stream()
+                await stream.send_all(b"binary")
+                return {"nothing": "of this is sent"}
             case _:
                 raise NotFound("no such thing", "look elsewhere")
 
@@ -53,6 +58,14 @@ async def serving(home: Path, recorder: Recorder) -> AsyncIterator[Client]:
         await nursery.start(partial(serve_socket, config.socket, recorder.operate))
         yield Client(dial_socket(config))
         nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_was_taken_over_carries_nothing_else(tmp_path: Path) -> None:
+    async with serving(tmp_path, Recorder()) as client, await client.hold(ServeMounts()) as held:
+        received = b""
+        while more := await held.stream.receive_some():
+            received += more
+    assert received == b"binary"
 
 
 async def test_events_come_before_the_result(tmp_path: Path) -> None:
