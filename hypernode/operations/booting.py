@@ -67,7 +67,11 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
         lasting = _claim(node, request, call, image, root)
         argv = _argv(request, image.resolved)
         await call.hold(root=root, timings=image.watch.laps, argv=argv, **lasting, **_describe(image))
-    figures = {**_moved(node, image, bytes_before), "traced": start.trace is not None}
+    figures = {
+        **_moved(node, image, bytes_before),
+        "missed_bytes": start.missed_bytes,
+        "traced": start.trace is not None,
+    }
     if recording is not None and request.record is not None:
         blob = BlobReader(image.manifest, image.source)
         argv = _argv(request, image.resolved)
