@@ -45,7 +45,7 @@ class Recorder:
             case ServeMounts():
                 await call.event("ready")
                 stream = call.take_stream()
-                await stream.send_all(b"binary")
+                await stream.send_all(b"binary " + await stream.receive_some(100))  # the client speaks first
                 return {"nothing": "of this is sent"}
             case _:
                 raise NotFound("no such thing", "look elsewhere")
@@ -62,10 +62,11 @@ async def serving(home: Path, recorder: Recorder) -> AsyncIterator[Client]:
 
 async def test_a_connection_that_was_taken_over_carries_nothing_else(tmp_path: Path) -> None:
     async with serving(tmp_path, Recorder()) as client, await client.hold(ServeMounts()) as held:
+        await held.stream.send_all(b"both ways")
         received = b""
         while more := await held.stream.receive_some():
             received += more
-    assert received == b"binary"
+    assert received == b"binary both ways"
 
 
 async def test_events_come_before_the_result(tmp_path: Path) -> None:
