@@ -7,14 +7,13 @@ of this home's own, under a volume or in use always stays, so a budget smaller t
 from __future__ import annotations
 
 import logging
-import re
 from functools import partial
 from typing import Final
 
 import trio
 
 from hyperlog.blocks import BlockStore
-from hyperlog.errors import Conflict, Refused, StoreFull
+from hyperlog.errors import Conflict, StoreFull
 from hypernode.node import Node
 from hypernode.operations.keeping import collect_down_to
 
@@ -22,17 +21,6 @@ _log: Final = logging.getLogger("hypernode.budget")
 _LOOK_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 300.0
 """After a collection that could not get below the budget: planning one reads every manifest."""
-
-_SIZE: Final = re.compile(r"([0-9]{1,15})([kMGT]?)B?", re.IGNORECASE)
-_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-def parse_size(text: str) -> int:
-    """Bytes in `20G`, `500MB`, `1000000`. Raises `Refused`."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or not int(found[1]):
-        raise Refused(f"{text!r} is no size", "write 20G, 500M or a number of bytes")
-    return int(found[1]) * _UNITS[found[2].lower()]
 
 
 def goal(stored: int, disk: int, budget: int) -> int | None:

@@ -11,6 +11,7 @@ from typing import Final
 from hyperlog.errors import Refused
 from hypernode.home import default_home
 from hypernode.limits import READ_DEADLINE_SECONDS
+from hypernode.sizes import parse_rate
 from swarm.addresses import parse_address
 from swarm.finding import Finding
 from swarm.reach import ReachSetup
@@ -32,6 +33,13 @@ class Config:
     """A file of 32 secret bytes: a private swarm, of those who hold them."""
     lan_only: bool = False
     reach: ReachSetup = field(default_factory=ReachSetup)
+    upload_limit: int | None = None
+    download_limit: int | None = None
+    """Bytes of blocks a second, with all peers together."""
+    leech_only: bool = False
+    """Serve no blocks to peers."""
+    upload_only: bool = False
+    """Fetch no blocks from peers."""
     read_deadline: float = READ_DEADLINE_SECONDS
     state: Path | None = None
     """A directory outside of the home, so that a home restored from a backup is recognised (hyperlog/lineage.py)."""
@@ -93,6 +101,10 @@ def make_config(
     punch: bool | None = None,
     map_ports: bool | None = None,
     relay: bool = False,
+    upload_limit: str | None = None,
+    download_limit: str | None = None,
+    leech_only: bool | None = None,
+    upload_only: bool | None = None,
     read_deadline: float | None = None,
 ) -> Config:
     """The configuration from flags (the arguments), `environment` and defaults. Raises `Refused` on odd values."""
@@ -102,6 +114,10 @@ def make_config(
 
     lan_only = switch(lan_only, "HYPERNODE_LAN_ONLY", default=False)
     key_file = environment.get("HYPERNODE_SWARM_KEY")
+    leech_only = switch(leech_only, "HYPERNODE_LEECH_ONLY", default=False)
+    upload_only = switch(upload_only, "HYPERNODE_UPLOAD_ONLY", default=False)
+    if leech_only and upload_only:
+        raise Refused("a node that only takes and only gives does neither", "choose --leech-only or --upload-only")
     if read_deadline is None:
         read_deadline = _seconds(environment, "HYPERNODE_READ_DEADLINE", READ_DEADLINE_SECONDS)
     if not 0.1 <= read_deadline <= 86400:
@@ -125,9 +141,17 @@ def make_config(
             punch=switch(punch, "HYPERNODE_PUNCH"),
             map_ports=switch(map_ports, "HYPERNODE_UPNP") and not lan_only,
         ),
+        upload_limit=_rate(upload_limit or environment.get("HYPERNODE_UPLOAD_LIMIT")),
+        download_limit=_rate(download_limit or environment.get("HYPERNODE_DOWNLOAD_LIMIT")),
+        leech_only=leech_only,
+        upload_only=upload_only,
         read_deadline=read_deadline,
         state=default_state(environment),
     )
+
+
+def _rate(text: str | None) -> int | None:
+    return parse_rate(text) if text else None
 
 
 def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:

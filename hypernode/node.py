@@ -113,6 +113,10 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             lan_only=config.lan_only,
             # Only who stays asks the router for a port.
             reach=config.reach if is_daemon else replace(config.reach, map_ports=False),
+            upload_limit=config.upload_limit,
+            download_limit=config.download_limit,
+            leech_only=config.leech_only,
+            upload_only=config.upload_only,
             on_demand=not is_daemon,
             give_up_seconds=max(PATIENCE_SECONDS, config.read_deadline),
         )

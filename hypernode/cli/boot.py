@@ -102,7 +102,7 @@ def _rate(text: str | None) -> int | None:
     """Bytes a second."""
     if text is None:
         return None
-    from hypernode.budget import parse_size
+    from hypernode.sizes import parse_size
 
     rate = parse_size(text)
     if not rate:

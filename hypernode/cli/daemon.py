@@ -15,11 +15,12 @@ import trio
 from hyperlog.repository import open_repository
 from hypernode.adopting import adopt
 from hypernode.api.server import bind_socket, serve_socket
-from hypernode.budget import keep_budget, parse_size
+from hypernode.budget import keep_budget
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import open_node
 from hypernode.operations import operate
+from hypernode.sizes import parse_size
 from vmhost.process import open_child
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,15 +83,60 @@ async def status(config: Config, arguments: Mapping[str, Any]) -> int:
         print(f"finding    {_finding_text(result['finding'])}")
     for entry in result["logs"]:
         name = plain(entry["name"] or "-")
-        print(f"log        {entry['link']}  {name}  {entry['entries']} entries, {entry['peers']} peers")
+        print(f"log        {entry['link']}  {name}  {entry['entries']} entries, {entry['peers']} peers{_rates(entry)}")
+        for image in entry.get("images", ()):
+            print(f"  image    {image['manifest'][:12]}…  {image['blocks_here']} of {image['blocks']} blocks here")
         for fork in entry["forks"]:
             print(f"fork       {fork['message']}; {fork['hint']}")
     for peer in result["peers"]:
         moved = f"in {size_text(peer['bytes_in'])}, out {size_text(peer['bytes_out'])}"
         print(f"peer       {peer['peer']}  {peer['address']}  {moved}")
+    if result["running"]:
+        for line in _block_lines(result["blocks"]):
+            print(f"blocks     {line}")
+    if refused := _refused_text(result["protection"]):
+        print(f"refused    {refused}")
     for directory in result["mounts"]:
         print(f"mount      {directory}")
     return EXIT_OK
+
+
+def _refused_text(counts: Mapping[str, Any]) -> str:
+    """What was not taken or not kept, in words; nothing when that never happened."""
+    told = {
+        "connections too many of one address": counts["refused_rate"] + counts["refused_full"],
+        "handshakes failed": counts["handshakes_failed"],
+        "connections made room for others": counts["evicted"],
+        "sessions made room for others": counts["sessions_crowded_out"],
+        "waits of peers that took too much time": counts["held_up"],
+        "peers banned now": counts["bans"],
+    }
+    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
+
+
+def _rates(entry: Mapping[str, Any]) -> str:
+    """What a log moves now, if anything."""
+    if not entry.get("rate_in") and not entry.get("rate_out"):
+        return ""
+    return f", in {size_text(entry['rate_in'])}/s, out {size_text(entry['rate_out'])}/s"
+
+
+def _block_lines(blocks: Mapping[str, Any]) -> Iterator[str]:
+    """What was moved, for whom, and what holds it up."""
+    ratio = "" if blocks["ratio"] is None else f", ratio {blocks['ratio']:.2f}"
+    yield f"in {size_text(blocks['bytes_in'])}, out {size_text(blocks['bytes_out'])}{ratio}"
+    lanes = [(name, lane) for name, lane in blocks["lanes"].items() if lane["blocks"] or lane["waiting"]]
+    if lanes:
+        yield ", ".join(f"{name} {lane['blocks']} came, {lane['waiting']} awaited" for name, lane in lanes)
+    limits = [
+        f"{way} at most {size_text(blocks[f'{way}_limit'])}/s, waited {blocks[f'{way}_waits']} times"
+        for way in ("upload", "download")
+        if blocks[f"{way}_limit"] is not None
+    ]
+    limits += ["only takes"] if blocks["leech_only"] else []
+    limits += ["only gives"] if blocks["upload_only"] else []
+    if limits:
+        yield ", ".join(limits)
 
 
 def _finding_text(finding: Mapping[str, Any]) -> str:

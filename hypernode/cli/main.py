@@ -13,11 +13,13 @@ from hypernode.cli.options import (
     BootstrapOption,
     DeadlineOption,
     DhtOption,
+    DownloadLimitOption,
     ExchangeOption,
     Globals,
     InsecureOption,
     JsonOption,
     LanOnlyOption,
+    LeechOnlyOption,
     LinkArgument,
     ListenOption,
     MdnsOption,
@@ -28,6 +30,8 @@ from hypernode.cli.options import (
     RememberOption,
     RendezvousOption,
     SwarmKeyOption,
+    UploadLimitOption,
+    UploadOnlyOption,
     UpnpOption,
     UseRelaysOption,
     run,
@@ -52,7 +56,9 @@ and ends with 125 when hypernode itself failed.
 HYPERNODE_BOOTSTRAP (multiaddrs of nodes to ask who serves what), HYPERNODE_MDNS, HYPERNODE_RENDEZVOUS, HYPERNODE_DHT,
 HYPERNODE_PEER_EXCHANGE, HYPERNODE_REMEMBER (off: do not find peers that way), HYPERNODE_SWARM_KEY (file),
 HYPERNODE_LAN_ONLY=on, HYPERNODE_RELAY=on (relay for others), HYPERNODE_USE_RELAYS, HYPERNODE_PUNCH, HYPERNODE_UPNP
-(off: do not be reached that way), HYPERNODE_READ_DEADLINE (seconds).
+(off: do not be reached that way), HYPERNODE_UPLOAD_LIMIT, HYPERNODE_DOWNLOAD_LIMIT
+(bytes a second: 2M), HYPERNODE_LEECH_ONLY, HYPERNODE_UPLOAD_ONLY (on: only take, only give),
+HYPERNODE_READ_DEADLINE (seconds).
 """
 
 app: Final = typer.Typer(
@@ -96,6 +102,10 @@ def _globals(
     relays: UseRelaysOption = None,
     punch: PunchOption = None,
     upnp: UpnpOption = None,
+    upload_limit: UploadLimitOption = None,
+    download_limit: DownloadLimitOption = None,
+    leech_only: LeechOnlyOption = None,
+    upload_only: UploadOnlyOption = None,
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -113,6 +123,10 @@ def _globals(
         "use_relays": relays,
         "punch": punch,
         "map_ports": upnp,
+        "upload_limit": upload_limit,
+        "download_limit": download_limit,
+        "leech_only": leech_only,
+        "upload_only": upload_only,
     }
 
 

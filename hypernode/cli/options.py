@@ -115,6 +115,29 @@ UpnpOption = Annotated[
     typer.Option("--upnp/--no-upnp", help="As a daemon, have the router forward our port.", rich_help_panel=_REACHING),
 ]
 
+_MOVING: Final = "Giving and taking"
+UploadLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--upload-limit",
+        metavar="RATE",
+        help="Send blocks no faster: 2M, 500k (bytes a second).",
+        rich_help_panel=_MOVING,
+    ),
+]
+DownloadLimitOption = Annotated[
+    str | None,
+    typer.Option("--download-limit", metavar="RATE", help="Fetch blocks no faster.", rich_help_panel=_MOVING),
+]
+LeechOnlyOption = Annotated[
+    bool | None,
+    typer.Option("--leech-only/--no-leech-only", help="Serve no blocks (default: no).", rich_help_panel=_MOVING),
+]
+UploadOnlyOption = Annotated[
+    bool | None,
+    typer.Option("--upload-only/--no-upload-only", help="Fetch no blocks (default: no).", rich_help_panel=_MOVING),
+]
+
 
 class Globals:
     """What stands before the command's name."""

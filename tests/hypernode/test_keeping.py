@@ -7,8 +7,9 @@ import trio
 
 from hyperlog.errors import Conflict, Refused
 from hyperlog.ids import BlockId
-from hypernode.budget import goal, parse_size
+from hypernode.budget import goal
 from hypernode.gate import Gate
+from hypernode.sizes import parse_size
 from images.reach import Candidate, plan_collect
 
 
