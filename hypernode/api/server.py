@@ -59,7 +59,7 @@ class Call:
         return LivingProcess.find(pid) if pid not in (0, os.getpid()) else None
 
     def take_stream(self) -> trio.abc.Stream:
-        """The connection itself, for what speaks another protocol from here on; its client was told `ready`, and begins."""
+        """The connection itself, for another protocol from here on; the client was told `ready`, and speaks first."""
         self._is_taken = True
         return self._stream
 
