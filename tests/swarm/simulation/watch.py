@@ -106,13 +106,9 @@ class WatchedStream(MemoryStream):
         self._asked_bytes: Counter[Lane] = Counter()
         self._tables: list[TableId] = []
         self._answers_owed = 0
-        self.is_inbound = is_inbound
-        self.has_spoken = False
+        self._is_inbound = is_inbound
+        self._is_served = False
         self._watch.open_streams.add(self)
-
-    @property
-    def network(self) -> WatchedNetwork:
-        return self._network
 
     async def receive_some(self) -> bytes:
         data = self._rest or await super().receive_some()
@@ -134,8 +130,9 @@ class WatchedStream(MemoryStream):
 
     async def send_all(self, data: bytes) -> None:
         self._watch.note(f"{self._name} ▶ {self._peer} {len(data)}")
-        self.has_spoken = True
-        self._network.check_streams(self.remote)
+        if self._is_inbound and not self._is_served:
+            self._is_served = True
+            self._network.count_served(self.remote, 1)
         for frame in self._said.feed(data):
             message = decode_message(frame)
             self._show("▶", message)
@@ -144,6 +141,9 @@ class WatchedStream(MemoryStream):
 
     async def close(self) -> None:
         self._watch.open_streams.discard(self)
+        if self._is_served:
+            self._is_inbound = self._is_served = False
+            self._network.count_served(self.remote, -1)
         for wanted in self._asked.values():
             self._network.asked[wanted.block] -= 1
         self._asked.clear()
@@ -248,8 +248,15 @@ class WatchedNetwork(MemoryNetwork):
         self.life = life
         self.chance = chance
         self.asked: Counter[BlockId] = Counter()
+        self._served: Counter[PeerId] = Counter()
         self._dials = 0
         self._streams = 0
+
+    def count_served(self, peer: PeerId, change: int) -> None:
+        """One more or one less inbound stream of `peer` has been answered and is open."""
+        self._served[peer] += change
+        if self._served[peer] > STREAMS_PER_PEER_MAX:
+            self.watch.breach("limits", f"{self.name} serves {self._served[peer]} streams of one peer")
 
     def next_stream(self) -> int:
         self._streams += 1
@@ -273,13 +280,3 @@ class WatchedNetwork(MemoryNetwork):
         if protocol != SESSIONS:
             return super().make_stream(remote, incoming, outgoing, protocol, is_inbound=is_inbound)
         return WatchedStream(remote, incoming, outgoing, self, is_inbound=is_inbound)
-
-    def check_streams(self, peer: PeerId) -> None:
-        """How many streams of one peer are served."""
-        served = [
-            one
-            for one in self.watch.open_streams
-            if one.network is self and one.is_inbound and one.has_spoken and one.remote == peer
-        ]
-        if len(served) > STREAMS_PER_PEER_MAX:
-            self.watch.breach("limits", f"{self.name} serves {len(served)} streams of one peer")
