@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 
 import trio
 
-from hyperlog.errors import Refused
 from hypernode.api.client import Held, OnEvent, ignore_events
 from hypernode.api.codec import Json
 from hypernode.api.requests import Boot
@@ -104,10 +103,7 @@ def _rate(text: str | None) -> int | None:
         return None
     from hypernode.sizes import parse_size
 
-    rate = parse_size(text)
-    if not rate:
-        raise Refused("a prefetch rate of nothing", "--no-prefetch leaves prefetching out")
-    return rate
+    return parse_size(text)
 
 
 class _Tie:
