@@ -37,11 +37,10 @@ def trace(
 ) -> None:
     """Record what a container's start reads, so that first boots elsewhere have it before they ask.
 
-    Runs the command as boot does and notes which parts of the image it reads, in which order, until it ends or
-    --seconds have passed; then it is stopped (Ctrl-C stops it before). The trace is published in the image's log, with a hot blob (just those
-    parts, densely packed) if the version is yours; who may only write traces publishes the order alone. Each command
-    has its own trace. Traced again, what no start reads any more fades out. The container's output goes to standard
-    error.
+    Runs the command as boot does and notes which parts of the image it reads, in which order, until it ends, --seconds
+    have passed, or Ctrl-C. The trace is published in the image's log, with a hot blob (just those parts, densely
+    packed) if the version is yours; who may only write traces publishes the order alone. Each command has its own
+    trace. Traced again, what no start reads any more fades out. The container's output goes to standard error.
 
     [bold]Examples[/bold]
 
