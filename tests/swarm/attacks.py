@@ -43,8 +43,10 @@ BLOCK_BYTES: Final = 1 << 16
 LARGE: Final = 1_000_000
 
 
-def block_ids() -> list[BlockId]:
-    return [block_id(payload) for payload in made_payloads("seed", BLOCKS, BLOCK_BYTES)]
+@functools.cache
+def block_ids() -> tuple[BlockId, ...]:
+    """Of the blocks that a target serves."""
+    return tuple(block_id(payload) for payload in made_payloads("seed", BLOCKS, BLOCK_BYTES))
 
 
 def exchange_frame(message: exchange.Message) -> bytes:
