@@ -166,7 +166,7 @@ class Swarm:
             config.finding,
             self._membership,
             memory,
-            serves=self._replicator.has_entries,
+            serves=lambda key: not config.leech_only and self._replicator.has_entries(key),
             is_waiting=self._is_waiting,
             own_addresses=self.addresses,
             refused=self._refused,
