@@ -11,6 +11,9 @@ from hyperlog.errors import PeerMisbehaved
 from hyperlog.ids import BlockId, DiscoveryKey
 from hyperlog.lanes import Lane
 from hyperlog.limits import BLOCK_BYTES_MAX
+from swarm.discovery.directory import address_at
+from swarm.discovery.limits import EXCHANGED_PEERS_MAX
+from swarm.discovery.peer_lists import Peers
 from swarm.limits import REQUESTS_IN_FLIGHT_MAX, TABLE_BLOCKS_MAX, TABLES_PER_SESSION_MAX
 from swarm.replication.framing import HEAD, Frame
 from swarm.replication.messages import (
@@ -36,6 +39,7 @@ from swarm.replication.messages import (
 )
 from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
 from swarm.replication.tables import TableId
+from swarm.testing import peer_id_for
 
 ids = st.binary(min_size=32, max_size=32)
 naturals = st.integers(0, 2**53 - 1)
@@ -74,6 +78,20 @@ tables: st.SearchStrategy[Message] = st.one_of(
     ),
     st.builds(Hurry, lanes, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
 )
+ports = st.integers(1, 65535)
+told_peers: st.SearchStrategy[Message] = st.builds(
+    Peers,
+    st.lists(ports, max_size=2, unique=True).map(tuple),
+    st.lists(
+        st.builds(
+            lambda name, host, port: (address_at(peer_id_for(name), host, port),),
+            st.binary(max_size=4),
+            st.ip_addresses(v=4, network="10.0.0.0/8"),
+            ports,
+        ),
+        max_size=EXCHANGED_PEERS_MAX,
+    ).map(tuple),
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, st.just(1), ids.map(DiscoveryKey), ids),
     st.builds(Challenge, ids),
@@ -84,6 +102,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Exchange, st.binary(min_size=1, max_size=300)),
     requests(),
     tables,
+    told_peers,
     st.builds(Cancel, st.lists(numbers, min_size=1, max_size=64).map(tuple)),
     st.builds(Block, numbers, st.binary(min_size=1, max_size=300)),
     st.builds(Absent, st.lists(st.tuples(numbers, st.sampled_from(Why)), min_size=1, max_size=64).map(tuple)),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hyperlog.ids import BlockId, LogKey, WriterKey, discovery_key
+from hyperlog.ids import BlockId, DiscoveryKey, LogKey, WriterKey, discovery_key
 from hyperlog.lanes import Lane
 from hyperlog.log import Logs
 from hyperlog.replication import Replication
 from hyperlog.run import encode_run
-from swarm.addresses import PeerId
+from swarm.addresses import PeerId, parse_address
+from swarm.discovery import messages as find
+from swarm.discovery.peer_lists import Peers
 from swarm.replication.messages import (
     Absent,
     Block,
@@ -37,6 +39,8 @@ DISCOVERY = "e84f779b806f3eaaa35f1919cd6eebc84399e2a536e819991db2ea5d3a042e62"
 INITIATOR_TAG = "1af5404a68dc7ec689814bf6f66b1d36bb63bd9144af7e37640479fbf9246d76"
 RESPONDER_TAG = "2f76dc16b1962093c3b42eedd7829697563cb466a84cfd73adc39921dcf89679"
 ONES, TWOS = "01" * 32, "02" * 32
+ADDRESS = parse_address("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")
+PEER_ITEM = f"82 7834{ADDRESS.peer.encode().hex()} 81772f6970342f3139322e302e322e372f7463702f34303031"
 INITIATOR, RESPONDER = PeerId("12D3KooWA"), PeerId("12D3KooWB")
 
 
@@ -79,8 +83,23 @@ def test_every_message() -> None:
         (Gained(1, (7, 2)), "00000009 26 01 00000007 00000002"),
         (Run(Lane.PREFETCH, True, 0, ((4, 100, 16),)), "0000000c 27 81 00 00000004 00000064 0010"),
         (Hurry(Lane.MISS, (4,)), "00000005 28 00 00000004"),
+        (Peers((4001,), ((ADDRESS,),)), f"00000056 40 82 81190fa1 81 {PEER_ITEM}"),
     ]
     assert [encode_message(message).hex() for message, _ in examples] == [text.replace(" ", "") for _, text in examples]
+
+
+def test_every_message_about_finding_peers() -> None:
+    key = DiscoveryKey(bytes.fromhex(ONES))
+    examples: list[tuple[find.Message, str]] = [
+        (find.Announce(600, (4001,), (), (key,)), f"0000002c 01 84 190258 81190fa1 80 815820{ONES}"),
+        (find.Announced(600, "192.0.2.7"), "0000000e 02 82 190258 693139322e302e322e37"),
+        (find.Find(key, 4001), f"00000026 03 82 5820{ONES} 190fa1"),
+        (find.Found(True, ((ADDRESS,),), ()), f"00000054 04 83 f5 81 {PEER_ITEM} 80"),
+        (find.Busy(), "00000001 05 80"),
+    ]
+    assert [find.encode_message(message).hex() for message, _ in examples] == [
+        text.replace(" ", "") for _, text in examples
+    ]
 
 
 def test_an_exchange_about_three_entries(make_logs: Callable[..., Logs]) -> None:
