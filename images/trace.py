@@ -73,6 +73,11 @@ class Trace:
         """Stored bytes of the hot blob."""
         return sum(block.stored_bytes for block in self.hot)
 
+    @property
+    def hot_id(self) -> bytes:
+        """What the hot blob's list of blocks is known by among peers."""
+        return blake3_256(b"".join(block.id for block in self.hot))
+
     def granules(self) -> Iterator[int]:
         """Every granule, in the order of first touch."""
         for run in self.runs:
@@ -287,16 +292,22 @@ def traces_of(log: Log, version: EntryId, manifest: ManifestId) -> Traces:
     return Traces(found, refused)
 
 
-def hot_blocks(log: Log) -> dict[ManifestId, dict[BlockId, int]]:
-    """The stored bytes of each block of hot blobs that a log tells of, by manifest: what belongs to its versions."""
-    found: dict[ManifestId, dict[BlockId, int]] = {}
+def hot_traces(log: Log) -> Iterator[Trace]:
+    """Every trace with a hot blob that a log tells of, whoever wrote it."""
     for _, entry in log.changes():
         try:
             trace = _published(entry)
         except (TraceCorrupt, ImageTooNew):
             continue
         if trace is not None and trace.hot:
-            found.setdefault(trace.manifest, {}).update(trace.hot)
+            yield trace
+
+
+def hot_blocks(log: Log) -> dict[ManifestId, dict[BlockId, int]]:
+    """The stored bytes of each block of hot blobs that a log tells of, by manifest: what belongs to its versions."""
+    found: dict[ManifestId, dict[BlockId, int]] = {}
+    for trace in hot_traces(log):
+        found.setdefault(trace.manifest, {}).update(trace.hot)
     return found
 
 

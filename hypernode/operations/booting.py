@@ -25,6 +25,7 @@ from hypernode.opening import OpenImage, open_image
 from hypernode.operations.tracing import check_may_record, find_trace, keep_recording
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
+from hypernode.tables import tell_hot_table
 from images.catalog import Resolved
 from images.reader import BlobReader
 from images.source import StoredSource
@@ -137,7 +138,10 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
         if request.record is not None:
             check_may_record(log, request.record)
         if request.prefetch:
-            start.prefetch(find_trace(node, log, resolved, _argv(request, resolved)), source)
+            trace = find_trace(node, log, resolved, _argv(request, resolved))
+            if trace is not None and trace.hot:
+                tell_hot_table(node.swarm, log.key, trace)
+            start.prefetch(trace, source)
 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 
