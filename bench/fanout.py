@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -36,20 +37,25 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     options = _parse()
-    figures: dict[str, float] = {}
-    duplicates = 0.0
-    for count in options.nodes:
-        with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=options.where) as scratch:
-            found = fan_out(Path(scratch), count, options.megabytes << 20, options.megabit)
-        print(f"{count} nodes: {found}", file=sys.stderr)
-        figures[f"fanout{count}_seeder_ratio"] = round(found["seeder_ratio"], 3)
-        figures[f"fanout{count}_last_vs_ideal"] = round(found["last_vs_ideal"], 3)
-        duplicates = max(duplicates, found["duplicate_ratio"])
-    figures["duplicate_ratio"] = round(duplicates, 4)
+    figures = run_all(options.nodes, options.megabytes, options.megabit, options.where)
     for key, value in figures.items():
         print(f"{key:24} {value:10.3f}")
     if options.json:
         print(json.dumps(figures))
+
+
+def run_all(nodes: Sequence[int], megabytes: int, megabit: float, where: Path | None) -> dict[str, float]:
+    """The figures of one run for each number of nodes."""
+    figures: dict[str, float] = {}
+    duplicates = 0.0
+    for count in nodes:
+        with tempfile.TemporaryDirectory(prefix="bench-fanout-", dir=where) as scratch:
+            found = fan_out(Path(scratch), count, megabytes << 20, megabit)
+        print(f"{count} nodes: {found}", file=sys.stderr)
+        figures[f"fanout{count}_seeder_ratio"] = round(found["seeder_ratio"], 3)
+        figures[f"fanout{count}_last_vs_ideal"] = round(found["last_vs_ideal"], 3)
+        duplicates = max(duplicates, found["duplicate_ratio"])
+    return {**figures, "duplicate_ratio": round(duplicates, 4)}
 
 
 def fan_out(folder: Path, count: int, image_bytes: int, megabit: float) -> dict[str, Any]:

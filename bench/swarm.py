@@ -18,6 +18,7 @@ medians are compared, so that what the machine does besides hits all of them. Wh
 - raw_aead: ChaCha20-Poly1305 frames pushed down a bare trio socket, nothing besides: what encryption in Python may
   cost at all.
 - request_p50_ms: one block asked for and awaited, through the whole swarm, one at a time.
+- fanoutN_seeder_ratio, fanoutN_last_vs_ideal, duplicate_ratio: bench/fanout.py, with 4 and 10 nodes; needs root.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from bench.fanout import run_all  # noqa: E402
+
 _HYPERCORE: Final = "11.37.1"
 _STORAGE: Final = "3.3.1"  # what hypercore asks for is not always published; one that is
 _SECRET_STREAM: Final = "6.9.1"
@@ -57,7 +62,8 @@ def main() -> None:
                 answers[name].append(answer)
                 rate = options.blocks * _BLOCK_BYTES / 1e6 / answer["seconds"]
                 print(f"round {number + 1}  {name:10} {rate:8.1f} MB/s  {answer['cpu']:6.2f} s of CPU", file=sys.stderr)
-    figures = _figures(answers, options.blocks)
+        fanout = {} if "fanout" in options.without else run_all([4, 10], 64, 40, options.where)
+    figures = {**_figures(answers, options.blocks), **fanout}
     for key, value in figures.items():
         print(f"{key:24} {value:10.3f}")
     if options.json:
@@ -155,7 +161,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--where", type=Path, help="folder for hypercore's stores (default: the temporary one)")
     parser.add_argument("--cache", type=Path, default=cache, help="where hypercore and iroh are installed")
-    parser.add_argument("--without", nargs="*", default=[], choices=_CONTENDERS[1:], help="leave these out")
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=[*_CONTENDERS[1:], "fanout"], help="leave these out"
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON on the last line")
     return parser.parse_args()
 

@@ -13,7 +13,7 @@ import { createLibp2p } from 'libp2p'
 import crypto from 'crypto'
 
 const PROTOCOL = '/hypernode/1'
-const [HELLO, CHALLENGE, PROOF, BYE, EXCHANGE, REQUEST, BLOCK] = [1, 2, 3, 4, 18, 32, 34]
+const [HELLO, CHALLENGE, PROOF, BYE, EXCHANGE, REQUEST, BLOCK, ABSENT] = [1, 2, 3, 4, 18, 32, 34, 35]
 const SIZE = 65536
 const WINDOW = 32
 
@@ -120,10 +120,10 @@ async function dial (node, address, key, count) {
   await initiate(stream, incoming, key, node.peerId.toString(), them)
   let asked = 0
   const ask = () => {
-    const body = Buffer.alloc(40)
-    body.writeUInt32BE(asked, 0)
-    Buffer.from(blake3(block(asked))).copy(body, 4)
-    body.writeUInt32BE(SIZE, 36)
+    const body = Buffer.alloc(41) // byte 0 is the lane: somebody is blocked
+    body.writeUInt32BE(asked, 1)
+    Buffer.from(blake3(block(asked))).copy(body, 5)
+    body.writeUInt32BE(SIZE, 37)
     asked += 1
     return send(stream, REQUEST, body)
   }
@@ -131,8 +131,8 @@ async function dial (node, address, key, count) {
   while (asked < Math.min(WINDOW, count)) await ask()
   while (good < count) {
     const { value: [type, body] } = await incoming.next()
-    if (type === EXCHANGE) continue
-    if (type !== BLOCK) fail(`frame of type ${type}`)
+    if (type === ABSENT) fail('a block was refused')
+    if (type !== BLOCK) continue // entries, peers, and whatever comes in later versions
     if (!body.subarray(4).equals(block(body.readUInt32BE(0)))) fail('a wrong block')
     good += 1
     if (asked < count) await ask()
@@ -151,7 +151,7 @@ async function listen (node, key) {
     await send(stream, EXCHANGE, Buffer.from('0283f58080', 'hex')) // state: no entries, no forks
     for await (const [type, body] of incoming) {
       if (type !== REQUEST) continue
-      for (let at = 0; at < body.length; at += 40) {
+      for (let at = 1; at < body.length; at += 40) {
         const n = held.get(body.subarray(at + 4, at + 36).toString('hex'))
         await send(stream, BLOCK, Buffer.concat([body.subarray(at, at + 4), block(n)]))
       }
