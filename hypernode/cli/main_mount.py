@@ -32,7 +32,7 @@ def mount(
         typer.Option(
             "--remote",
             metavar="STORE",
-            help="Read from the home at ssh://[USER@]HOST[:PORT][/HOME], tcp://HOST:PORT or stdio:CMD; keep nothing.",
+            help="Read from the home at ssh://USER@HOST:PORT/HOME, tcp://HOST:PORT or stdio:CMD; keep nothing.",
         ),
     ] = None,
     token_file: _TokenFileOption = None,
@@ -51,7 +51,7 @@ def mount(
     With --remote the file system is here and the store is there: what is read is fetched from that one home, verified,
     and not kept; LINK may be the image's name there, with @VERSION. It survives lost connections: reads wait until the
     read deadline, later ones work again. ssh asks nothing, so it needs a key or an agent; hypernode must be in the PATH
-    of the other host.
+    of the other host. User, port and home are optional.
 
     [bold]Examples[/bold]
 

@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -24,22 +25,25 @@ import trio
 
 from hyperlog.errors import Refused
 from hyperlog.link import printable
-from hypernode.errors import RemoteLost
+from hypernode.errors import RemoteLost, ToolMissing
 from hypernode.remote.limits import CONNECT_SECONDS, SAID_BYTES_MAX
 from hypernode.remote.noise import secure
 from hypernode.remote.store import Dial
 from vmhost.process import open_child
 
 _SSH: Final = re.compile(
-    r"ssh://(?:([^@/:\s-][^@/:\s]*)@)?(\[[0-9A-Fa-f:.%]+\]|[^@/:\s-][^@/:\s]*)(?::(\d{1,5}))?(/.*)?"
+    r"ssh://(?:([^@/:\s-][^@/:\s]*)@)?(\[[0-9A-Fa-f:.%]+\]|[^@/:\s-][^@/:\s]*)(?::(?P<port>\d{1,5}))?(/.*)?"
 )
-_TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^@/:\s]+):(\d{1,5})/?")
+_TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[^@/:\s]+):(?P<port>\d{1,5})/?")
 _FORMS: Final = "ssh://[USER@]HOST[:PORT][/HOME], stdio:COMMAND, or tcp://HOST:PORT with a token"
 _SAID_PATIENCE_SECONDS: Final = 1.0
 
 
 def parse_remote(text: str, token: str | None) -> Dial:
     """How to dial the store that `text` names. Raises `Refused`."""
+    found = _SSH.fullmatch(text) or _TCP.fullmatch(text)
+    if found is not None and int(found["port"] or 0) > 65535:
+        raise Refused(f"{printable(text)} has an impossible port", _FORMS)
     if found := _SSH.fullmatch(text):
         return partial(_run, ssh_argv(found[1], found[2].strip("[]"), found[3], found[4]))
     if found := _TCP.fullmatch(text):
@@ -69,6 +73,8 @@ def ssh_argv(user: str | None, host: str, port: str | None, home: str | None) ->
 @contextlib.asynccontextmanager
 async def _run(argv: Sequence[str]) -> AsyncIterator[trio.abc.Stream]:
     """The standard input and output of a command, which ends with the connection."""
+    if shutil.which(argv[0]) is None:
+        raise ToolMissing(f"there is no program {printable(argv[0])} here", "install it, or name it by its path")
     ours, theirs = socket.socketpair()
     said, saying = os.pipe()
     os.set_blocking(said, False)

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from hyperlog.errors import Corrupt, HyperError, NoProvider, PeerMisbehaved, Unavailable
+from hyperlog.errors import Corrupt, HyperError, NoProvider, PeerMisbehaved, Refused, Unavailable
 from hyperlog.ids import BlockId, LogKey, block_id, from_text, to_text
 from hyperlog.lanes import Lane
 from hyperlog.limits import KEY_BYTES
@@ -41,6 +41,7 @@ from hypernode.remote.limits import (
     CONNECT_SECONDS,
     IN_FLIGHT_MAX,
     MEMORY_BYTES,
+    NAME_BYTES_MAX,
     PING_SECONDS,
     RETRY_SECONDS_MAX,
     RETRY_SECONDS_MIN,
@@ -147,13 +148,19 @@ class RemoteStore:
         connection = Connection(stream, TO_CLIENT)
         with trio.move_on_after(CONNECT_SECONDS):
             await connection.send(Kind.HELLO, encode_hello())
-            theirs = check_hello((await connection.expect(Kind.HELLO))[1])
+            try:
+                theirs = check_hello((await connection.expect(Kind.HELLO))[1])
+            except PeerMisbehaved as error:
+                raise RemoteRefused(
+                    "what answers there does not speak hypernode's protocol of remote mounts",
+                    "does a login there print something? ssh HOST true must print nothing",
+                ) from error
             if theirs != VERSION:
                 raise RemoteRefused(
                     f"the store speaks version {theirs} of the protocol of remote mounts, this hypernode {VERSION}",
                     "use the same version on both sides",
                 )
-            await connection.send(Kind.OPEN, self._name.encode())
+            await connection.send(Kind.OPEN, self._name.encode("utf-8", "surrogateescape"))
             opened = await _answer(connection, Kind.OPENED)
             if len(opened) != KEY_BYTES or (_is_key(self._name) and opened != from_text(self._name)):
                 raise PeerMisbehaved("the store opened another image than the one that was asked for")
@@ -286,6 +293,8 @@ class MemoryBlocks:
 def split_name(text: str) -> tuple[str, str | None]:
     """The key (as text) or name, and the version, that a person asks for. Raises `Refused`."""
     name, _, version = text.partition("@")
+    if len(text.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+        raise Refused(f"a name of an image has at most {NAME_BYTES_MAX} bytes")
     if text.lower().startswith(SCHEME) or _is_key(name):
         link = parse_link(text)
         return to_text(link.key), link.version

@@ -163,8 +163,8 @@ async def test_a_slow_store_that_answers_pings_is_waited_for(home: Home, autojum
     ("change", "kind", "words"),
     [
         (lambda kind, frame: None, RemoteLost, "closed"),
-        (lambda kind, frame: b"HTTP/1.1 400 Bad Request\r\n\r\n", PeerMisbehaved, "no honest end"),
-        (lambda kind, frame: encode_frame(Kind.HELLO, b"x" * 25), PeerMisbehaved, "does not speak"),
+        (lambda kind, frame: b"HTTP/1.1 400 Bad Request\r\n\r\n", RemoteRefused, "does not speak"),
+        (lambda kind, frame: encode_frame(Kind.HELLO, b"x" * 25), RemoteRefused, "does not speak"),
         (lambda kind, frame: encode_frame(Kind.HELLO, encode_hello()[:-1] + b"\x09"), RemoteRefused, "version 9"),
         (
             lambda kind, frame: encode_frame(Kind.OPENED, bytes(31)) if kind is Kind.OPENED else frame,
@@ -337,5 +337,6 @@ def test_names_and_versions() -> None:
     assert split_name("debian@3") == ("debian", "3")
     assert split_name(f"hyper://{key}@v2?peer=/ip4/1.2.3.4/tcp/1") == (key, "v2")
     assert split_name(key) == (key, None)
-    with pytest.raises(Refused):
-        split_name("hyper://short")
+    for bad in ("hyper://short", "x" * 513):
+        with pytest.raises(Refused):
+            split_name(bad)

@@ -23,7 +23,8 @@ TOKEN = "0123456789abcdef" * 2
     "text",
     [
         "", "host", "ssh://", "ssh://-oProxyCommand=x", "ssh://-u@host", "ssh://a b", "ssh://host:99x", "ssh://u@-h",
-        "tcp://host", "tcp://:7070", "tcp://a b:1", "stdio:", "stdio:'", "http://host:1", "file:///x",
+        "tcp://host", "tcp://:7070", "tcp://a b:1", "tcp://host:65536", "ssh://host:70000",
+        "stdio:", "stdio:'", "http://host:1", "file:///x",
     ],
 )  # fmt: skip
 def test_what_names_no_store_is_refused(text: str) -> None:
