@@ -56,10 +56,11 @@ def exchange_frame(message: exchange.Message) -> bytes:
 GREETING: Final = exchange_frame(exchange.Hello(exchange.VERSION, pulls=True, pushes=True, live=True))
 
 
-async def idle(peer: RawPeer) -> None:
-    """No attack: a session, answered and kept."""
+async def idle(peer: RawPeer) -> RawSession:
+    """No attack: a session, which answers what it is asked."""
     session = await peer.open_session(KEY)
     await session.stream.write(GREETING)
+    return session
 
 
 async def unread(peer: RawPeer, streams: int = STREAMS_PER_PEER_MAX - 4) -> None:
@@ -164,7 +165,7 @@ async def _forever(peer: RawPeer, session: RawSession, data: bytes, first: bytes
             await session.stream.write(data)
 
 
-Attack = Callable[[RawPeer], Awaitable[None]]
+Attack = Callable[[RawPeer], Awaitable[RawSession | None]]
 ATTACKS: Final[dict[str, Attack]] = {
     each.__name__: each
     for each in (idle, unread, unread_some, part, waiting, deaf, pings, stale, proofs, unknown, resets)
@@ -181,9 +182,13 @@ async def attack(kind: str, address: PeerAddress, source: str, *, task_status: t
                 with suppress(BaseExceptionGroup):
                     await ATTACKS[kind](peer)
             else:
+                session = None
                 with suppress(BaseLibp2pError):
-                    await ATTACKS[kind](peer)
+                    session = await ATTACKS[kind](peer)
                 task_status.started()
+                while session is not None:
+                    session.session.receive(await session.stream.read())
+                    await session.flush()
             await trio.sleep_forever()
     with suppress(RuntimeError):
         task_status.started()
