@@ -23,6 +23,8 @@ _VERSION: Final = (7, 38)
 _MINOR_MIN: Final = 31
 _ASYNC_READ: Final = 1 << 0
 _EXPORT_SUPPORT: Final = 1 << 4
+_ASYNC_DIO: Final = 1 << 15
+"""EROFS' direct reads are then in flight side by side, and who waits for one waits for the page, and can be killed."""
 _DO_READDIRPLUS: Final = 1 << 13
 _READDIRPLUS_AUTO: Final = 1 << 14
 _NO_OPEN_SUPPORT: Final = 1 << 17
@@ -31,7 +33,7 @@ _POSIX_ACL: Final = 1 << 20
 _MAX_PAGES: Final = 1 << 22
 _CACHE_SYMLINKS: Final = 1 << 23
 _NO_OPENDIR_SUPPORT: Final = 1 << 24
-BLOBS: Final = _ASYNC_READ | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
+BLOBS: Final = _ASYNC_READ | _ASYNC_DIO | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
 """What the kernel may do with a flat directory of large files."""
 TREE: Final = (
     _ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _DO_READDIRPLUS | _READDIRPLUS_AUTO | _CACHE_SYMLINKS
