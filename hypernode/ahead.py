@@ -173,15 +173,17 @@ class Completions:
         self._running: dict[ManifestRef, tuple[trio.CancelScope, trio.Event]] = {}
 
     async def run(self, reference: ManifestRef, manifest: Manifest, source: StoredSource) -> None:
-        """Until all of the image is here, or `cancel`; at once when that is going on already."""
+        """Until all of the image is here, the disk is full, or `cancel`; at once when that is going on already."""
         if reference in self._running:
             return
         ended = trio.Event()
         with trio.CancelScope() as scope:
             self._running[reference] = scope, ended
             try:
-                while True:
-                    if await fetch_ahead(source, blocks_from(manifest, 0), Lane.BACKGROUND):
+                unkept = source.statistics().unkept
+                while not await fetch_ahead(source, blocks_from(manifest, 0), Lane.BACKGROUND):
+                    if source.statistics().unkept > unkept:
+                        _log.warning("the disk is full: the image is not completed")
                         return
                     await trio.sleep(COMPLETE_RETRY_SECONDS)
             finally:

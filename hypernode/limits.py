@@ -52,7 +52,7 @@ AHEAD_FETCHES: Final = 512
 """Blocks asked for at once that nobody waits for yet: peers are asked in long runs, whose windows are the swarm's."""
 
 COMPLETE_RETRY_SECONDS: Final = 5.0
-"""After a completion found nobody who delivers, or the disk full."""
+"""After a completion found nobody who delivers."""
 
 TRACE_SECONDS: Final = 10.0
 """How long `trace` lets a command run that does not end by itself: servers answer long before."""

@@ -10,6 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from hyperlog.errors import BlockMissing, StoreFull
+from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
 from hypernode.ahead import Completions, beside_a_boot, blocks_from, blocks_of, fetch_ahead
 from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
@@ -19,6 +21,7 @@ from images.hot import TracedBlob, pack_hot, read_granules
 from images.ingest import StoredBlock
 from images.limits import GRANULE_BYTES, PIECE_BYTES, TRACE_GRANULES_MAX
 from images.manifest_store import ManifestRef
+from images.source import StoredSource
 from images.trace import Trace, runs_of
 from tests.images.test_reader import SIZES, World
 
@@ -200,6 +203,26 @@ async def test_completing_tries_again_and_is_ended(world: World, autojump_clock:
         await trio.testing.wait_all_tasks_blocked()
         assert await completions.cancel({reference})
     assert not world.store.has(missing.id)
+
+
+class _Full:
+    """A store without room."""
+
+    def has(self, identifier: BlockId) -> bool:
+        return False
+
+    def get(self, identifier: BlockId) -> bytes:
+        raise BlockMissing("not here")
+
+    def put(self, identifier: BlockId, payload: bytes) -> None:
+        raise StoreFull("no room")
+
+
+async def test_a_full_disk_ends_it(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    source = StoredSource(_Full(), world.remote)
+    assert not await fetch_ahead(source, iter(wanted(world) * AHEAD_FETCHES), Lane.BACKGROUND)
+    await Completions().run(ManifestRef(world.manifest.id, 1, ()), world.manifest, source)
+    assert trio.current_time() < COMPLETE_RETRY_SECONDS
 
 
 # -------------------------------------------------------------------------------------------------------- recording
