@@ -6,7 +6,7 @@
 
 Frames as in the block protocol (swarm/replication/framing.py), bodies canonical CBOR. Whoever opened the stream asks,
 any number of times, one after the other; each is answered once. A log is named by its discovery key only.
-docs/WIRE.md, section 8, is the specification.
+docs/WIRE.md, section 7, is the specification.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
 from swarm.net.nat.traversal import Traversal
-from swarm.net.private import Refusals, Security
+from swarm.net.private import Refusals, Security, swarm_name
 from swarm.net.streams import LibP2PStream, Silent, is_relayed, open_on, unreachable, wrap
 from swarm.network import SESSIONS, NetworkSetup, NetworkStats, Serving
 from swarm.reach import Reach
@@ -83,7 +83,8 @@ class LibP2PNetwork:
                 self._swarm, self._traversal = swarm, traversal
                 nursery.start_soon(traversal.run, addresses)
                 if self._setup.mdns:
-                    nursery.start_soon(announce_and_browse, self._peer_id, addresses, serving.found)
+                    name = swarm_name(self._setup.swarm_key)
+                    nursery.start_soon(announce_and_browse, self._peer_id, addresses, serving.found, name)
                 task_status.started(addresses)
                 await trio.sleep_forever()
             finally:

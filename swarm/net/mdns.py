@@ -28,12 +28,17 @@ _LOOKUP_MILLISECONDS: Final = 2000
 _log: Final = logging.getLogger(__name__)
 
 
-async def announce_and_browse(peer: PeerId, addresses: Sequence[str], found: Callable[[PeerAddress], None]) -> None:
-    """Announce `peer` at `addresses` and tell `found` of others, until cancelled. Without multicast: a warning."""
+async def announce_and_browse(
+    peer: PeerId, addresses: Sequence[str], found: Callable[[PeerAddress], None], swarm: str = ""
+) -> None:
+    """Announce `peer` at `addresses` and tell `found` of others, until cancelled. Without multicast: a warning.
+
+    `swarm`: the name of a private swarm, whose members find each other and nobody else (`private.swarm_name`).
+    """
     limiter = trio.CapacityLimiter(1)
     send, receive = trio.open_memory_channel[str](NEIGHBOURS_MAX)
     try:
-        zeroconf = await trio.to_thread.run_sync(_start, peer, addresses, limiter=limiter)
+        zeroconf = await trio.to_thread.run_sync(_start, peer, addresses, swarm, limiter=limiter)
     except (OSError, ZeroconfError) as error:
         _log.warning("peers on the local network cannot be found: %s", error)
         return
@@ -42,7 +47,7 @@ async def announce_and_browse(peer: PeerId, addresses: Sequence[str], found: Cal
         browser = await trio.to_thread.run_sync(ServiceBrowser, zeroconf, SERVICE, listener, limiter=limiter)
         async for name in receive:
             info = await trio.to_thread.run_sync(_look_up, zeroconf, name, limiter=limiter)
-            for address in addresses_in(info):
+            for address in addresses_in(info, swarm):
                 if address.peer != peer:
                     found(address)
         assert browser is not None
@@ -51,10 +56,10 @@ async def announce_and_browse(peer: PeerId, addresses: Sequence[str], found: Cal
             await trio.to_thread.run_sync(zeroconf.close, limiter=limiter, abandon_on_cancel=True)
 
 
-def _start(peer: PeerId, addresses: Sequence[str]) -> Zeroconf:
+def _start(peer: PeerId, addresses: Sequence[str], swarm: str) -> Zeroconf:
     zeroconf = Zeroconf(ip_version=IPVersion.V4Only)
     try:
-        info = service_info(peer, addresses)
+        info = service_info(peer, addresses, swarm)
         if info is not None:
             zeroconf.register_service(info, cooperating_responders=True)
     except BaseException:
@@ -63,7 +68,7 @@ def _start(peer: PeerId, addresses: Sequence[str]) -> Zeroconf:
     return zeroconf
 
 
-def service_info(peer: PeerId, addresses: Sequence[str]) -> ServiceInfo | None:
+def service_info(peer: PeerId, addresses: Sequence[str], swarm: str = "") -> ServiceInfo | None:
     """What is announced: the IPv4 addresses that share the first one's port, loopback only if there is nothing else."""
     found: list[tuple[ipaddress.IPv4Address, int]] = []
     for text in addresses:
@@ -75,7 +80,8 @@ def service_info(peer: PeerId, addresses: Sequence[str]) -> ServiceInfo | None:
         return None
     first_port = found[0][1]
     packed = [address.packed for address, its_port in found if its_port == first_port]
-    return ServiceInfo(SERVICE, f"{peer}.{SERVICE}", addresses=packed, port=first_port, properties={"id": peer})
+    properties = {"id": peer, "swarm": swarm} if swarm else {"id": peer}
+    return ServiceInfo(SERVICE, f"{peer}.{SERVICE}", addresses=packed, port=first_port, properties=properties)
 
 
 def _look_up(zeroconf: Zeroconf, name: str) -> ServiceInfo | None:
@@ -86,9 +92,12 @@ def _look_up(zeroconf: Zeroconf, name: str) -> ServiceInfo | None:
         return None
 
 
-def addresses_in(info: ServiceInfo | None) -> list[PeerAddress]:
-    """The addresses that a record names, at most as many as one peer may have; anything malformed is left out."""
-    if info is None or info.port is None:
+def addresses_in(info: ServiceInfo | None, swarm: str = "") -> list[PeerAddress]:
+    """The addresses that a record of the same swarm names, at most as many as one peer may have.
+
+    Anything malformed is left out.
+    """
+    if info is None or info.port is None or (info.properties.get(b"swarm") or b"") != swarm.encode():
         return []
     raw = info.properties.get(b"id")
     peer = (raw or b"").decode("ascii", "replace")

@@ -34,9 +34,15 @@ from swarm.net.identity import peer_id_text
 
 PRIVATE: Final = TProtocol("/hypernode/private/1")
 _DOMAIN: Final = "hypernode private swarm v1"
+_NAME_DOMAIN: Final = "hypernode private swarm name v1"
 _TAG_BYTES: Final = 32
 _QUIET_SECONDS: Final = 60.0
 _log: Final = logging.getLogger(__name__)
+
+
+def swarm_name(key: bytes | None) -> str:
+    """What members of a private swarm know each other by on the local network; it tells nothing of the key."""
+    return "" if key is None else keyed(key, encode([_NAME_DOMAIN])).hex()[:16]
 
 
 class ForeignSwarm(BaseLibp2pError):

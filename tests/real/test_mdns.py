@@ -11,6 +11,7 @@ from zeroconf import ServiceInfo
 
 from swarm.addresses import PeerId, parse_address
 from swarm.net.mdns import SERVICE, addresses_in, service_info
+from swarm.net.private import swarm_name
 from tests.support.netns import NamespacePair
 from tests.swarm.neighbour import KEY
 
@@ -33,6 +34,14 @@ def test_a_record_tells_the_peer_and_its_addresses_and_nothing_else() -> None:
 
 def test_a_node_that_listens_nowhere_announces_nothing() -> None:
     assert service_info(PEER, []) is None
+
+
+def test_private_swarms_pass_over_each_other() -> None:
+    names = ["", swarm_name(bytes(32)), swarm_name(b"k" * 32)]
+    assert len(set(names)) == 3
+    for name in names:
+        info = service_info(PEER, [f"/ip4/10.0.0.1/tcp/1/p2p/{PEER}"], name)
+        assert [bool(addresses_in(info, other)) for other in names] == [other == name for other in names]
 
 
 @pytest.mark.parametrize(
