@@ -71,11 +71,11 @@ def test_the_laws_hold_in_every_world() -> None:
 
 def test_a_world_can_be_lived_again() -> None:
     def digests(folder: Path = TOP) -> list[str]:
-        with worker("7:300:40", folder) as outcomes:
+        with worker("7:300:60", folder) as outcomes:
             return [outcome["digest"] for outcome in outcomes]
 
     first = digests()
-    assert len(set(first)) == 8
+    assert len(set(first)) == 5
     assert digests() == first
 
 
@@ -84,24 +84,28 @@ def test_a_world_can_be_lived_again() -> None:
 
 @dataclass(frozen=True)
 class Bug:
-    """`text` in `path` becomes `instead`, and `law` is then broken in one of the first worlds."""
+    """`text` in `path` becomes `instead`, and `law` is then broken in one of the worlds from `first` on.
+
+    `first` only saves time: most bugs show in one world of ten.
+    """
 
     law: str
     path: str
     text: str
     instead: str
+    first: int = 0
 
 
 BUGS: Mapping[str, Bug] = {
     "blocks are not checked": Bug(
-        "truth", "swarm/replication/session.py", "if block_id(payload) != wanted.block:", "if False:"
+        "truth", "swarm/replication/session.py", "if block_id(payload) != wanted.block:", "if False:", 2
     ),
-    "liars are not banned": Bug("waste", "swarm/sessions.py", "self.ledger.lie(peer, trio.current_time())", "pass"),
+    "liars are not banned": Bug("waste", "swarm/sessions.py", "self.ledger.lie(peer, trio.current_time())", "pass", 3),
     "bytes in flight are not limited": Bug(
-        "limits", "swarm/replication/asked_peer.py", " and ahead < REQUEST_BYTES_IN_FLIGHT_MAX", ""
+        "limits", "swarm/replication/asked_peer.py", " and ahead < REQUEST_BYTES_IN_FLIGHT_MAX", "", 36
     ),
     "news of entries is not told": Bug(
-        "arrives", "hyperlog/replication.py", "self._tell_state(full=False)", "self._told = self._log.ends()"
+        "arrives", "hyperlog/replication.py", "self._tell_state(full=False)", "self._told = self._log.ends()", 2
     ),
     "peers are dialled only once": Bug(
         "arrives",
@@ -145,7 +149,7 @@ def plant(bug: Bug, folder: Path) -> None:
 def test_a_planted_bug_breaks_its_law(name: str, tmp_path: Path) -> None:
     bug = BUGS[name]
     plant(bug, tmp_path)
-    with worker("0:200", tmp_path) as outcomes:
+    with worker(f"{bug.first}:{bug.first + 200}", tmp_path) as outcomes:
         assert any(breach.startswith(f"{bug.law}:") for outcome in outcomes for breach in outcome["breaches"])
 
 
