@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 import trio
-from libp2p.relay.circuit_v2.pb import circuit_pb2
+from libp2p.relay.circuit_v2.pb import circuit_pb2, dcutr_pb2
 
 from hyperlog.errors import HyperError
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.errors import ConnectionLost, PeerUnreachable
 from swarm.net.libp2p_network import LibP2PNetwork
-from swarm.net.nat.messages import HOP, STOP, packed, peer_in, receive, send
+from swarm.net.nat.messages import DCUTR, HOP, STOP, packed, peer_in, receive, send
 from swarm.net.streams import LibP2PStream
 from swarm.network import NetworkSetup, Serving, Stream
 from swarm.reach import ReachSetup, RelayBounds
@@ -262,6 +262,17 @@ async def test_nobody_leads_strangers_to_us_but_our_relays() -> None:
         answer = await receive(stream, circuit_pb2.StopMessage)
         assert answer.status == circuit_pb2.PERMISSION_DENIED
         assert not target.reach().relays
+
+
+async def test_nobody_has_us_punch_over_a_connection_without_a_relay() -> None:
+    reach = ReachSetup(map_ports=False)
+    async with node(reach, LISTEN) as (target, (where,)), node(reach, LISTEN) as (client, _):
+        stream = await client.open_stream(where, DCUTR)
+        kind = dcutr_pb2.HolePunch.CONNECT
+        await send(stream, dcutr_pb2.HolePunch(type=kind, ObsAddrs=[packed("/ip4/127.0.0.1/tcp/9")]))
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+        assert (target.reach().punched, target.reach().punches_failed) == (0, 0)
 
 
 async def test_a_lost_relay_is_returned_to() -> None:
