@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from hyperlog.ids import LogKey, block_id
+from hyperlog.ids import DiscoveryKey, LogKey, block_id
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.asking import FIND, serve
-from swarm.discovery.messages import Announce, Announced, Answer, Found, Question
+from swarm.discovery.limits import FOUND_BODY_BYTES_MAX, SERVE_SECONDS
+from swarm.discovery.messages import Announce, Announced, Answer, Find, Found, Question, encode_message
 from swarm.discovery.scope import IpAddress
+from swarm.errors import ConnectionLost
 from swarm.finding import Finding
 from swarm.network import NetworkSetup, Serving, Stream
 from swarm.remembered import NoMemory
+from swarm.replication.framing import HEAD
 from swarm.testing import MemoryBlocks, MemoryInternet, peer_id_for
 from tests.swarm.support import Node
 
@@ -266,3 +270,70 @@ async def test_an_honest_seeder_is_found_where_four_of_five_nodes_lie(
     dials = reader.swarm.statistics().dials
     await trio.sleep(60)
     assert reader.swarm.statistics().dials - dials < 100
+
+
+async def too_long(stream: Stream) -> None:
+    await stream.send_all(HEAD.pack(FOUND_BODY_BYTES_MAX + 1, 4) + bytes(1000))
+
+
+async def another_kind(stream: Stream) -> None:
+    await stream.send_all(encode_message(Announced(600, "192.0.2.1")))
+
+
+async def too_many(stream: Stream) -> None:
+    await stream.send_all(2 * encode_message(Found(False, (), ())))
+
+
+async def nothing(stream: Stream) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("misdeed", [too_long, another_kind, too_many, nothing])
+async def test_an_answer_that_is_none_costs_the_asker_nothing_but_the_answer(
+    clock: MockClock,
+    make_node: MakeNode,
+    internet: MemoryInternet,
+    nursery: trio.Nursery,
+    misdeed: Callable[[Stream], Awaitable[None]],
+) -> None:
+    async def answer(stream: Stream) -> None:
+        with suppress(ConnectionLost):
+            await stream.receive_some()
+            await misdeed(stream)
+        await stream.close()
+
+    evil = internet.network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
+    serving = Serving(accept=Stream.close, found=lambda _: None, others={FIND: answer})
+    (known,) = await nursery.start(evil.serve, ["/ip4/127.0.0.1/tcp/0"], serving)
+    seeder, key = await start_seeder(make_node, nursery, replace(RENDEZVOUS, answers=True))
+    finding = replace(RENDEZVOUS, bootstrap=(known, *seeder.addresses))
+    reader = await make_node(finding=finding).start(nursery)
+    await read(reader, key, 10)
+    await trio.sleep(5)
+    assert reader.swarm.statistics().finder.failed >= 1
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        b"nonsense that is no frame at all",
+        encode_message(Found(False, (), ())),
+        2 * encode_message(Find(DiscoveryKey(bytes(32)), 0)),
+        HEAD.pack(4097, 1),
+        b"",
+    ],
+)
+async def test_a_question_that_is_none_ends_its_stream_and_no_more(
+    clock: MockClock, make_node: MakeNode, internet: MemoryInternet, nursery: trio.Nursery, question: bytes
+) -> None:
+    node = await start(make_node, nursery, replace(RENDEZVOUS, answers=True))
+    evil = internet.network(NetworkSetup(identity_seed=os.urandom(32), mdns=False))
+    await nursery.start(evil.serve, [], Serving(accept=Stream.close, found=lambda _: None))
+    stream = await evil.open_stream(parse_address(node.addresses[0]), FIND)
+    if question:
+        await stream.send_all(question)
+    with trio.fail_after(2 * SERVE_SECONDS), suppress(ConnectionLost):
+        assert await stream.receive_some() == b""
+    _, key = await start_seeder(make_node, nursery, RENDEZVOUS, node)
+    await trio.sleep(SETTLED_SECONDS)
+    await read(await start(make_node, nursery, RENDEZVOUS, node), key, 3)
