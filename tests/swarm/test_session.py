@@ -215,6 +215,15 @@ def test_nothing_is_heard_after_the_end(message: Message) -> None:
     assert closed().receive(encode_message(message)) == []
 
 
+def test_after_the_end_nothing_more_is_said_whatever_is_asked_for() -> None:
+    session = closed()
+    session.take_output()
+    session.cancel(session.request(block_id(b"payload"), 7))
+    session.close()
+    session.say_bye(Reason.GOING)
+    assert session.take_output() == b""
+
+
 def test_an_unknown_type_is_skipped_once_open_and_refused_before() -> None:
     one, _ = open_pair()
     assert one.receive(encode_frame(200, b"from the future")) == []
