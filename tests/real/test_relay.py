@@ -17,7 +17,7 @@ from swarm.errors import ConnectionLost, PeerUnreachable
 from swarm.net.libp2p_network import LibP2PNetwork
 from swarm.net.nat.messages import DCUTR, HOP, STOP, packed, peer_in, receive, send
 from swarm.net.streams import LibP2PStream
-from swarm.network import NetworkSetup, Serving, Stream
+from swarm.network import SESSIONS, NetworkSetup, Serving, Stream
 from swarm.reach import ReachSetup, RelayBounds
 from tests.swarm.support import LISTEN
 
@@ -47,10 +47,10 @@ async def node(
 
 
 @asynccontextmanager
-async def hidden(relay: PeerAddress, reach: ReachSetup = PLAIN) -> AsyncIterator[tuple[LibP2PNetwork, PeerAddress]]:
-    """A node that listens nowhere, with a place at `relay`; and the address that leads to it."""
-    async with node(reach) as (network, _):
-        stream = await network.open_stream(relay)
+async def hidden(relay: PeerAddress, protocol: str = SESSIONS) -> AsyncIterator[tuple[LibP2PNetwork, PeerAddress]]:
+    """A node that listens nowhere, with a place at `relay` (which speaks `protocol`), and the address of that."""
+    async with node(PLAIN) as (network, _):
+        stream = await network.open_stream(relay, protocol)
         await until(lambda: network.reach().relays)
         await stream.close()
         (way,) = network.reach().relays
