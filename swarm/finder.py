@@ -165,7 +165,9 @@ class Finder:
                 nursery.start_soon(self._announce_to_known, nodes)
             if finding.dht:
                 nursery.start_soon(self._provide, nodes)
-            while finding.rendezvous or finding.dht:
+            if self._is_asking:
+                nursery.start_soon(self._search_idle, nodes)
+            while self._is_asking:
                 self._joined = trio.Event()
                 for key in self._searching:
                     if key not in started:
@@ -278,37 +280,45 @@ class Finder:
     # ------------------------------------------------------------------------------------------------------- search
 
     async def _search(self, nodes: Nodes, key: LogKey) -> None:
-        """One log, for as long as the swarm runs."""
-        pause = SEARCH_FIRST_SECONDS
-        if not self._is_waiting(key):
-            # At a start with many logs, not all at once.
-            await self._rest(key, self._chance.uniform(0, SEARCH_IDLE_SECONDS / 20))
+        """While somebody waits for one log: at once, and then ever more seldom."""
         while True:
-            self._searching[key] = trio.Event()
-            is_waiting = self._is_waiting(key)
-            if self._membership.lacks_peers(key):
-                with trio.move_on_after(SEARCH_SECONDS):
-                    await self._look(nodes, key, is_waiting)
-            await trio.sleep(SEARCH_FIRST_SECONDS)
-            if self._is_waiting(key):
+            if not self._is_waiting(key):
+                await self._searching[key].wait()
+            pause = SEARCH_FIRST_SECONDS
+            while True:
+                self._searching[key] = trio.Event()
+                await self._look(nodes, key, is_patient=False)
+                if not self._is_waiting(key):
+                    break
                 pause = min(pause * 2, SEARCH_WANTED_SECONDS_MAX)
-                await self._rest(key, pause)
+                with trio.move_on_after(pause):
+                    await self._searching[key].wait()
+
+    async def _search_idle(self, nodes: Nodes) -> None:
+        """Logs that nobody waits for: one after the other, each every `SEARCH_IDLE_SECONDS` or so."""
+        due: dict[LogKey, float] = {}
+        while True:
+            now = trio.current_time()
+            for key in self._searching:
+                due.setdefault(key, now + self._chance.uniform(0, SEARCH_IDLE_SECONDS / 20))
+            first = min(due, key=due.__getitem__, default=None)
+            if first is not None and due[first] <= now:
+                due[first] = now + SEARCH_IDLE_SECONDS * self._chance.uniform(0.8, 1.2)
+                await self._look(nodes, first, is_patient=True)
             else:
-                pause = SEARCH_FIRST_SECONDS
-                await self._rest(key, SEARCH_IDLE_SECONDS * self._chance.uniform(0.8, 1.2))
+                await trio.sleep(LOOK_SECONDS)
 
-    async def _rest(self, key: LogKey, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            await self._searching[key].wait()
-
-    async def _look(self, nodes: Nodes, key: LogKey, is_waiting: bool) -> None:
-        """Ask known nodes and, at the same time, the DHT."""
-        async with trio.open_nursery() as nursery:
-            if self._finding.rendezvous:
-                for node in nodes.known(patient=not is_waiting):
-                    nursery.start_soon(self._look_at, nodes, node.address, key)
-            if self._finding.dht:
-                nursery.start_soon(walk_to, nodes, discovery_key(key), partial(self._heard, key, Origin.DHT))
+    async def _look(self, nodes: Nodes, key: LogKey, *, is_patient: bool) -> None:
+        """If the log lacks peers, ask known nodes and, at the same time, the DHT. Takes a second at least."""
+        if self._membership.lacks_peers(key):
+            with trio.move_on_after(SEARCH_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    if self._finding.rendezvous:
+                        for node in nodes.known(patient=is_patient):
+                            nursery.start_soon(self._look_at, nodes, node.address, key)
+                    if self._finding.dht:
+                        nursery.start_soon(walk_to, nodes, discovery_key(key), partial(self._heard, key, Origin.DHT))
+        await trio.sleep(SEARCH_FIRST_SECONDS)
 
     async def _look_at(self, nodes: Nodes, address: PeerAddress, key: LogKey) -> None:
         try:
