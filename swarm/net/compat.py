@@ -1,4 +1,4 @@
-"""Fences around defects of py-libp2p 0.8.1 that touch us. Each has a test (tests/real/test_libp2p.py).
+"""Fences around defects of py-libp2p 0.8.1 that touch us. All of them, and the tests that show them: docs/UPSTREAM.md.
 
 D1  An inbound slot and a task are kept until the host ends: after 250 peers, nobody gets in. `FencedSwarm` waits for
     the connection's close instead.
