@@ -219,7 +219,7 @@ GRANT_SECONDS: Final = 30.0
 """A seeder in a crowd sends a block again to somebody else after this: the first may have vanished."""
 
 CROWD_SECONDS: Final = 1.0
-"""A seeder that nobody asked for anything new this long serves everybody everything."""
+"""A seeder that nobody asked for anything new this long sends each block once more, if it is wanted."""
 
 SOON_RETRY_SECONDS: Final = 2.0
 SOON_SECONDS_MAX: Final = 5.0

@@ -33,7 +33,7 @@ _LATENCIES_ENOUGH: Final = 8
 class Estimates:
     """Of one peer. `window` is in bytes."""
 
-    __slots__ = ("_latencies", "_least", "_sample_bytes", "_sample_since", "latency", "rate", "window")
+    __slots__ = ("_is_measured", "_latencies", "_least", "_sample_bytes", "_sample_since", "latency", "rate", "window")
 
     def __init__(self) -> None:
         self.latency = _LATENCY_HOPE
@@ -41,6 +41,7 @@ class Estimates:
         self.window = float(WINDOW_BYTES_FIRST)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._least: float | None = None
+        self._is_measured = False
         self._sample_bytes = 0
         self._sample_since: float | None = None
 
@@ -69,7 +70,9 @@ class Estimates:
         stretch = now - self._sample_since
         if stretch < _SAMPLE_SECONDS:
             return
-        self.rate += _SMOOTHING * (self._sample_bytes / stretch - self.rate)
+        sample = self._sample_bytes / stretch
+        self.rate = sample if not self._is_measured else self.rate + _SMOOTHING * (sample - self.rate)
+        self._is_measured = True
         window = self.rate * ((_LATENCY_HOPE if self._least is None else self._least) + QUEUE_SECONDS)
         self.window = min(max(min(window, self.window * 2), WINDOW_BYTES_MIN), REQUEST_BYTES_IN_FLIGHT_MAX)
         self._sample_bytes = 0

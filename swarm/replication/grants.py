@@ -4,8 +4,8 @@ When many fetch the same image at the same time from one that has it, whatever i
 those who got it first, and its uplink is what they all wait for. So a request that may wait (`Wanted.is_patient`: its
 sender has other peers) is answered "soon" when the block went to somebody else a moment ago who is still there, and the
 requester looks for it among the others. A grant is forgotten after `GRANT_SECONDS`, so that a grantee who vanishes or
-passes nothing on starves nobody, and nothing is refused when nobody has asked for anything new for `CROWD_SECONDS`:
-then the uplink is free. Pure; the clock is an argument.
+passes nothing on starves nobody. When nobody has asked for anything new for `CROWD_SECONDS`, the uplink is free and a
+new round begins, in which each block is sent once more, to whoever still wants it. Pure; the clock is an argument.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class Grants(Generic[P]):
 
     def may_serve(self, peer: P, wanted: Wanted, now: float) -> bool:
         """Whether to serve this request; if so it counts as granted."""
+        if now - self._new_at >= CROWD_SECONDS:
+            self._granted.clear()
         self._forget(now)
         granted = self._granted.get(wanted.block)
         if granted is None:
             self._granted[wanted.block] = (peer, now)
             self._new_at = now
             return True
-        is_elsewhere = granted[0] != peer
-        return not (is_elsewhere and wanted.is_patient and now - self._new_at < CROWD_SECONDS)
+        return granted[0] == peer or not wanted.is_patient
 
     def leave(self, peer: P) -> None:
         """The peer is gone: what it was given is to be had again."""

@@ -96,6 +96,6 @@ async def test_a_seeder_sends_little_more_than_one_copy(
     count: int, swift: MockClock, make_node: MakeNode, log: Log, nursery: trio.Nursery
 ) -> None:
     found = await crowd(make_node, log, nursery, count, 400, Lane.BACKGROUND)
-    assert found.seeder_ratio <= 1.3
-    assert found.duplicate_ratio <= 0.03
-    assert found.seconds[-1] <= 2 * found.ideal
+    assert found.seeder_ratio <= 1.1
+    assert found.duplicate_ratio <= 0.01
+    assert found.seconds[-1] <= 1.3 * found.ideal
