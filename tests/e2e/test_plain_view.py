@@ -7,6 +7,8 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,20 +100,26 @@ def test_a_daemon_keeps_several_and_a_killed_one_s_are_cleared(tmp_path: Path) -
         assert not any(map(os.path.ismount, (view, other, third)))
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A temporary directory that others may enter, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="hypernode-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
 @pytest.mark.real("setpriv", "fusermount3", "unshare")
-def test_who_is_not_root_gets_it_by_itself(tmp_path: Path) -> None:
-    tree, view = tmp_path / "tree", tmp_path / "view"
+def test_who_is_not_root_gets_it_by_itself(open_path: Path) -> None:
+    tree, view = open_path / "tree", open_path / "view"
     view.mkdir()
-    node = Node(tmp_path / "home")
+    node = Node(open_path / "home")
     link = _share(node, tree)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o011)
-    for path in (view, node.home, *node.home.rglob("*"), *(tmp_path / "state").rglob("*"), tmp_path / "state"):
+    for path in (view, node.home, *node.home.rglob("*"), *(open_path / "state").rglob("*"), open_path / "state"):
         os.chown(path, _NOBODY, _NOBODY)
-    os.mknod(tmp_path / "fuse", stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
-    (tmp_path / "fuse").chmod(0o666)
+    os.mknod(open_path / "fuse", stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+    (open_path / "fuse").chmod(0o666)
     # In a mount namespace of its own, everybody may open /dev/fuse, as is usual elsewhere.
-    everybody = f'mount --bind {tmp_path / "fuse"} /dev/fuse && exec "$@"'
+    everybody = f'mount --bind {open_path / "fuse"} /dev/fuse && exec "$@"'
     user = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
     wrapper = ("unshare", "--mount", "sh", "-c", everybody, "sh", *user)
     with running(node.start("mount", link, str(view), wrapper=wrapper)) as mount:
