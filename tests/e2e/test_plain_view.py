@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nodes import Node, daemon, running, wait_until
+from tests.support.sources import TOP
 from tests.support.trees import differences
 
 pytestmark = [pytest.mark.real("root", "fuse"), pytest.mark.slow]
@@ -110,6 +112,10 @@ def open_path() -> Iterator[Path]:
 
 @pytest.mark.real("setpriv", "fusermount3", "unshare")
 def test_who_is_not_root_gets_it_by_itself(open_path: Path) -> None:
+    user = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    program = [sys.executable, "-c", "import hypernode.cli.main"]
+    if subprocess.run([*user, *program], check=False, capture_output=True, cwd=TOP).returncode:
+        pytest.skip("missing: a checkout and a Python that everybody may read")
     tree, view = open_path / "tree", open_path / "view"
     view.mkdir()
     node = Node(open_path / "home")
@@ -120,7 +126,6 @@ def test_who_is_not_root_gets_it_by_itself(open_path: Path) -> None:
     (open_path / "fuse").chmod(0o666)
     # In a mount namespace of its own, everybody may open /dev/fuse, as is usual elsewhere.
     everybody = f'mount --bind {open_path / "fuse"} /dev/fuse && exec "$@"'
-    user = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
     wrapper = ("unshare", "--mount", "sh", "-c", everybody, "sh", *user)
     with running(node.start("mount", link, str(view), wrapper=wrapper)) as mount:
         wait_until(lambda: str(view).encode() in _mounts(mount.pid) or mount.poll() is not None, "it is mounted")
