@@ -164,10 +164,12 @@ class Session:
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
         """What `data` means, in order. Raises `PeerMisbehaved`, or `PeerTooSlow` when it does not read its answers."""
+        if self.state is State.CLOSED:
+            return []
         try:
             for frame in self._frames.feed(data):
                 if self.state is State.CLOSED:
-                    break
+                    break  # in the middle of `data`: no more may be fed
                 message = decode_message(frame)
                 if message is not None:
                     self._accept(message)

@@ -215,6 +215,12 @@ def test_nothing_is_heard_after_the_end(message: Message) -> None:
     assert closed().receive(encode_message(message)) == []
 
 
+def test_pieces_of_frames_after_the_end_are_no_misbehaviour() -> None:
+    session = closed()
+    data = b"".join(map(encode_message, EVERY_MESSAGE)) * 2
+    assert [session.receive(data[at : at + 50]) for at in range(0, len(data), 50)] == [[]] * -(-len(data) // 50)
+
+
 def test_after_the_end_nothing_more_is_said_whatever_is_asked_for() -> None:
     session = closed()
     session.take_output()
