@@ -202,9 +202,8 @@ class Session:
         assert slot is not None
         if self._next_number + count > NUMBERS:
             self._next_number = 0
-        numbers = [
-            self._owe(table.block(at), table.size(at), lane, is_patient).number for at in range(first, first + count)
-        ]
+        places = range(first, first + count)
+        numbers = [self._owe(table.block(at), table.size(at), lane, is_patient).number for at in places]
         self._send(Run(lane, is_patient, slot, ((numbers[0], first, count),)))
         return numbers
 
