@@ -166,8 +166,10 @@ class Sessions:
             await network.hang_up(peer)
             raise
         except PeerTooSlow as error:
-            record.fault = error.message
             self._totals.handshakes_failed += live.log is None
+            if self.is_banned(peer):
+                raise  # it was we who ended this one, for what the peer did on another
+            record.fault = error.message
             if self.ledger.lapse(peer, trio.current_time()):
                 self._drop(peer)
                 await network.hang_up(peer)
