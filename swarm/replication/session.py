@@ -164,12 +164,10 @@ class Session:
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
         """What `data` means, in order. Raises `PeerMisbehaved`, or `PeerTooSlow` when it does not read its answers."""
-        if self.state is State.CLOSED:
-            return []
         try:
             for frame in self._frames.feed(data):
                 if self.state is State.CLOSED:
-                    break  # in the middle of `data`: no more may be fed
+                    continue  # to the end of `data`, or what comes next would be read from the middle of a frame
                 message = decode_message(frame)
                 if message is not None:
                     self._accept(message)
