@@ -46,8 +46,9 @@ from vmhost.image_mount import (
     mount_tmpfs,
     standing,
 )
-from vmhost.mount_syscalls import clear_stale, in_mount_thread
+from vmhost.mount_syscalls import in_mount_thread
 from vmhost.read_ahead import ReadAhead
+from vmhost.stale import clear_mounts_of
 from vmhost.tree_view import mount_tree
 
 _log: Final = logging.getLogger("hypernode.mounts")
@@ -405,7 +406,7 @@ def _memory_bytes() -> int:
 def _remove_place(place: Path) -> None:
     """Remove a container's directory; what its killed command left mounted there goes first, lest it be emptied."""
     try:
-        clear_stale(str(place))
+        clear_mounts_of(str(place))
     except MountFailed as error:
         _log.error("%s", error.message)
         return

@@ -39,6 +39,15 @@ def clear_crashed_run(under: str) -> Cleared:
     """
     directory = real_location(under)
     killed = kill_containers_under(directory)
+    return Cleared(tuple(killed), clear_mounts_of(directory))
+
+
+def clear_mounts_of(under: str) -> tuple[str, ...]:
+    """Unmount all there is under `under`, and what nspawn had mounted elsewhere for containers whose root lay there.
+
+    Returns the mount points. Blocks: use `in_mount_thread`. Raises MountFailed if something stays.
+    """
+    directory = real_location(under)
     inside = directory.rstrip("/") + "/"
     elsewhere = propagation_directory("")
     cleared = []
@@ -47,7 +56,7 @@ def clear_crashed_run(under: str) -> Cleared:
             cleared += clear_stale(point.path)
             with suppress(OSError):
                 os.rmdir(point.path)
-    return Cleared(tuple(killed), (*cleared, *clear_stale(directory)))
+    return (*cleared, *clear_stale(directory))
 
 
 def kill_containers_under(directory: str) -> list[int]:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.nodes import Daemon, Node, daemon, running, wait_until
 from tests.vmhost.support import TOP, make_busybox_root, needs_programs
+from vmhost.mount_syscalls import read_mounts
 
 pytestmark = [pytest.mark.real, needs_programs]
 
@@ -77,6 +78,9 @@ def test_signals_reach_the_container_and_a_killed_client_takes_it_along(home: Da
         boot.kill()
         wait_until(lambda: not os.path.exists(f"/proc/{double}"), "the double ends")
         wait_until(lambda: not list((home.node.home / "run/boot").iterdir()), "what it had mounted is gone")
+        assert not any(
+            point.source.startswith(str(home.node.home)) for point in read_mounts() if "nspawn" in point.path
+        )
 
 
 def test_who_has_less_than_the_daemon_boots_by_itself(home: Daemon, link: str) -> None:
