@@ -1,4 +1,4 @@
-"""Twenty hosts on loopback: a fresh node that knows one of them finds a seeder through the DHT (how fast: bench/discovery.py)."""
+"""Twenty hosts on loopback: a fresh node that knows one finds a seeder by the DHT (figures: bench/discovery.py)."""
 
 from __future__ import annotations
 
