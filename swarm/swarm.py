@@ -342,6 +342,8 @@ class Swarm:
         """Why nobody delivers for a joined log, in words for a person."""
         if self._network is None:
             return "the network is not up yet"
+        if self._is_hopeless(key):
+            return f"whoever was known to have it was dropped: it sent {self._membership.last_failure(key)}"
         why, asked = self._membership.why_none(key), self._finder.why_none()
         is_any_known, _ = self._membership.strangers(key)
         return why if asked is None or is_any_known or self._sessions.of(key) else f"{why}; {asked}"
