@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from hyperlog.errors import Refused
@@ -42,8 +43,8 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
             if held.ready["is_daemon"]:
                 await held.wait_result()
                 return EXIT_OK
-            note(f"until Ctrl-C, or: hypernode unmount {request.directory}")
-            await until_stop_signal(held.wait_result)
+            how = f"until Ctrl-C, or: hypernode unmount {request.directory}"
+            await until_stop_signal(held.wait_result, partial(note, how))
     return EXIT_OK
 
 

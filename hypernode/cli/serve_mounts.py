@@ -74,8 +74,8 @@ async def _listen(client: Client, request: ServeMounts, address: tuple[str, int]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, listeners)
         places = (listener.socket.getsockname() for listener in listeners)
-        print("ready", *(f"tcp://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}" for at in places), flush=True)
-        await until_stop_signal(trio.sleep_forever)
+        addresses = [f"tcp://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}" for at in places]
+        await until_stop_signal(trio.sleep_forever, partial(print, "ready", *addresses, flush=True))
         nursery.cancel_scope.cancel()
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hyperlog.errors import Refused
@@ -32,8 +33,7 @@ async def share(config: Config, arguments: Mapping[str, Any]) -> int:
             note("the daemon of this home seeds it")
             return EXIT_OK
         async with await node.client.hold(Seed()) as held:
-            note("seeding until Ctrl-C")
-            await until_stop_signal(held.wait_result)
+            await until_stop_signal(held.wait_result, partial(note, "seeding until Ctrl-C"))
     return EXIT_OK
 
 

@@ -8,8 +8,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 
-async def until_stop_signal(wait_ended: Callable[[], Awaitable[object]]) -> None:
-    """Return at SIGINT, SIGTERM or SIGHUP, or when `wait_ended` returns."""
+async def until_stop_signal(wait_ended: Callable[[], Awaitable[object]], say: Callable[[], None]) -> None:
+    """Return at SIGINT, SIGTERM or SIGHUP, or when `wait_ended` returns.
+
+    `say` is called once a signal is waited for: whoever is told by it may send one at once.
+    """
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
@@ -18,6 +21,7 @@ async def until_stop_signal(wait_ended: Callable[[], Awaitable[object]]) -> None
 
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             nursery.start_soon(watch)
+            say()
             async for _ in signals:
                 break
         nursery.cancel_scope.cancel()

@@ -88,8 +88,11 @@ def test_a_mounted_image_is_the_same_as_its_source(make_world: Callable[[int | N
 def test_ctrl_c_ends_a_mount(world: World, tmp_path: Path) -> None:
     view = tmp_path / "view"
     view.mkdir()
-    with running(world.booter.start("mount", world.link, str(view), *world.seeder.peers, stderr=None)) as mount:
-        wait_until(lambda: os.path.ismount(view) or mount.poll() is not None, "mounted")
+    with running(world.booter.start("mount", world.link, str(view), *world.seeder.peers)) as mount:
+        assert mount.stderr is not None
+        said = next((line for line in mount.stderr if "until Ctrl-C" in line), None)
+        assert said is not None
+        assert os.path.ismount(view)
         mount.send_signal(signal.SIGINT)
         assert mount.wait(30) == 0
     assert not os.path.ismount(view)
