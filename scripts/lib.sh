@@ -6,7 +6,7 @@
 #
 # Nothing is done that is done already: `.venv/stamp-*` holds the checksum of what an environment was made from.
 
-run_packages="python3-venv python3-dev gcc libc6-dev libgmp-dev fuse3 systemd-container
+run_packages="python3-venv python3-dev gcc libc6-dev pkg-config libfuse3-dev libgmp-dev fuse3 systemd-container
 mmdebstrap iproute2 kmod util-linux"
 test_packages="erofs-utils attr libcap2-bin busybox-static skopeo umoci docker-registry buildah podman runc
 openssh-server openssh-client squashfs-tools squashfs-tools-ng e2fsprogs
@@ -85,7 +85,7 @@ make_environment() {
         quietly "$python" -m venv .venv || die "$python could not make a virtual environment"
     fi
     rm -f .venv/stamp-*
-    say "setup: installing the Python packages of $lock (some are compiled: about a minute)"
+    say "setup: installing the Python packages of $lock (pyfuse3 and others are compiled: about a minute)"
     quietly pip install --require-hashes -r requirements-build.lock ||
         die "pip could not install requirements-build.lock" "is the network there, and a package index set up?"
     quietly pip install --require-hashes --no-build-isolation -r "$lock" ||

@@ -273,7 +273,7 @@ class _BlobFiles:
             case Op.STATFS:
                 return 0, fuse.statfs_reply()
             case Op.INIT:
-                agreed = fuse.init_reply(request, fuse.BLOBS, limits.FUSE_BACKGROUND)
+                agreed = fuse.init_reply(request, limits.FUSE_BACKGROUND)
                 return (0, agreed) if agreed else (errno.EPROTO, b"")
             case Op.RELEASE | Op.RELEASEDIR | Op.DESTROY:
                 return 0, b""

@@ -6,7 +6,6 @@ versions only append to structs, and the kernel takes the short ones of the mino
 
 from __future__ import annotations
 
-import errno
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,24 +24,9 @@ _ASYNC_READ: Final = 1 << 0
 _EXPORT_SUPPORT: Final = 1 << 4
 _ASYNC_DIO: Final = 1 << 15
 """EROFS' direct reads are then in flight side by side, and who waits for one waits for the page, and can be killed."""
-_DO_READDIRPLUS: Final = 1 << 13
-_READDIRPLUS_AUTO: Final = 1 << 14
-_NO_OPEN_SUPPORT: Final = 1 << 17
 _PARALLEL_DIROPS: Final = 1 << 18
-_POSIX_ACL: Final = 1 << 20
 _MAX_PAGES: Final = 1 << 22
-_CACHE_SYMLINKS: Final = 1 << 23
-_NO_OPENDIR_SUPPORT: Final = 1 << 24
-BLOBS: Final = _ASYNC_READ | _ASYNC_DIO | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
-"""What the kernel may do with a flat directory of large files."""
-TREE: Final = (
-    _ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _DO_READDIRPLUS | _READDIRPLUS_AUTO | _CACHE_SYMLINKS
-    | _NO_OPEN_SUPPORT | _NO_OPENDIR_SUPPORT
-)  # fmt: skip
-"""And with a tree that never changes: ENOSYS to the first open and opendir spares all others, and pages, listings and
-symlinks stay cached."""
-TREE_WITH_ACLS: Final = TREE | _POSIX_ACL
-"""The kernel then checks permissions, access control lists among them."""
+_WANTED: Final = _ASYNC_READ | _ASYNC_DIO | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
 _MAX_WRITE: Final = 4096
 _KEEP_CACHE: Final = 1 << 1
 _NOTIFY_RESEND: Final = 7
@@ -61,8 +45,6 @@ _INIT: Final = struct.Struct("=IIII")
 _INITED: Final = struct.Struct("=IIIIHHIIH")
 _STATFS: Final = struct.Struct("=5Q4I6I")
 _DIRENT: Final = struct.Struct("=QQII")
-_XATTR_LENGTH: Final = struct.Struct("=II")
-_SOUGHT: Final = struct.Struct("=Q")
 
 
 class Op(IntEnum):
@@ -71,13 +53,10 @@ class Op(IntEnum):
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
-    READLINK = 5
     OPEN = 14
     READ = 15
     STATFS = 17
     RELEASE = 18
-    GETXATTR = 22
-    LISTXATTR = 23
     INIT = 26
     OPENDIR = 27
     READDIR = 28
@@ -85,8 +64,6 @@ class Op(IntEnum):
     INTERRUPT = 36
     DESTROY = 38
     BATCH_FORGET = 42
-    READDIRPLUS = 44
-    LSEEK = 46
 
 
 UNANSWERED: Final = frozenset({Op.FORGET, Op.INTERRUPT, Op.BATCH_FORGET})
@@ -110,16 +87,6 @@ class Request:
         _, offset, size = _READ.unpack_from(self.body)
         return offset, size
 
-    def xattr(self) -> tuple[int, bytes]:
-        """(room for the answer, 0 to ask for its length; name) of getxattr; of listxattr without a name."""
-        size: int = _OPEN.unpack_from(self.body)[0]
-        return size, self.body[8:].rstrip(b"\0")
-
-    def seek(self) -> tuple[int, int]:
-        """(offset, whence) of lseek."""
-        _, offset, whence = _READ.unpack_from(self.body)
-        return offset, whence
-
     def open_flags(self) -> int:
         flags: int = _OPEN.unpack_from(self.body)[0]
         return flags
@@ -142,13 +109,13 @@ def resend_notice() -> bytes:
     return _REPLY.pack(_REPLY.size, _NOTIFY_RESEND, 0)
 
 
-def init_reply(request: Request, wanted: int, background: int) -> bytes | None:
+def init_reply(request: Request, background: int) -> bytes | None:
     """Our side of the handshake; None if the kernel is too old. `background`: read-ahead requests in flight."""
     major, minor, readahead, flags = _INIT.unpack_from(request.body)
     if major < _VERSION[0] or (major == _VERSION[0] and minor < _MINOR_MIN):
         return None
     answer = _INITED.pack(
-        _VERSION[0], min(minor, _VERSION[1]), readahead, flags & wanted, background, background, _MAX_WRITE, 1,
+        _VERSION[0], min(minor, _VERSION[1]), readahead, flags & _WANTED, background, background, _MAX_WRITE, 1,
         READ_BYTES_MAX // 4096,
     )  # fmt: skip
     return answer + bytes(_INIT_OUT_BYTES - len(answer))
@@ -157,39 +124,6 @@ def init_reply(request: Request, wanted: int, background: int) -> bytes | None:
 def attributes(node: int, mode: int, size: int) -> bytes:
     """`node` as a file or directory of root, of no particular time."""
     return _ATTRIBUTES.pack(node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
-
-
-def inode_attributes(
-    node: int, *, mode: int, links: int, uid: int, gid: int, device: int, size: int, held_bytes: int, mtime_ns: int
-) -> bytes:
-    """All that stat shows; every time is `mtime_ns`, which may lie before 1970. `held_bytes`: without holes."""
-    seconds, nanoseconds = divmod(mtime_ns, 10**9)
-    seconds &= (1 << 64) - 1
-    return _ATTRIBUTES.pack(
-        node, size, -(-held_bytes // 512), seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds,
-        mode, links, uid, gid, device, 4096, 0,
-    )  # fmt: skip
-
-
-def absent_reply() -> bytes:
-    """There is no such name, and never will be."""
-    return _ENTRY.pack(0, 0, _FOREVER, 0, 0, 0) + bytes(_ATTRIBUTES.size)
-
-
-def lasting_entry_reply(node: int, attribute_bytes: bytes) -> bytes:
-    """A name's node, for ever."""
-    return _ENTRY.pack(node, 0, _FOREVER, _FOREVER, 0, 0) + attribute_bytes
-
-
-def xattr_reply(value: bytes, room: int) -> tuple[int, bytes]:
-    """(errno, data) of getxattr and listxattr."""
-    if not room:
-        return 0, _XATTR_LENGTH.pack(len(value), 0)
-    return (0, value) if len(value) <= room else (errno.ERANGE, b"")
-
-
-def seek_reply(offset: int) -> bytes:
-    return _SOUGHT.pack(offset)
 
 
 def entry_reply(node: int, attribute_bytes: bytes) -> bytes:
@@ -206,9 +140,8 @@ def open_reply(handle: int) -> bytes:
     return _OPENED.pack(handle, _KEEP_CACHE, 0)
 
 
-def statfs_reply(blocks: int = 0, files: int = 0) -> bytes:
-    """Of a file system of so many 4 KiB blocks and inodes, all in use."""
-    return _STATFS.pack(blocks, 0, 0, files, 0, 4096, 255, 4096, 0, *[0] * 6)
+def statfs_reply() -> bytes:
+    return _STATFS.pack(0, 0, 0, 0, 0, 4096, 255, 4096, 0, *[0] * 6)
 
 
 def directory_entry(node: int, cookie: int, kind: int, name: bytes) -> bytes:

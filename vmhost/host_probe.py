@@ -6,6 +6,7 @@ anything, except that asking for a file system may make the kernel load its modu
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ class Problem(StrEnum):
     NOT_ROOT = "not-root"
     NO_FUSE_DEVICE = "no-fuse-device"
     FUSE_DENIED = "fuse-denied"
+    NO_PYFUSE3 = "no-pyfuse3"
     OLD_KERNEL = "old-kernel"
     NO_FUSERMOUNT = "no-fusermount"
     NO_EROFS = "no-erofs"
@@ -52,6 +54,7 @@ class Host:
     kernel: tuple[int, int]
     has_fuse_device: bool
     may_open_fuse: bool
+    has_pyfuse3: bool
     has_fusermount: bool
     has_erofs: bool
     has_loop: bool
@@ -77,6 +80,7 @@ def observe() -> Host:
         kernel=kernel_version(os.uname().release),
         has_fuse_device=os.path.exists("/dev/fuse"),
         may_open_fuse=_may_open("/dev/fuse"),
+        has_pyfuse3=importlib.util.find_spec("pyfuse3") is not None,
         has_fusermount=shutil.which("fusermount3") is not None,
         has_erofs="erofs" in systems or _has_module("erofs"),
         has_loop=os.path.exists("/dev/loop-control") or _has_module("loop"),
@@ -131,6 +135,13 @@ def _view_findings(host: Host) -> Iterable[Finding]:
         )
     if host.user_id != 0 and not host.has_fusermount:
         yield Finding(Problem.NO_FUSERMOUNT, "fusermount3 is not installed", "apt install fuse3")
+    if not host.has_pyfuse3:
+        yield Finding(
+            Problem.NO_PYFUSE3,
+            "the Python module pyfuse3 is not installed",
+            "apt install libfuse3-dev pkg-config gcc python3-dev, then pip install pyfuse3",
+        )
+    yield from _child_findings(host)
 
 
 def _fuse_findings(host: Host) -> Iterable[Finding]:
@@ -151,6 +162,10 @@ def _container_findings(host: Host) -> Iterable[Finding]:
         yield Finding(Problem.NO_OVERLAYFS, "this kernel has no overlayfs", "load it with `modprobe overlay`")
     if not host.has_nspawn:
         yield Finding(Problem.NO_NSPAWN, "systemd-nspawn is not installed", "apt install systemd-container")
+    yield from _child_findings(host)
+
+
+def _child_findings(host: Host) -> Iterable[Finding]:
     if not host.has_setpriv:
         yield Finding(Problem.NO_SETPRIV, "setpriv is not installed", "apt install util-linux")
 

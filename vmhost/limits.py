@@ -8,6 +8,9 @@ READ_DEADLINE_SECONDS: Final = 30.0  # a blob read that nobody answers becomes E
 FUSE_TASKS: Final = 512  # reads that may wait at once; more queue in the kernel
 FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
 
+VIEW_START_SECONDS: Final = 60.0  # for the process of a plain view: Python, a manifest of any size, the mount
+VIEW_WORDS_BYTES: Final = 4096  # of its last words, should it fail
+
 MOUNT_THREADS: Final = 4  # mount(2), umount2(2) and everything else that may wait for a mount that we serve
 STREAM_THREADS: Final = 4  # reads and writes of regular files and other descriptors that cannot be polled
 

@@ -24,7 +24,9 @@ def test_help_loads_nothing_that_is_slow() -> None:
     assert "Usage" in done.stdout
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "typer" in loaded
-    assert loaded & {"trio", "libp2p", "rocksdict", "nacl", "zstandard", "pydantic", "hypernode.node"} == set()
+    assert (
+        loaded & {"trio", "libp2p", "rocksdict", "nacl", "pyfuse3", "zstandard", "pydantic", "hypernode.node"} == set()
+    )
 
 
 def test_a_command_s_streams_and_exit_code_are_passed_through(world: World) -> None:

@@ -57,10 +57,9 @@ def test_the_plain_view_is_the_tree(tmp_path: Path) -> None:
         assert differences(tree, view) == []
         assert (view / "sparse").stat().st_blocks * 512 < 100_000
         with (view / "sparse").open("rb") as file:
-            start = os.lseek(file.fileno(), 0, os.SEEK_DATA)
-            assert 2_900_000 < start <= 3_000_000
-            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 0
-            assert os.lseek(file.fileno(), start, os.SEEK_HOLE) == 3_000_003
+            # pyfuse3 is not asked where holes are, so the kernel says what it may: none before the end.
+            assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 3_000_003
             with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
                 os.lseek(file.fileno(), 3_000_003, os.SEEK_DATA)
         listed = subprocess.run(["ls", "-1aU", view / "dir" / "many"], check=True, capture_output=True, text=True)
@@ -125,7 +124,7 @@ def test_who_is_not_root_gets_it_by_itself(open_path: Path) -> None:
     os.mknod(open_path / "fuse", stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
     (open_path / "fuse").chmod(0o666)
     # In a mount namespace of its own, everybody may open /dev/fuse, as is usual elsewhere.
-    everybody = f'mount --bind {open_path / "fuse"} /dev/fuse && exec "$@"'
+    everybody = f'mount --bind {open_path / "fuse"} /dev/fuse && {_show_python(open_path / "python")} exec "$@"'
     wrapper = ("unshare", "--mount", "sh", "-c", everybody, "sh", *user)
     with running(node.start("mount", link, str(view), wrapper=wrapper)) as mount:
         wait_until(lambda: str(view).encode() in _mounts(mount.pid) or mount.poll() is not None, "it is mounted")
@@ -160,6 +159,17 @@ def test_where_the_kernel_refuses_erofs_the_plain_view_takes_its_place(tmp_path:
     assert mount.returncode == 0, err
     assert "plain FUSE file system: cannot mount EROFS" in err
     assert content == (tree / "dir" / "large").read_bytes()
+
+
+def _show_python(held: Path) -> str:
+    """Shell that shows this Python to everybody, should it lie in somebody's home."""
+    python = Path(sys.base_prefix)
+    closed = next((path for path in reversed(python.parents) if not path.stat().st_mode & 0o001), None)
+    if closed is None:
+        return ""
+    held.mkdir()
+    cover = f"mount -t tmpfs -o mode=755 cover {closed} && mkdir -p {python}"
+    return f"mount --bind {python} {held} && {cover} && mount --bind {held} {python} &&"
 
 
 def _mounts(pid: int) -> bytes:

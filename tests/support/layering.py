@@ -36,6 +36,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "zeroconf": ("swarm/net/",),
     "google": ("swarm/net/nat/messages.py",),
     "miniupnpc": ("swarm/net/nat/gateway.py",),
+    "pyfuse3": ("vmhost/view_process.py",),
     "typer": ("hypernode/cli/",),
     "click": ("hypernode/cli/",),
     "rich": ("hypernode/cli/",),

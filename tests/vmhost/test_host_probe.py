@@ -14,6 +14,7 @@ FIT = Host(
     kernel=(6, 12),
     has_fuse_device=True,
     may_open_fuse=True,
+    has_pyfuse3=True,
     has_fusermount=True,
     has_erofs=True,
     has_loop=False,
@@ -48,16 +49,17 @@ def test_problems_of_a_container_host(host: Host, problems: list[Problem]) -> No
 
 
 def test_a_view_needs_less_than_a_container() -> None:
-    bare = replace(FIT, has_overlayfs=False, has_nspawn=False, has_setpriv=False)
+    bare = replace(FIT, has_overlayfs=False, has_nspawn=False, has_setpriv=False, has_pyfuse3=False)
     assert findings(bare, Purpose.MOUNT) == []
-    plain = replace(bare, user_id=1000, has_erofs=False, kernel=(5, 4))
+    plain = replace(FIT, user_id=1000, has_overlayfs=False, has_nspawn=False, has_erofs=False, kernel=(5, 4))
     assert findings(plain, Purpose.VIEW) == []
-    assert [each.problem for each in findings(replace(plain, has_fusermount=False), Purpose.VIEW)] == [
-        Problem.NO_FUSERMOUNT
-    ]
-    assert [each.problem for each in findings(replace(plain, may_open_fuse=False), Purpose.VIEW)] == [
-        Problem.FUSE_DENIED
-    ]
+    for lacking, problem in (
+        (replace(plain, has_fusermount=False), Problem.NO_FUSERMOUNT),
+        (replace(plain, may_open_fuse=False), Problem.FUSE_DENIED),
+        (replace(plain, has_pyfuse3=False), Problem.NO_PYFUSE3),
+        (replace(plain, has_setpriv=False), Problem.NO_SETPRIV),
+    ):
+        assert [each.problem for each in findings(lacking, Purpose.VIEW)] == [problem]
 
 
 @pytest.mark.parametrize(
