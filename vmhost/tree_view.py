@@ -79,6 +79,8 @@ async def mount_tree(
                 nursery.cancel_scope.cancel()
         finally:
             with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+                if not view.is_mounted:
+                    await process.stop(signal.SIGKILL)  # lest it mounts after we have looked
                 await stream.aclose()  # reads that wait fail now; it answers everything else until it is unmounted
                 await _unmount(place, before)
                 await process.wait()
@@ -143,6 +145,7 @@ class _View:
         on_read_failure: Callable[[ReadFailure], None],
         deadline_seconds: float,
     ) -> None:
+        self.is_mounted = False
         self.is_lost = False
         self._stream = stream
         self._receiver = Receiver(stream)
@@ -161,6 +164,7 @@ class _View:
                 await self._stream.send_all(MANIFEST.pack(len(encoded)))
                 await self._stream.send_all(encoded)
             if await self._receiver.exactly(len(MOUNTED)) == MOUNTED:
+                self.is_mounted = True
                 return
         if scope.cancelled_caught:
             reason = f"nothing after {limits.VIEW_START_SECONDS:g} s"

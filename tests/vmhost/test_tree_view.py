@@ -147,6 +147,18 @@ async def test_where_nothing_can_be_mounted(tmp_path: Path, image: Image) -> Non
     assert processes(absent) == []
 
 
+async def test_giving_up_while_it_mounts_leaves_nothing(tmp_path: Path, image: Image) -> None:
+    view = directory(tmp_path, "view")
+    for seconds in (0.05, 0.2, 0.25, 0.3):
+        with trio.move_on_after(seconds):
+            async with mount_tree(
+                image.manifest, FileBlob(image.blob), str(view), on_read_failure=Failures(), read_deadline_seconds=10.0
+            ):
+                await trio.sleep_forever()
+        assert mounted_at(str(view)) is None
+        assert processes(view) == []
+
+
 def test_the_process_of_a_view_loads_neither_store_nor_network() -> None:
     heavy = "{'libp2p', 'rocksdict', 'nacl', 'cryptography', 'zstandard', 'zeroconf', 'swarm', 'hypernode'}"
     program = f"import sys, vmhost.view_process; print(*sorted({heavy} & {{*sys.modules}}))"
