@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -63,6 +64,15 @@ class ChildProcess:
 
     def close(self) -> None:
         os.close(self._pidfd)
+
+
+def own_module(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment that run a module of ours in another process.
+
+    It finds the modules that this process would; what lies in the working directory is not among them.
+    """
+    path = os.pathsep.join(filter(None, sys.path))
+    return [sys.executable, "-P", "-m", name, *arguments], {**os.environ, "PYTHONPATH": path}
 
 
 @asynccontextmanager

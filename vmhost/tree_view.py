@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -30,7 +29,7 @@ from vmhost import limits
 from vmhost.blob_server import BlobFile, ReadFailure
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
 from vmhost.mount_syscalls import MountPoint, in_mount_thread, mounted_at, real_location, unmount_patiently
-from vmhost.process import open_child
+from vmhost.process import open_child, own_module
 from vmhost.view_protocol import ANSWERED, ASKED, MANIFEST, MOUNTED, READ_BYTES_MAX, Receiver
 
 _log: Final = logging.getLogger(__name__)
@@ -59,13 +58,13 @@ async def mount_tree(
         stream = await stack.enter_async_context(_stream(asked))
         words = await stack.enter_async_context(_stream(said))
         with asking, saying:
+            argv, environment = own_module("vmhost.view_process", place)
             child = open_child(
-                [sys.executable, "-P", "-m", "vmhost.view_process", place],
+                argv,
                 stdin=asking.fileno(),
                 stdout=saying.fileno(),
                 stderr=saying.fileno(),
-                # It finds the modules that this process would; what lies in the working directory is not among them.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=environment,
                 death_signal=signal.SIGKILL,
             )
             process = await stack.enter_async_context(child)

@@ -21,7 +21,7 @@ from hypernode.exit_codes import EXIT_OK
 from hypernode.node import open_node
 from hypernode.operations import operate
 from hypernode.sizes import parse_size
-from vmhost.process import open_child
+from vmhost.process import open_child, own_module
 
 
 @asynccontextmanager
@@ -33,9 +33,9 @@ async def _starter(config: Config) -> AsyncIterator[None]:
     try:
         async with AsyncExitStack() as stack:
             with bind_socket(config.starter) as listener:
-                argv = [sys.executable, "-m", "hypernode.cli.starter"]
+                argv, environment = own_module("hypernode.cli.starter")
                 child = open_child(
-                    argv, stdin=listener.fileno(), stdout=2, stderr=2, env=os.environ, death_signal=signal.SIGTERM
+                    argv, stdin=listener.fileno(), stdout=2, stderr=2, env=environment, death_signal=signal.SIGTERM
                 )
                 await stack.enter_async_context(child)
             yield
