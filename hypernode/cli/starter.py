@@ -89,7 +89,7 @@ def _be_double(connection: socket.socket, command: click.Command) -> NoReturn:
         status = _run(command, request.argv)
     except OSError:
         os._exit(status)  # the client is gone
-    except BaseException:  # noqa: BLE001  (a bug: told as the interpreter would)
+    except BaseException:  # noqa: ASYNC103, BLE001  # no trio here; a bug is told as the interpreter would
         traceback.print_exc()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

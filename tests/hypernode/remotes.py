@@ -84,7 +84,7 @@ class Home:
         self.dials += 1
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.serve, theirs)
+            nursery.start_soon(self.serve, theirs)  # noqa: ASYNC113  # what is sent to it waits in memory
             yield Changing(ours, self)
             nursery.cancel_scope.cancel()
 
