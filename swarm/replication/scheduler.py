@@ -319,14 +319,20 @@ class Scheduler(Generic[P]):
         return True
 
     def _soonest(self, want: Want[P], now: float) -> P | None:
-        """Who is expected to answer first, those who hold it before those who have not said."""
-        best: tuple[bool, float] | None = None
+        """Who is expected to answer first: of those who hold it, then of those who have not said.
+
+        Last of those who said that they do not hold it: somebody waits, and what was said may be old.
+        """
+        best: tuple[int, float] | None = None
         found: P | None = None
         if len(want.asked) >= ASKED_PEERS_MAX:
             return None
         for name, peer in self._peers.items():
             if self._may_ask(peer, want, now):
-                key = (peer.may_have(want) is None, peer.expected(Lane.MISS, want.size))
+                holds = peer.may_have(want)
+                if holds is False and want.asked:
+                    continue
+                key = (0 if holds else 1 if holds is None else 2, peer.expected(Lane.MISS, want.size))
                 if best is None or key < best:
                     best, found = key, name
         return found
@@ -393,7 +399,6 @@ class Scheduler(Generic[P]):
             and want.block not in peer.owed
             and not peer.is_absent(want.block, now)
             and peer.has_room(want.lane)
-            and peer.may_have(want) is not False
         )
 
     def _ask(self, asks: list[Ask[P]], name: P, want: Want[P], now: float, *, is_patient: bool) -> bool:
