@@ -23,6 +23,7 @@ from swarm.limits import (
 from swarm.replication.asks import Ask
 from swarm.replication.messages import Why
 from swarm.replication.scheduler import Scheduler
+from swarm.replication.tables import Table, TableId
 
 LOG, OTHER_LOG = LogKey(b"l" * 32), LogKey(b"o" * 32)
 SIZE = 1 << 16
@@ -227,3 +228,14 @@ def test_limits_hold_and_nothing_is_forgotten(actions: list[tuple[str, int, int,
         scheduler.remove_peer(name)
     scheduler.add_peer(99, LOG, now)
     assert {ask.block for ask in scheduler.plan(now)} == wants
+
+
+def test_a_miss_goes_last_to_who_says_not_to_hold_it() -> None:
+    scheduler = make("stale", "holder")
+    table = Table(TableId(b"t" * 32), [(block(0), SIZE), (block(1), SIZE)])
+    scheduler.add_table(LOG, table, 0)
+    scheduler.peer_holds("stale", table.id, [1])
+    scheduler.peer_holds("holder", table.id, [0])
+    assert asked(scheduler.plan(0)) == [("holder", 0)]
+    scheduler.remove_peer("holder")
+    assert asked(scheduler.plan(0)) == [("stale", 0)]
