@@ -23,6 +23,8 @@ from swarm.connection import LiveSession
 from swarm.fetcher import Fetcher
 from swarm.limits import (
     ANNOUNCE_SECONDS,
+    KEEP_LOOKED_AT_MAX,
+    KEEP_SECONDS,
     TABLE_BLOCKS_ALL_MAX,
     TABLE_BLOCKS_MAX,
     TABLES_MAX,
@@ -70,7 +72,7 @@ class Announcer:
         self._find_table = find_table
         self._known: OrderedDict[_Name, _Known] = OrderedDict()
         self._sought: deque[_Name] = deque()
-        self._came: set[BlockId] = set()
+        self._came: dict[BlockId, float] = {}
         self._work = trio.Event()
         self._news = trio.Event()
 
@@ -105,7 +107,7 @@ class Announcer:
     def note_came(self, block: BlockId) -> None:
         """A block has come; whether it was kept will be looked at when it is time to tell."""
         if self._known:
-            self._came.add(block)
+            self._came[block] = trio.current_time()
             self._news.set()
 
     # ------------------------------------------------------------------------------------------ what sessions tell
@@ -185,8 +187,9 @@ class Announcer:
             await self._news.wait()
             await trio.sleep(ANNOUNCE_SECONDS)
             self._news = trio.Event()
-            came, self._came = self._came, set()
-            kept = [block for block in came if self._policy.blocks.has(block)]
+            kept = self._take_kept(trio.current_time())
+            if self._came:
+                self._news.set()  # what is not in the store yet is looked at again
             for (log, identifier), known in self._known.items():
                 mine = [block for block in kept if block in known.table.numbers]
                 if known.bits is None:
@@ -194,12 +197,24 @@ class Announcer:
                 elif mine:
                     self._tell_gained(log, identifier, known, mine)
 
+    def _take_kept(self, now: float) -> list[BlockId]:
+        """Of what came, what is in the store. The rest stays for a while: it comes here before its reader has it."""
+        kept = [block for block in self._came if self._policy.blocks.has(block)]
+        for block in kept:
+            del self._came[block]
+        young = [(block, came) for block, came in self._came.items() if now - came < KEEP_SECONDS]
+        self._came = dict(young[-KEEP_LOOKED_AT_MAX:])
+        return kept
+
     def _tell_gained(self, log: LogKey, identifier: TableId, known: _Known, kept: Iterable[BlockId]) -> None:
         numbers = known.table.numbers
         bits = known.bits
         assert bits is not None
-        gained = sorted(numbers[block] for block in kept if bits.add(numbers[block]))
-        if not gained or self._policy.leech_only:
+        # Also what was held before, so to say: it rotted or was collected, and who asked meanwhile was told so.
+        gained = sorted({numbers[block] for block in kept})
+        for number in gained:
+            bits.add(number)
+        if self._policy.leech_only:
             return
         for live in self._sessions(log).values():
             if live.shares_table(identifier):

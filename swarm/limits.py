@@ -214,6 +214,10 @@ HEDGE_SECONDS_MIN: Final = 0.02
 
 ANNOUNCE_SECONDS: Final = 0.1
 """Blocks that came are announced together, this often."""
+KEEP_SECONDS: Final = 10.0
+"""How long after a block came it is still looked for in the store: its reader puts it there, in its own time."""
+KEEP_LOOKED_AT_MAX: Final = 1024
+"""So many of those, the newest, are looked for again each time: on a full disk none is ever kept."""
 
 GRANT_SECONDS: Final = 30.0
 """A seeder in a crowd sends a block again to somebody else after this: the first may have vanished."""

@@ -208,3 +208,20 @@ async def test_a_blocking_miss_is_asked_elsewhere_when_its_peer_is_slow_this_onc
     assert trio.current_time() - began < 0.2
     stats = fetcher.swarm.statistics().blocks
     assert (stats.requests_hedged, stats.duplicates) == (1, 0)
+
+
+async def test_what_was_kept_only_later_is_told_of_too(
+    swift: MockClock, make_node: MakeNode, log: Log, nursery: trio.Nursery
+) -> None:
+    """A block reaches the store when its reader gets to it, which may be after the news of it were due."""
+    seeder, middle = await pair(make_node, log, nursery, seeding={}, fetching={})
+    last = await make_node(give_up_seconds=9.0).start(nursery)
+    last.swarm.join(log.key, middle.addresses)
+    tell_table(seeder.swarm, middle.swarm, last.swarm, log=log)
+    await trio.sleep(2)
+    payload = await middle.swarm.source(log.key).get(IDS[0], SIZE)
+    await trio.sleep(1)
+    middle.blocks.put(payload)
+    await trio.sleep(1)
+    seeder.stop()
+    assert await last.swarm.source(log.key).get(IDS[0], SIZE, lane=Lane.BACKGROUND) == payload
