@@ -35,3 +35,7 @@ class ProgramNotExecutable(Refused):
 
 class ContainerFailed(Unavailable):
     """systemd-nspawn gave up before the program ran; the message is its own last words."""
+
+
+class MachineGone(Unavailable):
+    """The container has ended, or is just ending."""

@@ -28,12 +28,22 @@ class Bind:
 
     source: str
     target: str
+    read_only: bool = False
 
     @property
     def option(self) -> str:
         """As nspawn takes it, whose separator is the colon."""
         source, target = (path.replace("\\", "\\\\").replace(":", "\\:") for path in (self.source, self.target))
-        return f"--bind={source}:{target}:norbind"
+        return f"--bind{'-ro' if self.read_only else ''}={source}:{target}:norbind"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a container may use at most; None: as much as there is. `cpus` in processors' worth of time."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class NspawnSpec:
     user: str = "root"  # USER[:GROUP], names or numbers: see users.py
     host_network: bool = False
     binds: tuple[Bind, ...] = ()
+    read_only: bool = False  # the root; /run, /tmp's own mounts, binds and /dev remain as they are
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -94,6 +106,8 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
     ]
     if not spec.host_network:
         argv.append("--private-network")
+    if spec.read_only:
+        argv.append("--read-only")
     argv += [bind.option for bind in spec.binds]
     argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     return [*argv, "--", *spec.argv]
