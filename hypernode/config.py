@@ -73,6 +73,10 @@ class Config:
         return self.home / "erofs"
 
     @property
+    def events(self) -> Path:
+        return self.home / "events.jsonl"
+
+    @property
     def identity(self) -> Path:
         return self.home / "keys" / "peer"
 

@@ -68,3 +68,10 @@ EROFS_CACHE_FILES_MAX: Final = 64
 
 TOOL_STALL_SECONDS: Final = 300.0
 """A registry that brings nothing for so long is given up."""
+
+EVENTS_REMEMBERED: Final = 1024
+EVENTS_FILE_BYTES_MAX: Final = 2 << 20
+"""Of what happened: so many events in memory, and two files of so many bytes (some 10 000 events each)."""
+
+EVENT_ATTRIBUTES_MAX: Final = 64
+EVENT_ATTRIBUTE_CHARS_MAX: Final = 1024

@@ -30,6 +30,7 @@ from hyperlog.repository import Repository
 from hypernode.ahead import Completions
 from hypernode.claims import Inherited
 from hypernode.config import Config
+from hypernode.events import EventLog
 from hypernode.gate import Gate
 from hypernode.image_mounts import ImageMounts
 from hypernode.leftovers import clear_leftovers, clear_view
@@ -52,9 +53,17 @@ class Node:
     """One home at work. Made by `open_node`."""
 
     def __init__(
-        self, config: Config, repository: Repository, swarm: Swarm, *, is_daemon: bool, mounts: trio.Nursery
+        self,
+        config: Config,
+        repository: Repository,
+        swarm: Swarm,
+        events: EventLog,
+        *,
+        is_daemon: bool,
+        mounts: trio.Nursery,
     ) -> None:
         self.config = config
+        self.events = events
         self.repository = repository
         self.swarm = swarm
         self.is_daemon = is_daemon
@@ -102,7 +111,7 @@ class Node:
 @contextlib.asynccontextmanager
 async def open_node(config: Config, repository: Repository, *, is_daemon: bool) -> AsyncIterator[Node]:
     """Run a node on `repository`, which is closed at the end. What a crashed one left mounted is cleared first."""
-    with repository:
+    with repository, EventLog(config.events) as events:
         inherited = await trio.to_thread.run_sync(_clear_crash, config, Records(repository.records))
         settings = SwarmConfig(
             identity_seed=_identity_seed(config),
@@ -131,12 +140,16 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
         async with trio.open_nursery() as ground:
             await ground.start(swarm.run)
             async with trio.open_nursery() as mounts:
-                node = Node(config, repository, swarm, is_daemon=is_daemon, mounts=mounts)
+                node = Node(config, repository, swarm, events, is_daemon=is_daemon, mounts=mounts)
                 node.inherited = inherited
                 for log in repository.logs.list():
                     if log.length:  # else somebody once asked for a key that nobody had
                         node.join(log.key)
+                if is_daemon:
+                    events.emit("node", "start", str(config.home))
                 yield node
+                if is_daemon:
+                    events.emit("node", "stop", str(config.home))
                 await node.mounts.release_idle()
                 mounts.cancel_scope.cancel()
             ground.cancel_scope.cancel()

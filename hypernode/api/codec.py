@@ -5,7 +5,8 @@
     ←  {"result": {…}}  or  {"error": {"code", "message", "hint"}}
     →  {"release": true}                                        ends a held request
 
-Unknown operations and fields are refused by name, so that an older node says what it does not know.
+Unknown operations and fields are refused by name, so that an older node says what it does not know. `hello` is answered
+in every version, and tells the node's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from hyperlog.errors import Conflict, Corrupt, HyperError, NotFound, Refused, Unavailable
+from hypernode.api.node_requests import Hello
 from hypernode.api.requests import REQUESTS, Request
 from hypernode.errors import BadRequest
 
@@ -39,6 +41,8 @@ def decode_request(line: bytes) -> Request:
     """The request that `line` spells. Raises `BadRequest`."""
     fields = decode_object(line)
     version, op = fields.pop("v", None), fields.pop("op", None)
+    if op == Hello.op:
+        return Hello()
     if version != API_VERSION:
         raise BadRequest(
             f"API version {version!r}; this node speaks {API_VERSION}", "use the same version on both sides"

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 from hypernode.api.export_requests import Export
 from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
+from hypernode.api.node_requests import NODE_REQUESTS, NodeRequest
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -150,6 +151,7 @@ class Status:
 Request = (
     VersionRequest
     | NetworkRequest
+    | NodeRequest
     | Share
     | Seed
     | Boot
@@ -168,6 +170,7 @@ REQUESTS: Final[dict[str, type[Request]]] = {
     for request in (
         *VERSION_REQUESTS,
         *NETWORK_REQUESTS,
+        *NODE_REQUESTS,
         Share,
         Seed,
         Boot,

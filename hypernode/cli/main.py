@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import main_export, main_mount, main_network, main_trace, version_commands
+from hypernode.cli import main_export, main_mount, main_network, main_trace, main_watch, version_commands
 from hypernode.cli.options import (
     AuthFileOption,
     BootstrapOption,
@@ -345,6 +345,7 @@ version_commands.register(app)
 main_network.register(app)
 main_export.register(app)
 main_trace.register(app)
+main_watch.register(app)
 
 
 def main() -> None:

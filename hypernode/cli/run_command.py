@@ -38,6 +38,7 @@ _MODULES: Final = {
     "export": "hypernode.cli.export",
     "peers": "hypernode.cli.peers",
     "doctor": "hypernode.cli.doctor",
+    "events": "hypernode.cli.events",
     **dict.fromkeys(
         (
             "show",

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from hypernode.api import version_requests as asked
 from hypernode.api.export_requests import Export
 from hypernode.api.network_requests import Diagnose, Peers
+from hypernode.api.node_requests import Events, Hello
 from hypernode.api.requests import (
     Boot,
     Images,
@@ -30,6 +31,7 @@ from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.sharing import seed, share
+from hypernode.operations.watching import follow_events, hello
 
 
 async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
@@ -60,6 +62,10 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
             return list_peers(node, request)
         case Diagnose():
             return await diagnose(node, request, call)
+        case Hello():
+            return hello(node)
+        case Events():
+            return await follow_events(node, request, call)
         case Export():
             return await export(node, request, call)
         case _:
