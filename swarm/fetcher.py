@@ -22,6 +22,7 @@ import trio
 from hyperlog.errors import Corrupt, NoProvider
 from hyperlog.ids import BlockId, LogKey, to_text
 from hyperlog.lanes import Lane
+from hyperlog.limits import BLOCK_BYTES_MAX
 from swarm.connection import LiveSession
 from swarm.limits import HOPELESS_SECONDS, REQUESTS_IN_FLIGHT_MAX, TICK_SECONDS
 from swarm.replication.asked_peer import AskedPeer
@@ -131,7 +132,8 @@ class Fetcher:
                 f"block {to_text(block)[:12]}… is not here, and this node fetches none",
                 "it was started with --upload-only",
             )
-        transfer = self._begin(log, block, bytes_max, lane)
+        # No block is longer, and peers take a request that says more for an attack.
+        transfer = self._begin(log, block, min(bytes_max, BLOCK_BYTES_MAX), lane)
         try:
             patience = self.policy.give_up_seconds
             with trio.move_on_after(patience) as waiting:

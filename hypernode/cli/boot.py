@@ -24,6 +24,7 @@ from hypernode.cli.reach import reach_node
 from hypernode.config import Config
 from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
+from hypernode.sizes import parse_rate
 from hypernode.stopwatch import Stopwatch
 from vmhost.console import run_container
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
@@ -57,7 +58,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         command=tuple(arguments["command"]),
         entrypoint=arguments["entrypoint"],
         prefetch=arguments["prefetch"],
-        prefetch_rate=_rate(arguments["prefetch_rate"]),
+        prefetch_rate=None if arguments["prefetch_rate"] is None else parse_rate(arguments["prefetch_rate"]),
         complete=arguments["complete"],
         keep=arguments["keep"],
     )
@@ -95,15 +96,6 @@ def make_spec(ready: Mapping[str, Any]) -> NspawnSpec:
         workdir=settings["workdir"] or "/",
         user=settings["user"] or "root",
     )
-
-
-def _rate(text: str | None) -> int | None:
-    """Bytes a second."""
-    if text is None:
-        return None
-    from hypernode.sizes import parse_size
-
-    return parse_size(text)
 
 
 class _Tie:

@@ -238,7 +238,7 @@ def boot(
     ] = True,
     prefetch_rate: Annotated[
         str | None,
-        typer.Option("--prefetch-rate", metavar="SIZE", help="At most so many bytes a second (10M) ahead of reads."),
+        typer.Option("--prefetch-rate", metavar="RATE", help="Fetch ahead of reads no faster: 10M (bytes a second)."),
     ] = None,
     complete: Annotated[
         bool, typer.Option("--complete", help="Fetch all the rest meanwhile; with a daemon also afterwards.")

@@ -225,3 +225,11 @@ async def test_what_was_kept_only_later_is_told_of_too(
     await trio.sleep(1)
     seeder.stop()
     assert await last.swarm.source(log.key).get(IDS[0], SIZE, lane=Lane.BACKGROUND) == payload
+
+
+async def test_asking_for_more_than_any_block_has_is_no_attack(
+    swift: MockClock, make_node: MakeNode, log: Log, nursery: trio.Nursery
+) -> None:
+    seeder, fetcher = await pair(make_node, log, nursery, seeding={}, fetching={})
+    assert await fetcher.swarm.source(log.key).get(IDS[0], 1 << 30) == PAYLOADS[0]
+    assert seeder.swarm.statistics().peers_banned == 0
