@@ -1,24 +1,23 @@
-"""Where a node lives and how it behaves: flags over environment over defaults, frozen once read."""
+"""Where a node lives and how it behaves: flags over environment over files over defaults, frozen once read.
+
+Each setting (settings.py) is looked up by itself, and it is remembered where its value came from.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-from hyperlog.errors import Refused
-from hypernode.home import default_home
+from hypernode.config_files import read_files
+from hypernode.home import SYSTEM_CONFIG, default_home, default_state
 from hypernode.limits import READ_DEADLINE_SECONDS
-from hypernode.sizes import parse_rate
-from swarm.addresses import parse_address
+from hypernode.setting_values import BadSetting, from_flag, from_text
+from hypernode.settings import DEFAULT_LISTEN, SETTINGS, Setting, Value
 from swarm.finding import Finding
 from swarm.reach import ReachSetup
-
-DEFAULT_LISTEN: Final = ("/ip4/0.0.0.0/tcp/0",)
-_OFF: Final = frozenset({"0", "no", "off", "false"})
-_ON: Final = frozenset({"1", "yes", "on", "true"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,8 @@ class Config:
     upload_only: bool = False
     """Fetch no blocks from peers."""
     read_deadline: float = READ_DEADLINE_SECONDS
+    budget: int | None = None
+    """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
     state: Path | None = None
     """A directory outside of the home, so that a home restored from a backup is recognised (hyperlog/lineage.py)."""
 
@@ -81,105 +82,103 @@ class Config:
         return self.home / "keys" / "peer"
 
 
-def default_state(environment: Mapping[str, str]) -> Path:
-    """`hypernode` under the XDG state directory."""
-    if state := environment.get("XDG_STATE_HOME"):
-        return Path(state).absolute() / "hypernode"
-    return Path(os.path.expanduser("~")) / ".local" / "state" / "hypernode"
+class Source(StrEnum):
+    """Where a value comes from, the weakest first."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    VARIABLE = "variable"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The value of a setting and where it comes from; `place` is `file:line`, the variable, the flag, or nothing."""
+
+    value: Value
+    source: Source
+    place: str = ""
+
+
+def choose(
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    named: Path | None = None,
+    *,
+    system: Path = Path(SYSTEM_CONFIG),
+) -> dict[str, Chosen]:
+    """Every setting by name. `flags` has what was given, also by name; None and the empty list were not.
+
+    `named` is the one file to read. Raises `BadSetting`, `NotFound`, `Refused`.
+    """
+    in_files = read_files(environment, named, system=system)
+    chosen: dict[str, Chosen] = {}
+    for setting in SETTINGS:
+        flag = flags.get(setting.name)
+        if flag is not None and flag != [] and flag != ():
+            place = str(setting.flag).partition("/")[0]
+            if flag is False:
+                place = str(setting.flag).partition("/")[2]
+            chosen[setting.name] = Chosen(from_flag(setting, flag, place), Source.FLAG, place)
+        elif environment.get(setting.variable, "").strip():
+            value = from_text(setting, environment[setting.variable], setting.variable)
+            chosen[setting.name] = Chosen(value, Source.VARIABLE, setting.variable)
+        elif setting.name in in_files:
+            one = in_files[setting.name]
+            chosen[setting.name] = Chosen(one.value, Source.FILE, f"{one.path}:{one.line}")
+        else:
+            chosen[setting.name] = Chosen(_default(setting, environment), Source.DEFAULT)
+    if chosen["leech-only"].value and chosen["upload-only"].value:
+        places = [chosen[name].place for name in ("leech-only", "upload-only")]
+        raise BadSetting(
+            f"a node that only takes and only gives does neither ({', '.join(places)})",
+            "choose leech-only or upload-only",
+        )
+    return chosen
+
+
+def _default(setting: Setting, environment: Mapping[str, str]) -> Value:
+    if setting.name == "home":
+        return Path(default_home(environment))
+    if setting.name == "state":
+        return Path(default_state(environment))
+    return setting.default
 
 
 def make_config(
     environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    named: Path | None = None,
     *,
-    home: Path | None = None,
-    listen: tuple[str, ...] = (),
-    mdns: bool | None = None,
-    bootstrap: tuple[str, ...] = (),
-    rendezvous: bool | None = None,
-    dht: bool | None = None,
-    exchange: bool | None = None,
-    remembered: bool | None = None,
-    swarm_key: Path | None = None,
-    lan_only: bool | None = None,
-    use_relays: bool | None = None,
-    punch: bool | None = None,
-    map_ports: bool | None = None,
-    relay: bool = False,
-    upload_limit: str | None = None,
-    download_limit: str | None = None,
-    leech_only: bool | None = None,
-    upload_only: bool | None = None,
-    read_deadline: float | None = None,
+    system: Path = Path(SYSTEM_CONFIG),
 ) -> Config:
-    """The configuration from flags (the arguments), `environment` and defaults. Raises `Refused` on odd values."""
-
-    def switch(flag: bool | None, name: str, *, default: bool = True) -> bool:
-        return _switch(environment, name, default=default) if flag is None else flag
-
-    lan_only = switch(lan_only, "HYPERNODE_LAN_ONLY", default=False)
-    key_file = environment.get("HYPERNODE_SWARM_KEY")
-    leech_only = switch(leech_only, "HYPERNODE_LEECH_ONLY", default=False)
-    upload_only = switch(upload_only, "HYPERNODE_UPLOAD_ONLY", default=False)
-    if leech_only and upload_only:
-        raise Refused("a node that only takes and only gives does neither", "choose --leech-only or --upload-only")
-    if read_deadline is None:
-        read_deadline = _seconds(environment, "HYPERNODE_READ_DEADLINE", READ_DEADLINE_SECONDS)
-    if not 0.1 <= read_deadline <= 86400:
-        raise Refused(f"a read deadline of {read_deadline:g} s makes no sense", "choose 0.1 to 86400 seconds")
+    """The configuration, as `choose` finds it."""
+    chosen = choose(environment, flags, named, system=system)
+    value: dict[str, Any] = {name: one.value for name, one in chosen.items()}
     return Config(
-        home=home.absolute() if home else Path(default_home(environment)),
-        listen=listen or _list(environment, "HYPERNODE_LISTEN") or DEFAULT_LISTEN,
-        mdns=switch(mdns, "HYPERNODE_MDNS"),
+        home=value["home"],
+        state=value["state"],
+        listen=value["listen"],
+        mdns=value["mdns"],
         finding=Finding(
-            bootstrap=_addresses(bootstrap or _list(environment, "HYPERNODE_BOOTSTRAP")),
-            rendezvous=switch(rendezvous, "HYPERNODE_RENDEZVOUS"),
-            dht=switch(dht, "HYPERNODE_DHT"),
-            exchange=switch(exchange, "HYPERNODE_PEER_EXCHANGE"),
-            remembered=switch(remembered, "HYPERNODE_REMEMBER"),
+            bootstrap=value["bootstrap"],
+            rendezvous=value["rendezvous"],
+            dht=value["dht"],
+            exchange=value["peer-exchange"],
+            remembered=value["remember"],
         ),
-        swarm_key=swarm_key or (Path(key_file) if key_file else None),
-        lan_only=lan_only,
+        swarm_key=value["swarm-key"],
+        lan_only=value["lan-only"],
         reach=ReachSetup(
-            offer_relay=relay or _switch(environment, "HYPERNODE_RELAY", default=False),
-            use_relays=switch(use_relays, "HYPERNODE_USE_RELAYS"),
-            punch=switch(punch, "HYPERNODE_PUNCH"),
-            map_ports=switch(map_ports, "HYPERNODE_UPNP") and not lan_only,
+            offer_relay=value["relay"],
+            use_relays=value["use-relays"],
+            punch=value["punch"],
+            map_ports=value["upnp"] and not value["lan-only"],
         ),
-        upload_limit=_rate(upload_limit or environment.get("HYPERNODE_UPLOAD_LIMIT")),
-        download_limit=_rate(download_limit or environment.get("HYPERNODE_DOWNLOAD_LIMIT")),
-        leech_only=leech_only,
-        upload_only=upload_only,
-        read_deadline=read_deadline,
-        state=default_state(environment),
+        upload_limit=value["upload-limit"],
+        download_limit=value["download-limit"],
+        leech_only=value["leech-only"],
+        upload_only=value["upload-only"],
+        read_deadline=value["read-deadline"],
+        budget=value["budget"],
     )
-
-
-def _rate(text: str | None) -> int | None:
-    return parse_rate(text) if text else None
-
-
-def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """What is separated by commas."""
-    return tuple(filter(None, (item.strip() for item in environment.get(name, "").split(","))))
-
-
-def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Full multiaddrs, checked. Raises `BadAddress`."""
-    return tuple(parse_address(text).text for text in texts)
-
-
-def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
-    text = environment.get(name, "").strip().lower()
-    if not text:
-        return default
-    if text not in _ON | _OFF:
-        raise Refused(f"{name}={text!r} is neither on nor off")
-    return text in _ON
-
-
-def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name, "").strip()
-    try:
-        return float(text) if text else default
-    except ValueError:
-        raise Refused(f"{name}={text!r} is not a number of seconds") from None

@@ -1,15 +1,30 @@
-"""Where images are kept when nobody says otherwise. Imports nothing that takes time: every command asks for it."""
+"""Where things are kept when nobody says otherwise. Imports nothing that takes time: every command asks for it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Final
+
+SYSTEM_CONFIG: Final = "/etc/hypernode/config.toml"
 
 
 def default_home(environment: Mapping[str, str]) -> str:
-    """`HYPERNODE_HOME`, else `hypernode` under the XDG data directory."""
-    if home := environment.get("HYPERNODE_HOME"):
-        return os.path.abspath(home)
-    if data := environment.get("XDG_DATA_HOME"):
-        return os.path.join(os.path.abspath(data), "hypernode")
-    return os.path.join(os.path.expanduser("~"), ".local", "share", "hypernode")
+    """`hypernode` under the XDG data directory."""
+    return _under(environment, "XDG_DATA_HOME", ".local", "share")
+
+
+def default_state(environment: Mapping[str, str]) -> str:
+    """`hypernode` under the XDG state directory."""
+    return _under(environment, "XDG_STATE_HOME", ".local", "state")
+
+
+def user_config(environment: Mapping[str, str]) -> str:
+    """The user's configuration file, under the XDG configuration directory."""
+    return os.path.join(_under(environment, "XDG_CONFIG_HOME", ".config"), "config.toml")
+
+
+def _under(environment: Mapping[str, str], variable: str, *otherwise: str) -> str:
+    if directory := environment.get(variable):
+        return os.path.join(os.path.abspath(directory), "hypernode")
+    return os.path.join(os.path.expanduser("~"), *otherwise, "hypernode")

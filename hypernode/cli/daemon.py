@@ -20,7 +20,6 @@ from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import open_node
 from hypernode.operations import operate
-from hypernode.sizes import parse_size
 from vmhost.process import open_child, own_module
 
 
@@ -44,16 +43,15 @@ async def _starter(config: Config) -> AsyncIterator[None]:
             config.starter.unlink()
 
 
-async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
+async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
-    budget = None if arguments["budget"] is None else parse_size(arguments["budget"])
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await adopt(node)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
-            if budget is not None:
-                work.start_soon(keep_budget, node, budget)
+            if config.budget is not None:
+                work.start_soon(keep_budget, node, config.budget)
             async with _starter(config):
                 print("ready", *await node.wait_addresses(), flush=True)
                 number = await anext(aiter(signals))

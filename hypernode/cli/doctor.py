@@ -17,6 +17,7 @@ from hypernode.config import Config
 from hypernode.doctor.checks import Check, State
 from hypernode.doctor.home import check_home
 from hypernode.doctor.host import check_host
+from hypernode.doctor.settings import check_settings
 from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_OK, EXIT_UNWELL
 
@@ -58,7 +59,8 @@ class _Report:
 async def doctor(config: Config, arguments: Mapping[str, Any]) -> int:
     """Every check; whether any failed is the exit status."""
     report = _Report(as_json=arguments["as_json"])
-    for check in [*await trio.to_thread.run_sync(check_host), *await check_home(config)]:
+    settings = check_settings(arguments["config_file"])
+    for check in [*settings, *await trio.to_thread.run_sync(check_host), *await check_home(config)]:
         report.add(check.fields())
     asked = "store"
     with trio.move_on_after(_NODE_SECONDS) as scope:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from hypernode.home import default_home
+from hypernode.home import SYSTEM_CONFIG, default_home, user_config
 
 _SWITCHES = ("--mdns", "--no-mdns")
 
@@ -35,7 +35,7 @@ def home_of_boot(argv: Sequence[str]) -> str | None:
     words = iter(argv)
     for word in words:
         if word == "boot":
-            return os.path.abspath(home) if home else default_home(os.environ)
+            return os.path.abspath(home) if home else _home(os.environ)
         if word == "--home":
             home = next(words, "")
         elif word.startswith("--home="):
@@ -43,3 +43,21 @@ def home_of_boot(argv: Sequence[str]) -> str | None:
         elif word not in _SWITCHES:
             return None
     return None
+
+
+def _home(environment: Mapping[str, str]) -> str | None:
+    """What the environment or a configuration file says; None if that cannot be read, which the command then tells."""
+    if home := environment.get("HYPERNODE_HOME", "").strip():
+        return os.path.abspath(os.path.expanduser(home))
+    named = environment.get("HYPERNODE_CONFIG")
+    if named or os.path.exists(SYSTEM_CONFIG) or os.path.exists(user_config(environment)):
+        from hyperlog.errors import HyperError
+        from hypernode.config_files import read_files
+
+        try:
+            found = read_files(environment).get("home")
+        except HyperError:
+            return None
+        if found is not None:
+            return str(found.value)
+    return default_home(environment)

@@ -7,35 +7,29 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli import main_export, main_mount, main_network, main_trace, main_watch, version_commands
+from hypernode.cli import (
+    main_config,
+    main_export,
+    main_mount,
+    main_network,
+    main_trace,
+    main_watch,
+    version_commands,
+)
 from hypernode.cli.options import (
     AuthFileOption,
-    BootstrapOption,
     DeadlineOption,
-    DhtOption,
-    DownloadLimitOption,
-    ExchangeOption,
     Globals,
     InsecureOption,
     JsonOption,
-    LanOnlyOption,
-    LeechOnlyOption,
     LinkArgument,
     ListenOption,
-    MdnsOption,
     PeerOption,
     PlatformOption,
-    PunchOption,
     RefreshOption,
-    RememberOption,
-    RendezvousOption,
-    SwarmKeyOption,
-    UploadLimitOption,
-    UploadOnlyOption,
-    UpnpOption,
-    UseRelaysOption,
     run,
 )
+from hypernode.cli.setting_options import option_of, takes_settings
 from hypernode.cli.share_options import (
     BuildArgumentsOption,
     BuildOption,
@@ -46,19 +40,16 @@ from hypernode.cli.share_options import (
     SourceArgument,
     TargetOption,
 )
+from hypernode.settings import SETTINGS
 
 _EPILOG: Final = """
 [bold]Exit status[/bold]: 0 done, 2 wrong usage, 3 not found, 4 refused, 5 conflict, 6 unavailable (no peer, disk full),
 7 corrupt data, 8 doctor found a fault, 130 interrupted. [bold]boot[/bold] passes on the status of the command it ran,
 and ends with 125 when hypernode itself failed.
 
-[bold]Environment[/bold]: HYPERNODE_HOME (where images are kept), HYPERNODE_LISTEN (multiaddrs, comma-separated),
-HYPERNODE_BOOTSTRAP (multiaddrs of nodes to ask who serves what), HYPERNODE_MDNS, HYPERNODE_RENDEZVOUS, HYPERNODE_DHT,
-HYPERNODE_PEER_EXCHANGE, HYPERNODE_REMEMBER (off: do not find peers that way), HYPERNODE_SWARM_KEY (file),
-HYPERNODE_LAN_ONLY=on, HYPERNODE_RELAY=on (relay for others), HYPERNODE_USE_RELAYS, HYPERNODE_PUNCH, HYPERNODE_UPNP
-(off: do not be reached that way), HYPERNODE_UPLOAD_LIMIT, HYPERNODE_DOWNLOAD_LIMIT
-(bytes a second: 2M), HYPERNODE_LEECH_ONLY, HYPERNODE_UPLOAD_ONLY (on: only take, only give),
-HYPERNODE_READ_DEADLINE (seconds).
+[bold]Settings[/bold] are read from /etc/hypernode/config.toml, then ~/.config/hypernode/config.toml, then the
+environment, then the options here; what comes later holds. One spelling serves all: --lan-only is lan-only in a file
+and HYPERNODE_LAN_ONLY in the environment. `hypernode config show` says each value and where it comes from.
 """
 
 app: Final = typer.Typer(
@@ -81,53 +72,19 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@takes_settings
 def _globals(
-    home: Annotated[
+    config: Annotated[
         Path | None,
-        typer.Option(
-            "--home",
-            metavar="DIR",
-            envvar="HYPERNODE_HOME",
-            help="Where images and keys are kept (default: under the XDG data directory).",
-        ),
+        typer.Option("--config", metavar="FILE", help="Read settings from this file instead of the usual ones."),
     ] = None,
-    mdns: MdnsOption = None,
-    bootstrap: BootstrapOption = None,
-    rendezvous: RendezvousOption = None,
-    dht: DhtOption = None,
-    exchange: ExchangeOption = None,
-    remember: RememberOption = None,
-    swarm_key: SwarmKeyOption = None,
-    lan_only: LanOnlyOption = None,
-    relays: UseRelaysOption = None,
-    punch: PunchOption = None,
-    upnp: UpnpOption = None,
-    upload_limit: UploadLimitOption = None,
-    download_limit: DownloadLimitOption = None,
-    leech_only: LeechOnlyOption = None,
-    upload_only: UploadOnlyOption = None,
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    **given: object,
 ) -> None:
-    Globals.home = home
-    Globals.network = {
-        "mdns": mdns,
-        "bootstrap": tuple(bootstrap or ()),
-        "rendezvous": rendezvous,
-        "dht": dht,
-        "exchange": exchange,
-        "remembered": remember,
-        "swarm_key": swarm_key,
-        "lan_only": lan_only,
-        "use_relays": relays,
-        "punch": punch,
-        "map_ports": upnp,
-        "upload_limit": upload_limit,
-        "download_limit": download_limit,
-        "leech_only": leech_only,
-        "upload_only": upload_only,
-    }
+    Globals.config_file = config
+    Globals.flags = {one.name: given.get(one.parameter) for one in SETTINGS if not one.commands}
 
 
 @app.command()
@@ -280,17 +237,8 @@ def boot(
 
 @app.command()
 def daemon(
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            metavar="SIZE",
-            help="Disk for blocks (20G): beyond it, what is not kept goes, oldest use first.",
-        ),
-    ] = None,
-    relay: Annotated[
-        bool, typer.Option("--relay", help="Relay for nodes that nobody can dial, within bounds (see docs/WIRE.md).")
-    ] = False,
+    budget: Annotated[str | None, option_of("budget")] = None,
+    relay: Annotated[bool | None, option_of("relay")] = None,
     listen: ListenOption = None,
 ) -> None:
     """Run the node for long: seed everything it has, serve the other commands.
@@ -341,6 +289,7 @@ def status(as_json: JsonOption = False) -> None:
 
 
 main_mount.register(app)
+main_config.register(app)
 version_commands.register(app)
 main_network.register(app)
 main_export.register(app)

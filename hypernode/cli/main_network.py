@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hypernode.cli.options import JsonOption, ListenOption, PeerOption, run
+from hypernode.cli.options import Globals, JsonOption, ListenOption, PeerOption, run
 
 
 def register(app: typer.Typer) -> None:
@@ -44,10 +44,10 @@ def doctor(
 ) -> None:
     """Say what works from here and what does not, and what to do about it.
 
-    Looks at the kernel and the programs that booting needs, at the home, and at the network: whether other nodes can
-    dial this one, whether the router forwards a port, whether a relay helps out. With LINK also whether anybody who has
-    the image answers, who refuses and why, and what is missing of it. Works with a daemon and without one, changes
-    nothing but that the image is known afterwards, and takes ten seconds or so.
+    Looks at the settings, the kernel and the programs that booting needs, at the home, and at the network: whether
+    other nodes can dial this one, whether the router forwards a port, whether a relay helps out. With LINK also whether
+    anybody who has the image answers, who refuses and why, and what is missing of it. Works with a daemon and without
+    one, changes nothing but that the image is known afterwards, and takes ten seconds or so.
 
     Ends with 0 when nothing failed (warnings do not count), with 8 when something did.
 
@@ -57,4 +57,5 @@ def doctor(
         hypernode doctor hyper://KEY --peer /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…
         hypernode doctor --json | jq '.checks[] | select(.state == "fail")'
     """
-    run("doctor", link=link, peers=peer or [], listen=listen or [], as_json=as_json)
+    config_file = Globals.config_file
+    run("doctor", link=link, peers=peer or [], listen=listen or [], config_file=config_file, as_json=as_json)

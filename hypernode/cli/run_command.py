@@ -66,22 +66,28 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
 
 
-def run_command(verb: str, *, home: Path | None, network: Mapping[str, Any], arguments: Mapping[str, Any]) -> int:
-    """Run `verb`; its exit status. Failures are told on standard error, and with --json as an object too."""
+def run_command(
+    verb: str, *, config_file: Path | None, flags: Mapping[str, object], arguments: Mapping[str, Any]
+) -> int:
+    """Run `verb`; its exit status. Failures are told on standard error, with --json as an object."""
     _set_up_logging(is_daemon=verb in _STAYING)
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
-        config = make_config(
-            os.environ,
-            home=home,
-            listen=tuple(arguments.get("listen") or ()),
-            **network,
-            relay=bool(arguments.get("relay")),
-            read_deadline=arguments.get("read_deadline"),
-        )
+        config = make_config(os.environ, flags, config_file)
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, verb, as_json=bool(arguments.get("as_json")))
+    _close_output()
+    return status
+
+
+def run_function(function: str, arguments: Mapping[str, Any]) -> int:
+    """Call `module:name` with `arguments`; its exit status. Failures are told as those of commands are."""
+    module, _, name = function.partition(":")
+    try:
+        status: int = getattr(import_module(module), name)(arguments)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # sorted by _told
+        status = _told(error, name, as_json=bool(arguments.get("as_json")))
     _close_output()
     return status
 

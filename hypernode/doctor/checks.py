@@ -23,7 +23,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`area`: host, home, network or link. `words` are for a person; `facts` for programs."""
+    """`area`: settings, host, home, network or link. `words` are for a person; `facts` for programs."""
 
     area: str
     name: str

@@ -55,7 +55,13 @@ def test_people_read_it_line_by_line(tmp_path: Path) -> None:
     done = Node(tmp_path / "home").run("doctor", "no link", "--listen", "/ip4/127.0.0.1/tcp/0")
     assert done.returncode == EXIT_UNWELL
     lines = done.stdout.splitlines()
-    assert [line for line in lines if not line.startswith(" ")][:4] == ["host", "home", "network", "link"]
+    assert [line for line in lines if not line.startswith(" ")][:5] == [
+        "settings",
+        "host",
+        "home",
+        "network",
+        "link",
+    ]
     assert any(line.startswith("  FAIL  key: ") for line in lines)
     assert lines[-1].startswith("1 failed")
     assert done.stderr == ""

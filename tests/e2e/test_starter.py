@@ -58,7 +58,7 @@ def test_streams_status_directory_and_environment_are_the_client_s(home: Daemon,
     done = Node(home.node.home, environment={"HYPERNODE_READ_DEADLINE": "long"}).run("boot", link, "--", "true")
     assert (done.returncode, done.stderr) == (
         125,
-        "hypernode: HYPERNODE_READ_DEADLINE='long' is not a number of seconds\n",
+        "hypernode: HYPERNODE_READ_DEADLINE: 'long' is not a number of seconds\n  hint: write 30, or 2.5\n",
     )
     assert home.node.run("boot", link, "--no-such-option").returncode == 2
 

@@ -54,7 +54,12 @@ class Node:
         return subprocess.Popen(
             self.argv(*arguments, wrapper=wrapper),
             cwd=TOP,
-            env={**os.environ, "XDG_STATE_HOME": os.fspath(self.home.parent / "state"), **self.environment},
+            env={
+                **os.environ,
+                "XDG_STATE_HOME": os.fspath(self.home.parent / "state"),
+                "HYPERNODE_CONFIG": os.devnull,  # what this machine's files say is not tested
+                **self.environment,
+            },
             text=True,
             **{**pipes, **options},
         )
