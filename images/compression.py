@@ -114,6 +114,16 @@ def _check_frame(frame: memoryview, raw_bytes: int, window_bytes_max: int = _WIN
         raise BlockFrameBad("a block with a window, dictionary or checksum that blocks do not have")
 
 
+def compress_file(raw: bytes, *, level: int, threads: int) -> bytes:
+    """One frame that holds a whole file, for programs that unpack frames of any size. Any `threads` but 0 give the
+    same bytes."""
+    assert threads > 0
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=len(raw), threads=threads, write_content_size=True, write_checksum=True, write_dict_id=False
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
+
+
 class ZstdStream:
     """The bytes that a stream of zstd frames expands to, a bounded piece at a time: for layers, never for blocks.
 

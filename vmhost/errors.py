@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperlog.errors import NotFound, Refused, Unavailable
+from hyperlog.errors import Corrupt, NotFound, Refused, Unavailable
 
 
 class HostUnfit(Refused):
@@ -39,3 +39,19 @@ class ContainerFailed(Unavailable):
 
 class MachineGone(Unavailable):
     """The container has ended, or is just ending."""
+
+
+class GuestMissing(NotFound):
+    """No guest was built for that architecture and profile."""
+
+
+class GuestDamaged(Corrupt):
+    """A built guest's files are not what they were when it was built."""
+
+
+class GuestSourceBad(Corrupt):
+    """What a guest is made from is not what it should be: a package, a file in it, an overlay."""
+
+
+class NoMirror(Unavailable):
+    """No Debian mirror gave what a guest is made from."""
