@@ -41,6 +41,10 @@ class ChildProcess:
         """As in subprocess: the exit code, or minus the signal's number; None while it runs."""
         return self._popen.returncode
 
+    def poll(self) -> int | None:
+        """The same, looked at now."""
+        return self._popen.poll()
+
     async def wait(self) -> int:
         """Until it ends; its `exit_status`."""
         if self._popen.poll() is None:
@@ -84,6 +88,7 @@ async def open_child(
     stderr: int,
     env: Mapping[str, str],
     death_signal: signal.Signals,
+    cwd: str | None = None,
 ) -> AsyncIterator[ChildProcess]:
     """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's.
 
@@ -99,6 +104,7 @@ async def open_child(
             stdout=stdout,
             stderr=stderr,
             env=env,
+            cwd=cwd,
             start_new_session=True,
         )
     )

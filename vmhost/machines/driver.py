@@ -1,0 +1,69 @@
+"""The port to hypervisors: what every one of them does with a machine."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from vmhost.machines.spec import Accelerator, MachineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEnd:
+    """How a machine ended: `by_guest` if it turned itself off; else `reason` says what happened to it."""
+
+    by_guest: bool
+    reason: str
+
+
+class VirtualMachine(Protocol):
+    """A machine that runs."""
+
+    pid: int
+    """Of the process on the host whose end is the machine's."""
+    accelerator: Accelerator
+
+    @property
+    def console_bytes(self) -> int:
+        """How much the guest has said on its console."""
+
+    def last_words(self) -> str:
+        """What the console last said, for an error's hint; empty if nothing."""
+
+    async def open_channel(self, name: str) -> trio.SocketStream:
+        """Our end of the named channel. One at a time. Raises MachineFailed."""
+
+    async def pause(self) -> None:
+        """Its processors stop. Nothing happens if they have."""
+
+    async def resume(self) -> None:
+        """They go on."""
+
+    async def set_memory(self, mebibytes: int) -> None:
+        """Ask the guest, through its balloon, to make do with so much. It may take its time. Raises Refused."""
+
+    async def save(self, path: Path) -> None:
+        """Write memory and devices to a new file and stop for good; disks are the caller's. Raises Unavailable."""
+
+    async def wait(self) -> MachineEnd:
+        """Until it ends."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class MachineDriver(Protocol):
+    """A hypervisor."""
+
+    def running(
+        self, spec: MachineSpec, directory: Path, *, restore: Path | None = None
+    ) -> AbstractAsyncContextManager[VirtualMachine]:
+        """Start it; left, it is ended and nothing of it remains but logs in `directory`, which must exist.
+
+        `restore`: a file that `save` wrote, for the same machine with disks of the same number; it goes on at once.
+        Raises NoHypervisor, MachineBusy, MachineFailed.
+        """

@@ -1,0 +1,318 @@
+"""Machines run by QEMU: a child process in the machine's directory, its control socket, its console.
+
+The directory belongs to one machine at a time (flock). QEMU dies with us (parent-death signal); what it leaves there
+are sockets without an owner, which the next one replaces. Its end is seen by its pidfd, at once; why it ended is put
+together from its exit status, its own last words, the control session and the console.
+
+Saved states go through a descriptor that is handed over by the control socket: QEMU itself runs no program and opens
+nothing later on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import trio
+
+from hyperlog.errors import Refused
+from vmhost.machines import limits
+from vmhost.machines.console_log import ConsoleLog, printable_lines
+from vmhost.machines.driver import MachineEnd
+from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
+from vmhost.machines.qemu_argv import CONTROL_SOCKET, Platform, channel_socket, qemu_argv
+from vmhost.machines.qmp import ControlSession
+from vmhost.machines.spec import MachineSpec
+from vmhost.process import ChildProcess, open_child
+from vmhost.streams import Source
+
+_LOCK: Final = "lock"
+_POLL_SECONDS: Final = 0.005
+_LAST_LINES: Final = 5
+_PACKAGES: Final = {"amd64": "apt install qemu-system-x86", "arm64": "apt install qemu-system-arm"}
+_WORDS_BYTES: Final = 4096
+
+
+class QemuMachine:
+    """See `VirtualMachine`."""
+
+    def __init__(self, spec: MachineSpec, platform: Platform, child: ChildProcess, directory: Path) -> None:
+        self.pid = child.pid
+        self.accelerator = platform.accelerator
+        self._memory_mib = spec.memory_mib
+        self._child = child
+        self._directory = directory
+        self._session: ControlSession | None = None
+        self._console = ConsoleLog(directory)
+        self._words = bytearray()
+        self._words_complete = trio.Event()
+        self._is_killed = False
+
+    @property
+    def console_bytes(self) -> int:
+        return self._console.bytes_seen
+
+    def last_words(self) -> str:
+        lines = self._console.last_lines(_LAST_LINES)
+        return "the console last said: " + " / ".join(lines) if lines else ""
+
+    async def open_channel(self, name: str) -> trio.SocketStream:
+        return trio.SocketStream(trio.socket.from_stdlib_socket(await self._connect(channel_socket(name))))
+
+    async def pause(self) -> None:
+        await self._command("stop")
+
+    async def resume(self) -> None:
+        await self._command("cont")
+
+    async def set_memory(self, mebibytes: int) -> None:
+        if not limits.MEMORY_MIB_MIN <= mebibytes <= self._memory_mib:
+            raise Refused(
+                f"this machine cannot be given {mebibytes} MiB",
+                hint=f"{limits.MEMORY_MIB_MIN} to the {self._memory_mib} MiB that it was started with",
+            )
+        await self._command("balloon", value=mebibytes << 20)
+
+    async def save(self, path: Path) -> None:
+        await self._command("stop")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Unbounded: the default keeps to 128 MiB a second, for the network's sake.
+            await self._command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+            await self._command("getfd", send_fd=descriptor, fdname="state")
+            await self._command("migrate", uri="fd:state")
+            await self._wait_migrated()
+            os.fsync(descriptor)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+
+    async def wait(self) -> MachineEnd:
+        status = await self._child.wait()
+        with trio.move_on_after(limits.QUIT_SECONDS):
+            await self._words_complete.wait()
+        reason = self._session.shutdown_reason if self._session is not None else None
+        return machine_end(status, reason, bytes(self._words), killed_by_us=self._is_killed)
+
+    def kill(self) -> None:
+        self._is_killed = True
+        self._child.send_signal(signal.SIGKILL)
+
+    # What the driver does with it
+
+    async def attend(self, console: int, errors: int) -> None:
+        """Keep the console and QEMU's own words; both descriptors become ours."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_words, errors)
+            with Source(console) as source:
+                await self._console.keep(source)
+
+    async def _keep_words(self, descriptor: int) -> None:
+        with Source(descriptor) as source:
+            while data := await source.read():
+                self._words += data
+                del self._words[:-_WORDS_BYTES]
+        self._words_complete.set()
+
+    async def begin(self, nursery: trio.Nursery, restore: Path | None) -> None:
+        """Open the control session, and the saved state if there is one. Raises MachineFailed."""
+        try:
+            with trio.fail_after(limits.START_SECONDS):
+                self._session = ControlSession(await self._connect(CONTROL_SOCKET))
+                await nursery.start(self._session.run)
+                await self._session.negotiate()
+        except trio.TooSlowError:
+            raise MachineFailed(f"QEMU did not answer within {limits.START_SECONDS:g} s") from None
+        except MachineFailed:
+            raise MachineFailed((await self.wait()).reason) from None
+        if restore is not None:
+            await self._restore(restore)
+
+    async def _restore(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._command("getfd", send_fd=descriptor, fdname="state")
+            await self._command("migrate-incoming", uri="fd:state")
+            with trio.fail_after(limits.SAVE_SECONDS):
+                status = await self._wait_restored()
+        except trio.TooSlowError:
+            raise MachineFailed("the saved machine could not be read in time") from None
+        except MachineFailed:
+            raise MachineFailed(f"the saved machine cannot be restored: {(await self.wait()).reason}") from None
+        finally:
+            os.close(descriptor)
+        if status not in ("prelaunch", "paused", "postmigrate"):
+            raise MachineFailed(f"the saved machine came back as {status!r}")
+        await self._command("cont")
+
+    async def _wait_restored(self) -> object:
+        while True:
+            status = (await self._command("query-status"))["status"]
+            if status != "inmigrate":
+                return status
+            await trio.sleep(_POLL_SECONDS)
+
+    async def _wait_migrated(self) -> None:
+        with trio.move_on_after(limits.SAVE_SECONDS):
+            while True:
+                state = await self._command("query-migrate")
+                if state.get("status") == "completed":
+                    return
+                if state.get("status") in ("failed", "cancelled"):
+                    why = state.get("error-desc", "no reason given")
+                    raise CommandFailed(f"the machine could not be saved: {why}", hint="is the disk full?")
+                await trio.sleep(_POLL_SECONDS)
+        raise CommandFailed(f"the machine was not saved within {limits.SAVE_SECONDS:g} s")
+
+    async def _command(self, name: str, *, send_fd: int | None = None, **arguments: object) -> dict[str, object]:
+        assert self._session is not None, "begin() comes first"
+        with trio.move_on_after(limits.COMMAND_SECONDS):
+            answer = await self._session.execute(name, arguments, send_fd=send_fd)
+            return dict(answer)
+        raise MachineFailed(f"QEMU did not answer {name} within {limits.COMMAND_SECONDS:g} s")
+
+    async def _connect(self, name: str) -> socket.socket:
+        """A connection with one of QEMU's sockets, which may not be there yet. Raises MachineFailed when QEMU ends."""
+        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while True:
+                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                try:
+                    stream.connect(f"/proc/self/fd/{directory}/{name}")  # a short address, however deep it lies
+                    return stream
+                except OSError as error:
+                    stream.close()
+                    if error.errno not in (errno.ENOENT, errno.ECONNREFUSED):
+                        raise
+                if self._child.poll() is not None:
+                    raise MachineFailed("QEMU has ended")
+                await trio.sleep(_POLL_SECONDS)
+        finally:
+            os.close(directory)
+
+
+class QemuDriver:
+    """QEMU on a platform; see `MachineDriver`."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    @asynccontextmanager
+    async def running(
+        self, spec: MachineSpec, directory: Path, *, restore: Path | None = None
+    ) -> AsyncIterator[QemuMachine]:
+        """See `MachineDriver`."""
+        argv = qemu_argv(spec, self._platform, restoring=restore is not None)
+        program = shutil.which(argv[0])
+        if program is None:
+            raise NoHypervisor(f"{argv[0]} is not installed", hint=_PACKAGES[self._platform.arch])
+        failure: MachineFailed | None = None
+        with _locked(directory), _Pipe() as console, _Pipe() as errors, _nothing() as nothing:
+            for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels)):
+                _remove(directory / name)  # a killed one's, where nobody answers
+            starting = open_child(
+                [program, *argv[1:]],
+                stdin=nothing,
+                stdout=console.theirs,
+                stderr=errors.theirs,
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                death_signal=signal.SIGKILL,
+                cwd=str(directory),
+            )
+            async with starting as child, trio.open_nursery() as nursery:
+                machine = QemuMachine(spec, self._platform, child, directory)
+                nursery.start_soon(machine.attend, console.take(), errors.take())
+                try:
+                    try:
+                        await machine.begin(nursery, restore)
+                    except MachineFailed as error:
+                        failure = error  # raised below: a nursery would wrap it
+                    if failure is None:
+                        yield machine
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _end(child)
+                    nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+async def _end(child: ChildProcess) -> None:
+    child.send_signal(signal.SIGTERM)
+    with trio.move_on_after(limits.QUIT_SECONDS):
+        await child.wait()
+        return
+    child.send_signal(signal.SIGKILL)  # it hangs, or its guest keeps it busy
+    await child.wait()
+
+
+class _Pipe:
+    """For what a child says. What is not taken is closed."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = os.pipe2(os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in (self._ours, self.theirs):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def take(self) -> int:
+        """Our end, now the caller's; theirs is closed, so that ours sees the child's end."""
+        ours, self._ours = self._ours, -1
+        os.close(self.theirs)
+        self.theirs = -1
+        return ours
+
+
+@contextmanager
+def _nothing() -> Iterator[int]:
+    descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    with open(directory / _LOCK, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MachineBusy(f"a machine runs in {directory} already") from None
+        yield
+
+
+def machine_end(status: int, reason: str | None, words: bytes, *, killed_by_us: bool) -> MachineEnd:
+    """From QEMU's exit status, the reason that it gave for shutting down, and what it said. Pure."""
+    if killed_by_us:
+        return MachineEnd(by_guest=False, reason="it was ended from here")
+    if status == 0 and reason == "guest-shutdown":
+        return MachineEnd(by_guest=True, reason="the guest turned itself off")
+    if status == 0 and reason == "guest-reset":
+        # We start it with -no-reboot, and its kernel so that it reboots on a panic.
+        return MachineEnd(by_guest=False, reason="the guest's kernel panicked, or it rebooted")
+    if status == -signal.SIGKILL:
+        return MachineEnd(by_guest=False, reason="QEMU was killed, by somebody or for want of memory on this host")
+    said = " / ".join(printable_lines(words)[-2:])
+    if status < 0:
+        return MachineEnd(by_guest=False, reason=f"QEMU was ended by signal {-status}" + (f": {said}" if said else ""))
+    return MachineEnd(by_guest=False, reason=said or f"QEMU ended with status {status}")

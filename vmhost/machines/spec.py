@@ -1,0 +1,131 @@
+"""What a virtual machine is to be, whoever runs it. Values and their checks; pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from hyperlog.errors import Refused
+from vmhost.machines import limits
+
+_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
+_WORD: Final = re.compile(r'[!#-~]+(="[ !#-~]*")?')
+_PCI_ADDRESS: Final = re.compile(r"([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_SERIAL_MAX: Final = 20  # virtio-blk's
+
+
+class Accelerator(StrEnum):
+    """What executes the guest's instructions."""
+
+    KVM = "kvm"
+    HVF = "hvf"
+    WHPX = "whpx"
+    TCG = "tcg"
+    """QEMU's own translator: anywhere, 10 to 20 times slower, and no security boundary."""
+
+    @property
+    def is_boundary(self) -> bool:
+        """Whether its makers treat an escape from it as a security hole."""
+        return self is not Accelerator.TCG
+
+
+class Model(StrEnum):
+    """The board. `microvm` boots quickest; it has no PCI."""
+
+    MICROVM = "microvm"
+    Q35 = "q35"
+    VIRT = "virt"
+
+
+@dataclass(frozen=True, slots=True)
+class FileDisk:
+    """A raw disk: a file or block device of the host. The guest finds it by `serial`."""
+
+    serial: str
+    path: str
+    read_only: bool
+    direct: bool = False
+    """Past the host's page cache, so that what the guest caches is not held twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class NbdDisk:
+    """A read-only disk that somebody serves by NBD on a Unix socket, as the export of the same name."""
+
+    serial: str
+    socket: str
+
+
+Disk = FileDisk | NbdDisk
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """What reaches the host's port goes to the guest's. The host's address is the loopback unless said otherwise."""
+
+    host_port: int
+    guest_port: int
+    host_address: str = "127.0.0.1"
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine, as asked for."""
+
+    name: str
+    kernel: str
+    initrd: str
+    words: tuple[str, ...] = ()
+    """Of the kernel's command line, besides those that the driver needs."""
+    cpus: int = 1
+    memory_mib: int = limits.MEMORY_MIB_DEFAULT
+    disks: tuple[Disk, ...] = ()
+    channels: tuple[str, ...] = ()
+    """Names of byte streams between host and guest: /dev/virtio-ports/NAME there."""
+    network: bool = False
+    """A card behind the host's user-mode NAT; without it the guest has none."""
+    mac: str | None = None
+    ports: tuple[PortForward, ...] = ()
+    pci_devices: tuple[str, ...] = field(default=())
+    """PCI addresses of host devices that are bound to vfio-pci and passed through."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise Refused(f"not a name for a machine: {self.name!r}")
+        if not 1 <= self.cpus <= limits.CPUS_MAX:
+            raise Refused(f"{self.cpus} processors cannot be had", hint=f"choose 1 to {limits.CPUS_MAX}")
+        if not limits.MEMORY_MIB_MIN <= self.memory_mib <= limits.MEMORY_MIB_MAX:
+            raise Refused(
+                f"a machine cannot have {self.memory_mib} MiB of memory", hint=f"{limits.MEMORY_MIB_MIN} MiB or more"
+            )
+        for word in self.words:
+            if not _WORD.fullmatch(word):
+                raise Refused(f"not a word for a kernel's command line: {word!r}")
+        if self.ports and not self.network:
+            raise Refused("ports need a network", hint="with --net user")
+        if len(self.ports) > limits.PORTS_MAX:
+            raise Refused(f"{len(self.ports)} ports are too many", hint=f"{limits.PORTS_MAX} at most")
+        for address in self.pci_devices:
+            if not _PCI_ADDRESS.fullmatch(address):
+                raise Refused(f"not a PCI address: {address!r}", hint="such as 0000:01:00.0")
+        for disk in self.disks:
+            assert _NAME.fullmatch(disk.serial), disk.serial
+            assert len(disk.serial) <= _SERIAL_MAX, disk.serial
+
+
+def parse_port(text: str) -> PortForward:
+    """`[ADDRESS:]HOST:GUEST[/udp]`, such as `8080:80`. Raises Refused."""
+    places, _, protocol = text.partition("/")
+    *address, host, guest = places.rsplit(":", 2) if places.count(":") >= 2 else ["", *places.split(":")]
+    where = "".join(address) or "127.0.0.1"
+    is_address = re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", where) is not None
+    if not (_is_port(host) and _is_port(guest) and is_address and protocol in ("", "tcp", "udp")):
+        raise Refused(f"not a port to pass on: {text!r}", hint="such as 8080:80, 0.0.0.0:8080:80 or 5353:53/udp")
+    return PortForward(int(host), int(guest), where, protocol or "tcp")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
