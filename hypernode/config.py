@@ -42,6 +42,12 @@ class Config:
     read_deadline: float = READ_DEADLINE_SECONDS
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
+    http: str | None = None
+    """Where a daemon serves its API over HTTP (http/sites.py)."""
+    http_cert: Path | None = None
+    http_key: Path | None = None
+    http_token: Path | None = None
+    """None: the home's own."""
     state: Path | None = None
     """A directory outside of the home, so that a home restored from a backup is recognised (hyperlog/lineage.py)."""
 
@@ -76,6 +82,10 @@ class Config:
     @property
     def events(self) -> Path:
         return self.home / "events.jsonl"
+
+    @property
+    def own_http_token(self) -> Path:
+        return self.home / "keys" / "http-token"
 
     @property
     def identity(self) -> Path:
@@ -181,4 +191,8 @@ def make_config(
         upload_only=value["upload-only"],
         read_deadline=value["read-deadline"],
         budget=value["budget"],
+        http=value["http"],
+        http_cert=value["http-cert"],
+        http_key=value["http-key"],
+        http_token=value["http-token"],
     )

@@ -74,6 +74,8 @@ class Node:
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""
+        self.sites: dict[str, str] = {}
+        """What is served over HTTP: name → URL."""
         self.inherited: Inherited | None = None
         """What a killed node left in use, for `adopting.adopt`."""
         self.wards: dict[str, Ward] = {}

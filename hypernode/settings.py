@@ -30,6 +30,8 @@ class Kind(StrEnum):
     """Bytes: 20G, 500M."""
     FILE = "file"
     DIRECTORY = "directory"
+    ADDRESS = "address"
+    """An IP address and a port, for HTTP."""
     LISTEN = "addresses"
     """Multiaddrs to accept peers on, without a peer id."""
     PEERS = "peers"
@@ -43,6 +45,7 @@ class Group(StrEnum):
     FINDING = "Finding peers"
     REACHING = "Being reached"
     MOVING = "Giving and taking"
+    HTTP = "Over HTTP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,26 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Disk for blocks: beyond it, what is not kept goes, oldest use first.",
         Group.MOVING,
         commands=("daemon",),
+    ),
+    Setting(
+        "http",
+        Kind.ADDRESS,
+        None,
+        "Serve the API here, e.g. 127.0.0.1:8080 or a port on loopback alone; elsewhere only with a certificate.",
+        Group.HTTP,
+        commands=("daemon",),
+        default_words="nowhere",
+    ),
+    Setting("http-cert", Kind.FILE, None, "The certificate of --http with its chain, PEM.", Group.HTTP, ("daemon",)),
+    Setting("http-key", Kind.FILE, None, "The key of that certificate, PEM.", Group.HTTP, ("daemon",)),
+    Setting(
+        "http-token",
+        Kind.FILE,
+        None,
+        "The secret that whoever asks over HTTP has to send.",
+        Group.HTTP,
+        commands=("daemon",),
+        default_words="keys/http-token in the home, made at first use",
     ),
 )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -18,9 +18,12 @@ from hypernode.api.server import bind_socket, serve_socket
 from hypernode.budget import keep_budget
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
-from hypernode.node import open_node
+from hypernode.node import Node, open_node
 from hypernode.operations import operate
 from vmhost.process import open_child, own_module
+
+if TYPE_CHECKING:
+    from hypernode.http.sites import SiteSetup
 
 
 @asynccontextmanager
@@ -43,8 +46,25 @@ async def _starter(config: Config) -> AsyncIterator[None]:
             config.starter.unlink()
 
 
+def _site(config: Config) -> SiteSetup | None:
+    """Where the API is to be served over HTTP. Raises `Refused`."""
+    if config.http is None:
+        return None
+    from hypernode.http.sites import make_site
+
+    return make_site(config.http, config.http_cert, config.http_key)
+
+
+async def _open_site(node: Node, site: SiteSetup, work: trio.Nursery) -> None:
+    from hypernode.http.app import make_api
+    from hypernode.http.sites import serve_site
+
+    node.sites["api"] = await work.start(serve_site, site, make_api(node))
+
+
 async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    site = _site(config)
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
@@ -52,8 +72,12 @@ async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
             if config.budget is not None:
                 work.start_soon(keep_budget, node, config.budget)
+            if site is not None:
+                await _open_site(node, site, work)
             async with _starter(config):
                 print("ready", *await node.wait_addresses(), flush=True)
+                for name, url in node.sites.items():
+                    print(name, url, flush=True)
                 number = await anext(aiter(signals))
                 print(f"hypernode: stopping on {signal.Signals(number).name}", file=sys.stderr, flush=True)
             work.cancel_scope.cancel()

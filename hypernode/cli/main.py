@@ -239,13 +239,18 @@ def boot(
 def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
     relay: Annotated[bool | None, option_of("relay")] = None,
+    http: Annotated[str | None, option_of("http")] = None,
+    http_cert: Annotated[Path | None, option_of("http-cert")] = None,
+    http_key: Annotated[Path | None, option_of("http-key")] = None,
+    http_token: Annotated[Path | None, option_of("http-token")] = None,
     listen: ListenOption = None,
 ) -> None:
     """Run the node for long: seed everything it has, serve the other commands.
 
     Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
     home, it seeds again what it seeded. One home has one node. With --budget, versions that no pin, volume, mount or
-    container needs are removed when the disk fills up.
+    container needs are removed when the disk fills up. With --http it also serves the API as REST: whoever asks needs
+    the token, and can do then what the node's user can.
 
     [bold]Examples[/bold]
 
@@ -253,8 +258,19 @@ def daemon(
         hypernode --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3… daemon
         hypernode --home /srv/hypernode daemon --budget 50G --listen /ip4/0.0.0.0/tcp/4001
         hypernode daemon --relay --listen /ip4/0.0.0.0/tcp/4001
+        hypernode daemon --http 127.0.0.1:8080
+        hypernode daemon --http 192.0.2.7:8443 --http-cert cert.pem --http-key key.pem
     """
-    run("daemon", relay=relay, budget=budget, listen=listen or [])
+    run(
+        "daemon",
+        relay=relay,
+        budget=budget,
+        http=http,
+        http_cert=http_cert,
+        http_key=http_key,
+        http_token=http_token,
+        listen=listen or [],
+    )
 
 
 @app.command()

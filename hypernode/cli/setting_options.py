@@ -18,6 +18,7 @@ _TYPES: Final[dict[Kind, object]] = {
     Kind.SIZE: str | None,
     Kind.FILE: Path | None,
     Kind.DIRECTORY: Path | None,
+    Kind.ADDRESS: str | None,
     Kind.LISTEN: list[str] | None,
     Kind.PEERS: list[str] | None,
 }
@@ -27,6 +28,7 @@ _METAVARS: Final = {
     Kind.SIZE: "SIZE",
     Kind.FILE: "FILE",
     Kind.DIRECTORY: "DIR",
+    Kind.ADDRESS: "ADDR:PORT",
     Kind.LISTEN: "MULTIADDR",
     Kind.PEERS: "MULTIADDR",
 }

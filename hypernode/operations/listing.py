@@ -91,6 +91,7 @@ def show_status(node: Node) -> Mapping[str, Any]:
             for peer in seen.peers
         ],
         "mounts": sorted(node.views),
+        "sites": dict(node.sites),
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,
         "blocks": dataclasses.asdict(seen.blocks),

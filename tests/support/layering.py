@@ -34,6 +34,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "noise": ("hypernode/remote/noise.py",),
     "multiaddr": ("swarm/net/",),
     "zeroconf": ("swarm/net/",),
+    "h11": ("hypernode/http/server.py",),
+    "starlette": ("hypernode/http/",),
     "google": ("swarm/net/nat/messages.py",),
     "miniupnpc": ("swarm/net/nat/gateway.py",),
     "pyfuse3": ("vmhost/view_process.py",),

@@ -1,0 +1,39 @@
+"""Failures as HTTP answers: the same words as everywhere, the nearest status."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hyperlog.errors import HyperError
+from hypernode.api.codec import error_fields
+from hypernode.errors import BadRequest
+
+_STATUSES: Final = {"not_found": 404, "refused": 422, "conflict": 409, "unavailable": 503, "corrupt": 500}
+
+
+def status_of(error: HyperError) -> int:
+    """422 for what was understood and refused, 400 for what was not understood, 500 for a bug and for corrupt data."""
+    return 400 if isinstance(error, BadRequest) else _STATUSES.get(error.code, 500)
+
+
+def failure(error: HyperError, status: int | None = None) -> JSONResponse:
+    """`{"error": {"code", "message", "hint"}}`."""
+    return JSONResponse({"error": error_fields(error)}, status or status_of(error))
+
+
+async def on_failure(_request: Request, error: Exception) -> Response:
+    """Starlette's handler of `HyperError`."""
+    assert isinstance(error, HyperError)
+    return failure(error)
+
+
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """Starlette's handler of what its routes refuse."""
+    assert isinstance(error, HTTPException)
+    answer = failure(BadRequest(str(error.detail)), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer

@@ -1,0 +1,37 @@
+"""Bounds and deadlines of the HTTP interfaces, each with its unit and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CONNECTIONS_MAX: Final = 64
+"""At a time and site; further ones wait in the kernel's queue."""
+BACKLOG: Final = 64
+
+HEAD_BYTES_MAX: Final = 16384
+"""Request line and headers, as far as they do not come in one piece (`PIECE_BYTES`)."""
+BODY_BYTES_MAX: Final = 1 << 20
+"""As the API's longest line: a request has no more to say over HTTP than over the socket."""
+REQUESTS_MAX: Final = 1000
+"""Over one connection, which is closed then: nobody keeps a place for ever."""
+
+TLS_SECONDS: Final = 10.0
+HEAD_SECONDS: Final = 10.0
+"""From connecting to the whole head, and from its first byte on a connection that is used again."""
+IDLE_SECONDS: Final = 30.0
+"""Between two requests."""
+BODY_SECONDS: Final = 30.0
+SEND_SECONDS: Final = 30.0
+"""For each piece of an answer: who reads nothing for so long is let go."""
+PIECE_BYTES: Final = 65536
+
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES_MAX: Final = 4 << 20
+"""What is still read of a client that was refused while it sends, so that it gets to read why."""
+
+TOKEN_BYTES: Final = 32
+TOKEN_CHARS_MIN: Final = 16
+TOKEN_CHARS_MAX: Final = 256
+
+ANSWER_BYTES_MAX: Final = 16 << 20
+"""Of one JSON answer with all its events; longer ones are for those who ask for JSON lines."""
