@@ -14,6 +14,7 @@ _EXAMPLES: Mapping[Kind, str] = {
     Kind.SIZE: '"20G"',
     Kind.FILE: '"swarm.key"',
     Kind.DIRECTORY: '"/srv/hypernode"',
+    Kind.ADDRESS: '"127.0.0.1:8080"',
     Kind.PEERS: '["/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"]',
 }
 """For settings whose default is that there is none."""
