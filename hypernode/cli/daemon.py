@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +16,7 @@ from hyperlog.repository import open_repository
 from hypernode.adopting import adopt
 from hypernode.api.server import bind_socket, serve_socket
 from hypernode.budget import keep_budget
+from hypernode.cli.progress import note
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
@@ -62,7 +63,7 @@ async def _open_site(node: Node, site: SiteSetup, work: trio.Nursery) -> None:
     node.sites["api"] = await work.start(serve_site, site, make_api(node))
 
 
-async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
+async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
     site = _site(config)
     repository = open_repository(config.home, outside=config.state)
@@ -75,10 +76,14 @@ async def daemon(config: Config, _arguments: Mapping[str, Any]) -> int:
             if site is not None:
                 await _open_site(node, site, work)
             async with _starter(config):
-                print("ready", *await node.wait_addresses(), flush=True)
-                for name, url in node.sites.items():
-                    print(name, url, flush=True)
+                addresses = await node.wait_addresses()
+                if arguments["as_json"]:
+                    print(json.dumps({"event": "ready", "addresses": list(addresses), "sites": node.sites}), flush=True)
+                else:
+                    print("ready", *addresses, flush=True)
+                    for name, url in node.sites.items():
+                        print(name, url, flush=True)
                 number = await anext(aiter(signals))
-                print(f"hypernode: stopping on {signal.Signals(number).name}", file=sys.stderr, flush=True)
+                note(f"stopping on {signal.Signals(number).name}")
             work.cancel_scope.cancel()
     return EXIT_OK

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+import typer.main
 
 from hypernode.cli import (
     main_config,
@@ -16,6 +18,7 @@ from hypernode.cli import (
     main_watch,
     version_commands,
 )
+from hypernode.cli.invoke import invoke
 from hypernode.cli.options import (
     AuthFileOption,
     DeadlineOption,
@@ -58,6 +61,7 @@ app: Final = typer.Typer(
     epilog=_EPILOG,
     rich_markup_mode="rich",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -244,6 +248,7 @@ def daemon(
     http_key: Annotated[Path | None, option_of("http-key")] = None,
     http_token: Annotated[Path | None, option_of("http-token")] = None,
     listen: ListenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the node for long: seed everything it has, serve the other commands.
 
@@ -270,6 +275,7 @@ def daemon(
         http_key=http_key,
         http_token=http_token,
         listen=listen or [],
+        as_json=as_json,
     )
 
 
@@ -280,7 +286,14 @@ def images(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the images here: name, versions, size, how much of it is local, link."""
+    """List the images here: name, versions, size, how much of it is local, link.
+
+    [bold]Examples[/bold]
+
+        hypernode images
+        hypernode images --du
+        hypernode images --json | jq -r '.images[].link'
+    """
     run("images", usage=usage, as_json=as_json)
 
 
@@ -300,7 +313,13 @@ def log(
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Show what the node of this home is doing: addresses, logs, peers, mounts."""
+    """Show what the node of this home is doing: addresses, logs, peers, mounts.
+
+    [bold]Examples[/bold]
+
+        hypernode status
+        hypernode status --json | jq .addresses
+    """
     run("status", as_json=as_json)
 
 
@@ -315,4 +334,4 @@ main_watch.register(app)
 
 def main() -> None:
     """Entry point of the `hypernode` command."""
-    app()
+    sys.exit(invoke(typer.main.get_command(app), sys.argv[1:]))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hypernode.cli.options import DeadlineOption, LinkArgument, ListenOption, PeerOption, RefreshOption, run
+from hypernode.cli.options import DeadlineOption, JsonOption, LinkArgument, ListenOption, PeerOption, RefreshOption, run
 
 _TokenFileOption = Annotated[
     Path | None,
@@ -42,6 +42,7 @@ def mount(
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Mount an image read-only, lazily filled, without running anything.
 
@@ -72,12 +73,21 @@ def mount(
         read_deadline=read_deadline,
         refresh=refresh,
         listen=listen or [],
+        as_json=as_json,
     )
 
 
-def unmount(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")]) -> None:
-    """End a mount made by `mount`."""
-    run("unmount", directory=directory)
+def unmount(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the image is mounted.")],
+    as_json: JsonOption = False,
+) -> None:
+    """End a mount made by `mount`.
+
+    [bold]Examples[/bold]
+
+        hypernode unmount /mnt
+    """
+    run("unmount", directory=directory, as_json=as_json)
 
 
 def serve_mounts(
@@ -93,6 +103,7 @@ def serve_mounts(
         typer.Option("--listen", metavar="HOST:PORT", help="Serve all who know the token, encrypted; prints `ready`."),
     ] = None,
     token_file: _TokenFileOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Let `mount --remote` elsewhere read the images of this home.
 
@@ -104,4 +115,4 @@ def serve_mounts(
         hypernode serve-mounts --listen :7070 --token-file ~/hypernode-token
         hypernode serve-mounts --stdio debian
     """
-    run("serve-mounts", images=images or [], stdio=stdio, listen_on=listen_on, token_file=token_file)
+    run("serve-mounts", images=images or [], stdio=stdio, listen_on=listen_on, token_file=token_file, as_json=as_json)

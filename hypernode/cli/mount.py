@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -39,7 +40,10 @@ async def mount(config: Config, arguments: Mapping[str, Any]) -> int:
         with EventPrinter() as printer:
             held = await node.client.hold(request, printer)
         async with held:
-            note(f"{request.directory} shows version {held.ready['version']} of {held.ready['link']}")
+            if arguments["as_json"]:
+                print(json.dumps({"directory": request.directory, **held.ready}), flush=True)
+            else:
+                note(f"{request.directory} shows version {held.ready['version']} of {held.ready['link']}")
             if held.ready["is_daemon"]:
                 await held.wait_result()
                 return EXIT_OK
@@ -54,4 +58,6 @@ async def unmount(config: Config, arguments: Mapping[str, Any]) -> int:
     if not await answers(config):
         raise NotMounted(f"no node runs in {config.home}, so nothing of it is mounted", "is it another --home?")
     await Client(dial_socket(config)).call(Unmount(directory))
+    if arguments["as_json"]:
+        print(json.dumps({"directory": directory}))
     return EXIT_OK

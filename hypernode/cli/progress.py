@@ -1,19 +1,36 @@
-"""Long work on standard error: bars for a person, silence for a pipe. Notes are lines either way."""
+"""Long work on standard error: bars for a person, silence for a pipe, JSON lines for a program that asked (--json).
+
+Notes are lines in any case.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+class Speech:
+    """How this process speaks on standard error."""
+
+    as_json: ClassVar[bool] = False
+
+
 def note(text: str) -> None:
-    """One line for the person."""
-    print(f"hypernode: {text}", file=sys.stderr, flush=True)
+    """One line for the person, or the program."""
+    if Speech.as_json:
+        _print_json("note", {"text": text})
+    else:
+        print(f"hypernode: {text}", file=sys.stderr, flush=True)
+
+
+def _print_json(kind: str, fields: Mapping[str, Any]) -> None:
+    print(json.dumps({"event": kind, **fields}), file=sys.stderr, flush=True)
 
 
 class EventPrinter:
@@ -28,7 +45,7 @@ class EventPrinter:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._shows_bars = sys.stderr.isatty()
+        self._shows_bars = sys.stderr.isatty() and not Speech.as_json
         return self
 
     def __exit__(
@@ -40,7 +57,9 @@ class EventPrinter:
             self._bars = None
 
     def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
-        if kind == "progress":
+        if Speech.as_json:
+            _print_json(kind, {name: value for name, value in fields.items() if name != "event"})
+        elif kind == "progress":
             self._progress(str(fields["stage"]), int(fields["done"]), fields.get("total"))
         elif kind == "note":
             self._note(str(fields["text"]))

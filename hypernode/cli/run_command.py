@@ -20,6 +20,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from hypernode.api.codec import error_fields
+from hypernode.cli.progress import Speech
 from hypernode.config import Config, make_config
 from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
@@ -70,24 +71,26 @@ def run_command(
     verb: str, *, config_file: Path | None, flags: Mapping[str, object], arguments: Mapping[str, Any]
 ) -> int:
     """Run `verb`; its exit status. Failures are told on standard error, with --json as an object."""
+    Speech.as_json = bool(arguments.get("as_json"))
     _set_up_logging(is_daemon=verb in _STAYING)
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
         config = make_config(os.environ, flags, config_file)
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
-        status = _told(error, verb, as_json=bool(arguments.get("as_json")))
+        status = _told(error, verb)
     _close_output()
     return status
 
 
 def run_function(function: str, arguments: Mapping[str, Any]) -> int:
     """Call `module:name` with `arguments`; its exit status. Failures are told as those of commands are."""
+    Speech.as_json = bool(arguments.get("as_json"))
     module, _, name = function.partition(":")
     try:
         status: int = getattr(import_module(module), name)(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # sorted by _told
-        status = _told(error, name, as_json=bool(arguments.get("as_json")))
+        status = _told(error, name)
     _close_output()
     return status
 
@@ -129,7 +132,7 @@ async def _interruptible(command: Command, config: Config, arguments: Mapping[st
     return status
 
 
-def _told(error: BaseException, verb: str, *, as_json: bool) -> int:
+def _told(error: BaseException, verb: str) -> int:
     known = expected(error)
     if known is None:
         if _only(error, (BrokenPipeError,)):
@@ -138,13 +141,14 @@ def _told(error: BaseException, verb: str, *, as_json: bool) -> int:
             return EXIT_INTERRUPTED
         raise error
     print_error(known)
-    if as_json:
-        print(json.dumps({"error": error_fields(known)}))
     return EXIT_BOOT_FAILED if verb == "boot" else exit_status(known.code)
 
 
 def print_error(error: HyperError) -> None:
-    """One line, and one with what to do."""
+    """One line, and one with what to do; or an object."""
+    if Speech.as_json:
+        print(json.dumps({"error": error_fields(error)}), file=sys.stderr)
+        return
     print(f"hypernode: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)

@@ -6,6 +6,7 @@ clients in.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -51,11 +52,11 @@ async def serve_mounts(config: Config, arguments: Mapping[str, Any]) -> int:
     async with reach_node(config) as node:
         async with await node.client.hold(request):
             pass  # the images are there
-        await _listen(node.client, request, address, token)
+        await _listen(node.client, request, address, token, as_json=arguments["as_json"])
     return EXIT_OK
 
 
-async def _listen(client: Client, request: ServeMounts, address: tuple[str, int], token: str) -> None:
+async def _listen(client: Client, request: ServeMounts, address: tuple[str, int], token: str, *, as_json: bool) -> None:
     host, port = address
     try:
         listeners = await trio.open_tcp_listeners(port, host=host or None)
@@ -75,7 +76,8 @@ async def _listen(client: Client, request: ServeMounts, address: tuple[str, int]
         nursery.start_soon(trio.serve_listeners, handle, listeners)
         places = (listener.socket.getsockname() for listener in listeners)
         addresses = [f"tcp://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}" for at in places]
-        await until_stop_signal(trio.sleep_forever, partial(print, "ready", *addresses, flush=True))
+        ready = json.dumps({"event": "ready", "addresses": addresses}) if as_json else " ".join(("ready", *addresses))
+        await until_stop_signal(trio.sleep_forever, partial(print, ready, flush=True))
         nursery.cancel_scope.cancel()
 
 

@@ -29,6 +29,7 @@ import click
 import typer.main
 
 from hypernode.cli import age, boot, run_command
+from hypernode.cli.invoke import invoke
 from hypernode.cli.main import app
 from hypernode.cli.warm import DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
 
@@ -101,7 +102,7 @@ def _be_double(connection: socket.socket, command: click.Command) -> NoReturn:
 
 def _run(command: click.Command, argv: list[str]) -> int:
     try:
-        command.main(args=argv, prog_name="hypernode")
+        return invoke(command, argv)
     except SystemExit as done:
         if done.code is None or isinstance(done.code, int):
             return (done.code or 0) & 0xFF

@@ -167,6 +167,10 @@ def verify(link: LinkArgument, as_json: JsonOption = False) -> None:
 
     Ends with 7 when something had rotted; that is fetched again by pull, or when it is read. Also when a boot trace
     holds other bytes than the version: then its author lies.
+
+    [bold]Examples[/bold]
+
+        hypernode verify hyper://KEY@3
     """
     run("verify", link=link, as_json=as_json)
 
@@ -175,12 +179,21 @@ def pin(link: LinkArgument, as_json: JsonOption = False) -> None:
     """Keep a version, or with a link without version the whole image, whatever is collected.
 
     Images of your own are kept unless you unpin them.
+
+    [bold]Examples[/bold]
+
+        hypernode pin hyper://KEY@3
     """
     run("pin", link=link, remove=False, as_json=as_json)
 
 
 def unpin(link: LinkArgument, as_json: JsonOption = False) -> None:
-    """Let go of a version or an image: the next collect may remove it. Nothing is removed yet."""
+    """Let go of a version or an image: the next collect may remove it. Nothing is removed yet.
+
+    [bold]Examples[/bold]
+
+        hypernode unpin hyper://KEY@2 && hypernode collect
+    """
     run("unpin", link=link, remove=True, as_json=as_json)
 
 
@@ -198,10 +211,20 @@ def collect(
 
 
 def volumes(as_json: JsonOption = False) -> None:
-    """List the volumes: what containers wrote and boot --keep kept."""
+    """List the volumes: what containers wrote and boot --keep kept.
+
+    [bold]Examples[/bold]
+
+        hypernode volumes
+    """
     run("volumes", as_json=as_json)
 
 
-def volume_rm(volume: VolumeArgument) -> None:
-    """Remove a volume and what was written to it."""
-    run("volume-rm", volume=volume)
+def volume_rm(volume: VolumeArgument, as_json: JsonOption = False) -> None:
+    """Remove a volume and what was written to it.
+
+    [bold]Examples[/bold]
+
+        hypernode volume rm build
+    """
+    run("volume-rm", volume=volume, as_json=as_json)

@@ -263,4 +263,6 @@ async def volumes(config: Config, arguments: Arguments) -> int:
 async def volume_rm(config: Config, arguments: Arguments) -> int:
     """Silent, as rm is."""
     await _ask(config, RemoveVolume(arguments["volume"]))
+    if arguments["as_json"]:
+        print(json.dumps({"volume": arguments["volume"]}))
     return EXIT_OK

@@ -1,31 +1,133 @@
-"""The help of every command can be shown: a bracket too many in a text would end it with a traceback."""
+"""Every command there is: help with an example, JSON for programs or a reason not to, and nonsense told as such."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from functools import cache
+from typing import Any
+
+import pytest
 
 from tests.support.sources import TOP
 
-# In a process of its own: typer makes warnings, which are errors here.
+WITHOUT_JSON = {
+    "boot": "its output is the container's; --stats writes the figures",
+    "cat": "its output is the file's",
+    "config template": "its output is a configuration file",
+}
+
+# In a process of its own: typer makes warnings, which are errors here. Each command line runs in a fork of it, as the
+# starter's doubles do.
 _PROGRAM = """
-import click, typer.main
-from typer.testing import CliRunner
+import contextlib, io, json, os, sys, tempfile, time
+import typer.main
+from hypernode.cli.invoke import invoke
 from hypernode.cli.main import app
 
-def commands(command, path=()):
-    yield path
+def walk(command, path=()):
+    if not getattr(command, "commands", {}):
+        yield path, command
     for name, each in getattr(command, "commands", {}).items():
-        yield from commands(each, (*path, name))
+        yield from walk(each, (*path, name))
 
-for path in commands(typer.main.get_command(app)):
-    shown = CliRunner().invoke(app, [*path, "--help"])
-    print(*(path or ["hypernode"]), shown.exit_code, repr(shown.exception))
+def run(argv):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        started = time.monotonic()
+        if not (pid := os.fork()):
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            status = 99
+            try:
+                status = invoke(command, argv)
+            except SystemExit as end:
+                status = end.code or 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        out.seek(0)
+        err.seek(0)
+        return {"status": os.waitstatus_to_exitcode(status), "out": out.read(), "err": err.read()}
+
+command = typer.main.get_command(app)
+found = []
+for path, each in walk(command):
+    options = [name for one in each.params for name in one.opts]
+    more = {"json": run([*path, "--json", "--there-is-no-such-option"])} if "--json" in options else {}
+    found.append({
+        "name": " ".join(path), "help": each.help or "", "options": options, "hidden": each.hidden,
+        "shown": run([*path, "--help"]), "nonsense": run([*path, "--there-is-no-such-option"]), **more,
+    })
+print(json.dumps(found))
 """
 
 
-def test_help_of_every_command() -> None:
+@cache
+def commands() -> list[dict[str, Any]]:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], cwd=TOP, check=True, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) > 25
-    assert [line for line in lines if not line.endswith((" 0 None", " 0 SystemExit(0)"))] == []
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    assert len(found) > 30
+    return found
+
+
+def test_help_of_every_command_can_be_shown() -> None:
+    """A bracket too many in a text would end it with a traceback."""
+    assert [one["name"] for one in commands() if one["shown"]["status"] or one["shown"]["err"]] == []
+    assert [one["name"] for one in commands() if "Usage: hypernode" not in one["shown"]["out"]] == []
+
+
+def test_every_command_has_an_example_of_itself() -> None:
+    without = [
+        one["name"]
+        for one in commands()
+        if not one["hidden"]
+        and not any(
+            line.startswith("    ") and "hypernode " in line and f" {one['name']}" in line
+            for line in one["help"].partition("[bold]Examples[/bold]")[2].splitlines()
+        )
+    ]
+    assert without == []
+
+
+def test_every_command_speaks_json_or_has_a_reason_not_to() -> None:
+    silent = {one["name"] for one in commands() if "--json" not in one["options"] and not one["hidden"]}
+    assert silent == set(WITHOUT_JSON)
+
+
+def test_nonsense_is_wrong_usage() -> None:
+    for one in commands():
+        said = one["nonsense"]
+        assert (said["status"], said["out"]) == (2, ""), one["name"]
+        first, second = said["err"].splitlines()
+        assert first == "hypernode: no such option '--there-is-no-such-option'"
+        assert second.startswith("  hint: "), said
+
+
+def test_nonsense_is_told_to_programs_in_json() -> None:
+    for one in commands():
+        if "json" in one:
+            assert (one["json"]["status"], one["json"]["out"]) == (2, ""), one["name"]
+            error = json.loads(one["json"]["err"])["error"]
+            assert error["code"] == "usage"
+            assert error["hint"].endswith(f"hypernode {one['name']} --help")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (["boots"], "no such command 'boots'", "did you mean 'boot'? hypernode --help"),
+        (["--lan-onyl", "images"], "no such option '--lan-onyl'", "did you mean '--lan-only'"),
+        (["diff", "one"], "missing argument 'NEW'", "hypernode diff --help"),
+        (["boot", "x", "--read-deadline", "soon"], "'soon' is not a valid float", "hypernode boot --help"),
+    ],
+)
+def test_what_is_nearly_right_is_named(argv: list[str], message: str, hint: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "hypernode", *argv], cwd=TOP, capture_output=True, text=True)
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert first.startswith("hypernode: ")
+    assert message in first
+    assert second.startswith(f"  hint: {hint}")
