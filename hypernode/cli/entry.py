@@ -17,6 +17,10 @@ _SWITCHES = ("--mdns", "--no-mdns")
 
 def main() -> None:
     """Entry point of the `hypernode` command."""
+    if sys.argv[1:2] == ["__complete"] and len(sys.argv) > 2:
+        from hypernode.cli.complete import main as complete
+
+        sys.exit(complete(sys.argv[2:], _home(os.environ)))
     home = home_of_boot(sys.argv[1:])
     if home is not None:
         from hypernode.cli.warm import boot_warm

@@ -14,6 +14,7 @@ from hypernode.cli import (
     main_export,
     main_mount,
     main_network,
+    main_shell,
     main_trace,
     main_watch,
     version_commands,
@@ -325,6 +326,7 @@ def status(as_json: JsonOption = False) -> None:
 
 main_mount.register(app)
 main_config.register(app)
+main_shell.register(app)
 version_commands.register(app)
 main_network.register(app)
 main_export.register(app)

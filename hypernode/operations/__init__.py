@@ -23,11 +23,12 @@ from hypernode.api.requests import (
     Unmount,
 )
 from hypernode.api.server import Call
+from hypernode.names import remember_names
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.exporting import export
-from hypernode.operations.listing import list_images, show_log, show_status
+from hypernode.operations.listing import list_images, list_names, show_log, show_status
 from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.sharing import seed, share
@@ -36,6 +37,13 @@ from hypernode.operations.watching import follow_events, hello
 
 async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
     """Carry out `request`; the result as JSON fields."""
+    try:
+        return await _operate(node, request, call)
+    finally:
+        remember_names(str(node.config.home), list_names(node))
+
+
+async def _operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
     match request:
         case Share():
             async with node.gate.passing():

@@ -27,6 +27,11 @@ def list_images(node: Node) -> Mapping[str, Any]:
     return {"images": [_image(node, log) for log in node.repository.logs.list() if log.length]}
 
 
+def list_names(node: Node) -> list[tuple[str, str | None]]:
+    """Link and name of every image."""
+    return [(Link(log.key).text, log.name) for log in node.repository.logs.list() if log.length]
+
+
 async def show_log(node: Node, request: ShowLog, call: Call) -> Mapping[str, Any]:
     """The versions of one log, oldest first."""
 

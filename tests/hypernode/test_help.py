@@ -15,6 +15,7 @@ from tests.support.sources import TOP
 WITHOUT_JSON = {
     "boot": "its output is the container's; --stats writes the figures",
     "cat": "its output is the file's",
+    "completion": "its output is a script",
     "config template": "its output is a configuration file",
 }
 
@@ -59,6 +60,7 @@ for path, each in walk(command):
     more = {"json": run([*path, "--json", "--there-is-no-such-option"])} if "--json" in options else {}
     found.append({
         "name": " ".join(path), "help": each.help or "", "options": options, "hidden": each.hidden,
+        "arguments": [(one.metavar, one.help) for one in each.params if one.param_type_name == "argument"],
         "shown": run([*path, "--help"]), "nonsense": run([*path, "--there-is-no-such-option"]), **more,
     })
 print(json.dumps(found))
@@ -77,6 +79,10 @@ def test_help_of_every_command_can_be_shown() -> None:
     """A bracket too many in a text would end it with a traceback."""
     assert [one["name"] for one in commands() if one["shown"]["status"] or one["shown"]["err"]] == []
     assert [one["name"] for one in commands() if "Usage: hypernode" not in one["shown"]["out"]] == []
+
+
+def test_every_argument_is_explained() -> None:
+    assert [(one["name"], form) for one in commands() for form, meaning in one["arguments"] if not meaning] == []
 
 
 def test_every_command_has_an_example_of_itself() -> None:
