@@ -6,15 +6,13 @@ seldom have but may: sparse files, FIFOs, names that are no UTF-8, nanoseconds, 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
-import shutil
 import stat
 import subprocess
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.cache import kept
 
 SUITE = "bookworm"
 INCLUDE = ("python3", "iputils-ping", "libcap2-bin")  # setcap gives ping its file capability
@@ -24,20 +22,6 @@ def debian_root() -> Path:
     """The directory of the root file system; takes a minute and the network the first time. Raises `OSError`."""
     recipe = "\n".join([SUITE, *INCLUDE, inspect.getsource(_add_oddities)])
     return kept(recipe, _build)
-
-
-def kept(recipe: str, build: Callable[[Path], None]) -> Path:
-    """What `build` made at the path it was given, once for each recipe; takes its time only the first time."""
-    place = Path.home() / ".cache" / "hypernode-tests" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix="building-", dir=place.parent))
-        try:
-            build(building / "root")
-            os.rename(building, place)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return place / "root"
 
 
 def _build(root: Path) -> None:

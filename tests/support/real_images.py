@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.debian_root import debian_root, debootstrap, kept
+from tests.support.cache import kept
+from tests.support.debian_root import debian_root, debootstrap
 
 PAGE = "<p>served lazily</p>\n"
 
