@@ -28,6 +28,7 @@ from swarm.limits import (
     EXCHANGE_UNREAD_MAX,
     HANDSHAKE_SECONDS,
     IDLE_BYTE_SECONDS,
+    LOOK_EVENTS,
     PING_SECONDS,
     READ_CHUNK_BYTES,
     SERVED_WORTH_SECONDS,
@@ -249,9 +250,9 @@ class LiveSession:
         while data and self._ended is None:
             piece, data = data[: self._slice_bytes], data[self._slice_bytes :]
             spent, began = 0.0, self._worked()
-            for event in self._session.receive(piece):
+            for number, event in enumerate(self._session.receive(piece), 1):
                 self._dispatch(event)
-                if self._worked() - began > 4 * SLICE_SECONDS:
+                if number % LOOK_EVENTS == 0 and self._worked() - began > 4 * SLICE_SECONDS:
                     spent += self._worked() - began
                     await self._pay(self._worked() - began)
                     began = self._worked()

@@ -256,7 +256,7 @@ class Scheduler(Generic[P]):
             if not self._is_covered(want, now):
                 self.counts.late += 1
                 self._open_misses[block] = None
-            elif self._is_to_be_hedged(want, now):
+            elif len(self._peers) > 1 and self._is_to_be_hedged(want, now):
                 want.hedged = True
                 self._hedges_saved -= 1
                 self.counts.hedges += 1
