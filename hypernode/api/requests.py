@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from hypernode.api.export_requests import Export
+from hypernode.api.key_requests import KEY_REQUESTS, KeyRequest
 from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
 from hypernode.api.node_requests import NODE_REQUESTS, NodeRequest
+from hypernode.api.seed_requests import SEED_REQUESTS, SeedRequest
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -152,6 +154,8 @@ Request = (
     VersionRequest
     | NetworkRequest
     | NodeRequest
+    | KeyRequest
+    | SeedRequest
     | Share
     | Seed
     | Boot
@@ -171,6 +175,8 @@ REQUESTS: Final[dict[str, type[Request]]] = {
         *VERSION_REQUESTS,
         *NETWORK_REQUESTS,
         *NODE_REQUESTS,
+        *KEY_REQUESTS,
+        *SEED_REQUESTS,
         Share,
         Seed,
         Boot,

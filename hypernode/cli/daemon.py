@@ -21,6 +21,8 @@ from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
 from hypernode.operations import operate
+from hypernode.seeding import keep_seeding
+from hypernode.sizes import parse_size
 from vmhost.process import open_child, own_module
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await adopt(node)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
+            await work.start(keep_seeding, node)
             if config.budget is not None:
                 work.start_soon(keep_budget, node, config.budget)
             if site is not None:

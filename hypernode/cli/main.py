@@ -12,9 +12,11 @@ import typer.main
 from hypernode.cli import (
     main_config,
     main_export,
+    main_keys,
     main_mount,
     main_network,
     main_shell,
+    main_seeds,
     main_trace,
     main_watch,
     version_commands,
@@ -332,6 +334,8 @@ main_network.register(app)
 main_export.register(app)
 main_trace.register(app)
 main_watch.register(app)
+main_keys.register(app)
+main_seeds.register(app)
 
 
 def main() -> None:

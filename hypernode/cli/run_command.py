@@ -40,6 +40,20 @@ _MODULES: Final = {
     "peers": "hypernode.cli.peers",
     "doctor": "hypernode.cli.doctor",
     "events": "hypernode.cli.events",
+    **dict.fromkeys(("seed-add", "seed-rm", "seed-ls"), "hypernode.cli.seeds"),
+    **dict.fromkeys(
+        (
+            "keys-ls",
+            "keys-export",
+            "keys-import",
+            "keys-rotate",
+            "writers-ls",
+            "writers-ask",
+            "writers-grant",
+            "writers-revoke",
+        ),
+        "hypernode.cli.keys",
+    ),
     **dict.fromkeys(
         (
             "show",

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
 from hypernode.api.export_requests import Export
+from hypernode.api.key_requests import KeyRequest
 from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.node_requests import Events, Hello
 from hypernode.api.requests import (
@@ -22,6 +23,7 @@ from hypernode.api.requests import (
     Status,
     Unmount,
 )
+from hypernode.api.seed_requests import SeedRequest
 from hypernode.api.server import Call
 from hypernode.names import remember_names
 from hypernode.node import Node
@@ -29,8 +31,11 @@ from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.exporting import export
 from hypernode.operations.listing import list_images, list_names, show_log, show_status
+from hypernode.operations.keys import operate_on_keys
+from hypernode.operations.listing import list_images, show_log, show_status
 from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.network import diagnose, list_peers
+from hypernode.operations.seeding import operate_on_seeds
 from hypernode.operations.sharing import seed, share
 from hypernode.operations.watching import follow_events, hello
 
@@ -77,6 +82,10 @@ async def _operate(node: Node, request: Request, call: Call) -> Mapping[str, Any
         case Export():
             return await export(node, request, call)
         case _:
+            if isinstance(request, KeyRequest):
+                return await operate_on_keys(node, request, call)
+            if isinstance(request, SeedRequest):
+                return await operate_on_seeds(node, request, call)
             return await _operate_on_versions(node, request, call)
 
 
