@@ -75,3 +75,16 @@ EVENTS_FILE_BYTES_MAX: Final = 2 << 20
 
 EVENT_ATTRIBUTES_MAX: Final = 64
 EVENT_ATTRIBUTE_CHARS_MAX: Final = 1024
+SEEDS_MAX: Final = 1000
+SEED_VERSIONS_MAX: Final = 1000
+"""Orders in a home, and versions that one order keeps: each costs a task, and a decoded manifest while it is looked at."""
+
+SEEDS_FETCHING_MAX: Final = 4
+"""Orders that fetch at a time; the others wait for their turn."""
+
+SEED_RETRY_SECONDS: Final = 5.0
+SEED_RETRY_SECONDS_MAX: Final = 120.0
+"""After nobody delivered: the first pause, and the longest, each twice the one before. News of the log ends it."""
+
+SEED_REVIEW_SECONDS: Final = 600.0
+"""A seed that has all looks again whether that is still so."""

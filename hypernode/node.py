@@ -37,6 +37,7 @@ from hypernode.leftovers import clear_leftovers, clear_view
 from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE_SECONDS
 from hypernode.opened import OpenedImages
 from hypernode.records import Records
+from hypernode.seeds import SeedBook
 from hypernode.tables import finder
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
@@ -45,6 +46,7 @@ from swarm.swarm import Swarm, SwarmConfig
 
 if TYPE_CHECKING:
     from hypernode.adopting import Ward
+    from hypernode.seeding import Seeding
 
 _SEED_BYTES: Final = 32
 
@@ -82,6 +84,9 @@ class Node:
         """Containers taken over from it, by their root."""
         self.volumes = VolumeStore(config.volumes)
         self.gate = Gate()
+        self.seeds = SeedBook(repository.records)
+        self.seeding: Seeding | None = None
+        """What a daemon fetches for its seeds; None for a node that stays for one command."""
         self._held: Counter[ManifestRef] = Counter()
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What stays here: pulling, verifying, pinning, collecting, and what it all takes.
 
-Kept are: versions and images that are pinned; images of this home's own, unless they were unpinned; what lies under a
+Kept are: versions and images that are pinned; what seeds keep (seeds.py); images of this home's own, unless they were unpinned; what lies under a
 volume; what is mounted, running or being fetched. Collecting removes the blocks that none of those reaches. It decides
 by what the logs, records and manifests say at one moment, in which nobody may begin to refer to blocks (gate.py).
 """
@@ -8,7 +8,7 @@ by what the logs, records and manifests say at one moment, in which nobody may b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -162,6 +162,8 @@ class _Version:
     hot: Mapping[BlockId, int]
     """The blocks of its hot blobs."""
     kept: bool
+    seeded: bool | None
+    """Whether a seed keeps it (`SeedBook.keeps`)."""
     used: int
 
 
@@ -199,6 +201,38 @@ async def collect_down_to(node: Node, budget: int, *, dry_run: bool = False) -> 
     return plan, given
 
 
+async def drop_versions(node: Node, references: Set[ManifestRef]) -> int:
+    """Remove what only the versions of `references` reach, unless they are kept or in use; bytes given back.
+
+    Raises as `collect_down_to`.
+    """
+    async with node.gate.collecting():
+        node.opened.clear()
+        await node.mounts.release_idle()
+        versions, held = _versions(node), set(node.held())
+        await node.completions.cancel(references)
+        plan = await trio.to_thread.run_sync(partial(_plan_drop, node.repository.blocks, versions, held, references))
+        return await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
+
+
+def _plan_drop(
+    blocks: BlockStore, versions: list[_Version], held: set[ManifestRef], references: Set[ManifestRef]
+) -> Plan:
+    """As `_plan`, but everything stays that anything else reaches, kept or not."""
+    going: set[BlockId] = set()
+    staying: set[BlockId] = set()
+    for version in versions:
+        is_kept = version.kept or version.seeded or version.reference in held
+        is_going = version.reference in references and not is_kept
+        reaches = reached(version.reference, _manifest(blocks, version.reference)) | dict(version.hot)
+        (going if is_going else staying).update(reaches)
+        if version.seeded is False:
+            staying.update(block.id for block in version.reference.blocks)
+    staying |= {block for reference in held for block in reached(reference, _manifest(blocks, reference))}
+    here = {block: size for block, size in blocks.ids() if block in going}
+    return plan_collect(here, staying, [], budget=0)
+
+
 def _remove(blocks: BlockStore, plan: Plan) -> int:
     """Places first and durably, bytes afterwards; a crash in between leaves work for the next collection only."""
     blocks.evict(plan.blocks)
@@ -218,6 +252,7 @@ def _versions(node: Node) -> list[_Version]:
                         reference=published.version.manifest,
                         hot=hot.get(published.version.manifest.id, {}),
                         kept=published.entry in bases or is_kept(node, log, published.entry),
+                        seeded=node.seeds.keeps(log.key, published.entry),
                         used=node.records.last_use(log.key, published.entry),
                     )
                 )
@@ -228,10 +263,13 @@ def _plan(blocks: BlockStore, versions: list[_Version], held: set[ManifestRef], 
     here = dict(blocks.ids())
     kept: set[BlockId] = set()
     seen: set[ManifestRef] = set()
-    kept_references = held | {version.reference for version in versions if version.kept}
+    firm = held | {version.reference for version in versions if version.kept}
+    kept_references = firm | {version.reference for version in versions if version.seeded}
+    kept.update(block.id for version in versions if version.seeded is False for block in version.reference.blocks)
     for reference in kept_references:
         manifest = _manifest(blocks, reference)
-        if manifest is None and any(blocks.has(block.id) for block in reference.blocks):
+        # A seed fetches a manifest before anything that it names.
+        if manifest is None and reference in firm and any(blocks.has(block.id) for block in reference.blocks):
             raise Conflict(
                 "the manifest of an image that is kept is here only in part, so it is not known what belongs to it",
                 "pull it whole, or unpin it",
@@ -265,8 +303,9 @@ async def usage(node: Node) -> Mapping[str, Any]:
 
 
 def is_any_kept(node: Node, log: Log) -> bool:
-    """Whether anything of the image is pinned."""
-    return any(is_kept(node, log, published.entry) for published in Catalog.of(log).versions)
+    """Whether anything of the image is pinned, or kept by a seed."""
+    entries = [published.entry for published in Catalog.of(log).versions]
+    return any(is_kept(node, log, entry) or node.seeds.keeps(log.key, entry) for entry in entries)
 
 
 def _usage(blocks: BlockStore, logs: Sequence[tuple[Log, tuple[Published, ...], HotBlocks, bool]]) -> dict[str, Any]:

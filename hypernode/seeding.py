@@ -1,0 +1,304 @@
+"""A daemon's standing orders at work: one task for each, which follows its log and fetches what is missing.
+
+    news of the log ──▶ which versions ──▶ their manifests ──▶ what fits the budget ──▶ written down ──▶ fetched
+
+An order that has been met waits for news: entries come as peers announce them. What it lets go of (an older version when
+a newer one is here) is removed from the disk, unless something else keeps or uses it. Everything is fetched at idle
+priority, behind whatever a container waits for. Nothing here ends the node: what goes wrong is told as the order's
+state, and tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Set
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+
+from hyperlog.blocks import BlockStore
+from hyperlog.errors import Conflict, HyperError, NotFound, StoreFull, Unavailable
+from hyperlog.ids import BlockId, EntryId
+from hyperlog.lanes import Lane
+from hyperlog.log import Log
+from hypernode.ahead import fetch_ahead
+from hypernode.limits import (
+    SEED_RETRY_SECONDS,
+    SEED_RETRY_SECONDS_MAX,
+    SEED_REVIEW_SECONDS,
+    SEEDS_FETCHING_MAX,
+)
+from hypernode.node import Node
+from hypernode.opening import fetch_manifest
+from hypernode.operations.keeping import collect_down_to, drop_versions
+from hypernode.seeds import Seed, fitting, let_go, wanted
+from hypernode.tables import tell_table
+from images.catalog import Catalog, Published
+from images.ingest import StoredBlock
+from images.manifest_store import ManifestRef
+from images.reach import reached
+from images.source import StoredSource
+from images.trace import hot_blocks
+
+_log: Final = logging.getLogger("hypernode.seeding")
+
+QUEUED: Final = "queued"
+FETCHING: Final = "fetching"
+COMPLETE: Final = "complete"
+FAILED: Final = "failed"
+
+Sizes = dict[BlockId, int]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an order is. `newest`: the number of its newest version."""
+
+    state: str = QUEUED
+    detail: str = "waiting for its turn"
+    newest: int | None = None
+    versions: int = 0
+    """That it keeps whole."""
+    total_bytes: int = 0
+    here_bytes: int = 0
+    blocks: Sizes = field(default_factory=dict)
+    """All that it wants, while it is not here."""
+
+    def look(self, blocks: BlockStore) -> None:
+        """Count anew what is here."""
+        if self.blocks:
+            self.here_bytes = sum(size for block, size in self.blocks.items() if blocks.has(block))
+
+
+class _Bell:
+    """Rung from whichever thread commits to the log."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._rung = trio.Event()
+
+    def ring(self, *_: object) -> None:
+        try:
+            self._token.run_sync_soon(self._set, idempotent=True)
+        except trio.RunFinishedError:
+            return
+
+    def _set(self) -> None:
+        self._rung.set()
+
+    async def wait(self) -> None:
+        await self._rung.wait()
+
+    def clear(self) -> None:
+        self._rung = trio.Event()
+
+
+class Seeding:
+    """The orders of a daemon. `budget`: bytes of disk for all blocks of the home, None for no limit."""
+
+    def __init__(self, node: Node, nursery: trio.Nursery, budget: int | None) -> None:
+        self._node = node
+        self._nursery = nursery
+        self._budget = budget
+        self._turns = trio.CapacityLimiter(SEEDS_FETCHING_MAX)
+        self._running: dict[str, trio.CancelScope] = {}
+        self._progress: dict[str, Progress] = {}
+        self._moved = trio.Event()
+
+    def progress(self, identifier: str) -> Progress:
+        found = self._progress.get(identifier)
+        return Progress() if found is None else found
+
+    async def wait_moved(self) -> None:
+        """Until the state of some order is another."""
+        await self._moved.wait()
+
+    def start(self, seed: Seed) -> None:
+        """Begin with an order, or begin anew with one that was changed."""
+        self.stop(seed.id)
+        scope = trio.CancelScope()
+        self._running[seed.id] = scope
+        self._progress[seed.id] = Progress()
+        self._nursery.start_soon(self._run, seed, scope)
+
+    def stop(self, identifier: str) -> None:
+        scope = self._running.pop(identifier, None)
+        if scope is not None:
+            scope.cancel()
+        self._progress.pop(identifier, None)
+
+    async def _run(self, seed: Seed, scope: trio.CancelScope) -> None:
+        with scope:
+            log = self._node.repository.logs.add_remote(seed.key)
+            self._node.join(seed.key, seed.peers)
+            bell = _Bell()
+            unsubscribe = log.subscribe(bell.ring)
+            try:
+                await self._follow(seed, log, bell)
+            finally:
+                unsubscribe()
+
+    async def _follow(self, seed: Seed, log: Log, bell: _Bell) -> None:
+        pause = SEED_RETRY_SECONDS
+        while True:
+            bell.clear()
+            try:
+                await self._meet(seed, log)
+                wait, pause = SEED_REVIEW_SECONDS, SEED_RETRY_SECONDS
+            except HyperError as error:
+                _log.info("seeding %s: %s", seed.link, error.message)
+                state = FAILED if isinstance(error, NotFound | StoreFull) else self.progress(seed.id).state
+                self._tell(seed, state if state != COMPLETE else QUEUED, error.message)
+                wait, pause = pause, min(2 * pause, SEED_RETRY_SECONDS_MAX)
+            with trio.move_on_after(wait):
+                await bell.wait()
+
+    def _tell(self, seed: Seed, state: str, detail: str = "") -> None:
+        progress = self._progress.get(seed.id)
+        if progress is not None and (progress.state, progress.detail) != (state, detail):
+            progress.state, progress.detail = state, detail
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def _meet(self, seed: Seed, log: Log) -> None:
+        """Fetch what is missing for the order as things stand. Raises what kept it from that."""
+        if not log.length:
+            self._tell(seed, QUEUED, "looking for peers")
+            await self._node.swarm.sync_log(seed.key)
+        versions = wanted(seed, Catalog.of(log))
+        self._progress[seed.id].newest = versions[0].number
+        # Before anything of them comes, so that no collection takes it away again.
+        before = self._kept(seed)
+        self._keep(seed, {**{each.entry: False for each in versions}, **before})
+        sizes = await self._learn(seed, log, versions)
+        count = fitting(list(sizes.values()), seed.budget)
+        after = {entry: place < count for place, entry in enumerate(sizes)}
+        gone = let_go(before, after)
+        if seed.budget is not None:  # else what is served now stays until the new one is here
+            await self._let_go(seed, log, after, gone)
+        else:
+            self._keep(seed, {**dict.fromkeys(gone, True), **after})
+        await self._fetch(seed, [sizes[entry] for entry in after if after[entry]])
+        await self._let_go(seed, log, after, gone)
+        if count < len(versions):
+            words = "not even the newest version fits" if not count else f"only {count} of {len(versions)} versions fit"
+            self._tell(seed, COMPLETE if count or seed.is_sparse else FAILED, f"{words} the budget")
+        else:
+            self._tell(seed, COMPLETE)
+
+    def _kept(self, seed: Seed) -> Mapping[EntryId, bool]:
+        current = self._node.seeds.get(seed.id)
+        return {} if current is None else current.kept
+
+    def _keep(self, seed: Seed, kept: Mapping[EntryId, bool]) -> None:
+        current = self._node.seeds.get(seed.id)
+        if current is not None and current.kept != kept:
+            self._node.seeds.put(replace(current, kept=kept))
+
+    async def _learn(self, seed: Seed, log: Log, versions: list[Published]) -> dict[EntryId, Sizes]:
+        """What each version takes: of a sparse order, what is here of it. Fetches their manifests."""
+        hot = hot_blocks(log)
+        blocks, source = self._node.repository.blocks, self._source(seed)
+        found: dict[EntryId, Sizes] = {}
+        for published in versions:
+            assert published.version is not None
+            reference = published.version.manifest
+            if all(blocks.has(block.id) for block in reference.blocks):
+                manifest = await fetch_manifest(reference, source)
+            else:
+                async with self._turn(seed, f"the manifest of version {published.number}"):
+                    manifest = await fetch_manifest(reference, source)
+            await tell_table(self._node.swarm, seed.key, manifest)
+            sizes = reached(reference, manifest) | dict(hot.get(reference.id, {}))
+            found[published.entry] = (
+                {block: size for block, size in sizes.items() if blocks.has(block)} if seed.is_sparse else sizes
+            )
+        return found
+
+    @asynccontextmanager
+    async def _turn(self, seed: Seed, detail: str = "") -> AsyncIterator[None]:
+        """One of the few that fetch at a time. Who has no peer waits for one outside, in nobody's way."""
+        self._tell(seed, QUEUED, "looking for peers")
+        await self._node.swarm.sync_log(seed.key)
+        self._tell(seed, QUEUED, "waiting for its turn")
+        async with self._turns:
+            self._tell(seed, FETCHING, detail)
+            yield
+
+    def _source(self, seed: Seed) -> StoredSource:
+        return StoredSource(self._node.repository.blocks, self._node.swarm.source(seed.key))
+
+    async def _fetch(self, seed: Seed, versions: list[Sizes]) -> None:
+        progress, blocks = self._progress[seed.id], self._node.repository.blocks
+        together: Sizes = {}
+        for sizes in versions:
+            together |= sizes
+        progress.versions, progress.total_bytes = len(versions), sum(together.values())
+        progress.blocks = together
+        progress.look(blocks)
+        try:
+            missing = [StoredBlock(block, size) for block, size in together.items() if not blocks.has(block)]
+            if missing:
+                async with self._turn(seed):
+                    await self._make_room(sum(block.stored_bytes for block in missing))
+                    await self._bring(seed, iter(missing))
+            progress.look(blocks)
+        finally:
+            progress.blocks = {}
+
+    async def _bring(self, seed: Seed, missing: Iterator[StoredBlock]) -> None:
+        source, blocks = self._source(seed), self._node.repository.blocks
+        is_whole = await fetch_ahead(source, missing, Lane.BACKGROUND, bytes_per_second=seed.rate)
+        await trio.to_thread.run_sync(blocks.sync)
+        if source.statistics().unkept:
+            raise StoreFull("the disk is full", "free some space")
+        if not is_whole:
+            raise Unavailable(f"waiting for peers: {self._node.swarm.why_none(seed.key)}")
+
+    async def _make_room(self, missing: int) -> None:
+        """Raises `StoreFull` when the daemon's budget has no room for so much more, whatever is not kept going."""
+        blocks = self._node.repository.blocks
+        if self._budget is None:
+            return
+        over = await trio.to_thread.run_sync(blocks.disk_bytes) + missing - self._budget
+        if over > 0:
+            stored = await trio.to_thread.run_sync(lambda: sum(size for _, size in blocks.ids()))
+            await collect_down_to(self._node, max(0, stored - over))
+            over = await trio.to_thread.run_sync(blocks.disk_bytes) + missing - self._budget
+        if over > 0:
+            raise StoreFull(f"the daemon's --budget has no room for it: {over} bytes too few", "raise it, or unpin")
+
+    async def _let_go(self, seed: Seed, log: Log, after: Mapping[EntryId, bool], gone: Set[EntryId]) -> None:
+        """What is kept from here on; what `gone` alone reached is removed now, if nobody uses it."""
+        self._keep(seed, after)
+        references = {
+            each.version.manifest
+            for each in Catalog.of(log).versions
+            if each.entry in gone and each.version is not None
+        }
+        await self._drop(references)
+
+    async def _drop(self, references: set[ManifestRef]) -> None:
+        if not references:
+            return
+        try:
+            await drop_versions(self._node, references)
+        except Conflict as error:  # the next collection takes them
+            _log.info("an old version stays for now: %s", error.message)
+
+
+async def keep_seeding(
+    node: Node, budget: int | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Carry out the home's orders, and those to come, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        node.seeding = seeding = Seeding(node, nursery, budget)
+        try:
+            for seed in node.seeds.all():
+                seeding.start(seed)
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            node.seeding = None
