@@ -77,7 +77,7 @@ EVENT_ATTRIBUTES_MAX: Final = 64
 EVENT_ATTRIBUTE_CHARS_MAX: Final = 1024
 SEEDS_MAX: Final = 1000
 SEED_VERSIONS_MAX: Final = 1000
-"""Orders in a home, and versions that one order keeps: each costs a task, and a decoded manifest while it is looked at."""
+"""Orders in a home, each a task; and versions that one order keeps."""
 
 SEEDS_FETCHING_MAX: Final = 4
 """Orders that fetch at a time; the others wait for their turn."""

@@ -72,8 +72,8 @@ async def find_version(
     node.join(link.key, [*peers, *link.peers])
     if known is not None and not refresh:
         return log, known
-    if missing is not None and log.writable:
-        raise missing  # what its author does not have, nobody has
+    if missing is not None and log.writable and log.length and not refresh:
+        raise missing  # what its author does not have, nobody has; unless the key came here before the log
     await tell("looking for peers")
     await _sync(node, link, log)
     return log, Catalog.of(log).resolve(link.version)

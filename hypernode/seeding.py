@@ -2,9 +2,9 @@
 
     news of the log ──▶ which versions ──▶ their manifests ──▶ what fits the budget ──▶ written down ──▶ fetched
 
-An order that has been met waits for news: entries come as peers announce them. What it lets go of (an older version when
-a newer one is here) is removed from the disk, unless something else keeps or uses it. Everything is fetched at idle
-priority, behind whatever a container waits for. Nothing here ends the node: what goes wrong is told as the order's
+An order that has been met waits for news: entries come as peers announce them. What it lets go of (an older version
+when a newer one is here) is removed from the disk, unless something else keeps or uses it. Everything is fetched at
+idle priority, behind whatever a container waits for. Nothing here ends the node: what goes wrong is told as the order's
 state, and tried again.
 """
 

@@ -1,8 +1,9 @@
 """What stays here: pulling, verifying, pinning, collecting, and what it all takes.
 
-Kept are: versions and images that are pinned; what seeds keep (seeds.py); images of this home's own, unless they were unpinned; what lies under a
-volume; what is mounted, running or being fetched. Collecting removes the blocks that none of those reaches. It decides
-by what the logs, records and manifests say at one moment, in which nobody may begin to refer to blocks (gate.py).
+Kept are: versions and images that are pinned; what seeds keep (seeds.py); images of this home's own, unless they were
+unpinned; what lies under a volume; what is mounted, running or being fetched. Collecting removes the blocks that none
+of those reaches. It decides by what the logs, records and manifests say at one moment, in which nobody may begin to
+refer to blocks (gate.py).
 """
 
 from __future__ import annotations

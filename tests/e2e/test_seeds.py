@@ -1,0 +1,138 @@
+"""Seeds of others' images: a daemon that follows an author, survives both of their restarts, and lets go again."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperlog.errors import Refused
+from hypernode.api.requests import Share
+from hypernode.api.seed_requests import SeedAdd, Seeds
+from hypernode.api.version_requests import Cat, Pull, Usage, Verify
+from tests.support.asking import ask
+from tests.support.nodes import Daemon, Node, daemon, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def _ok(node: Node, *arguments: str) -> str:
+    done = node.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _write(tree: Path, *names: str, seed: int) -> None:
+    tree.mkdir(exist_ok=True)
+    for place, name in enumerate(names):
+        (tree / name).write_bytes(random.Random(f"{seed} {place}").randbytes(1_000_000))
+
+
+def _publish(author: Daemon, tree: Path) -> str:
+    result = ask(author.node, Share(str(tree), name="web"))
+    return str(result["link"])
+
+
+def _seed(node: Node) -> dict[str, Any]:
+    (found,) = ask(node, Seeds())["seeds"]
+    return dict(found)
+
+
+def _has(node: Node, newest: int) -> bool:
+    found = _seed(node)
+    return (found["newest"], found["state"]) == (newest, "complete")
+
+
+def _stored(node: Node) -> int:
+    return int(ask(node, Usage())["stored_bytes"])
+
+
+@pytest.fixture
+def author(tmp_path: Path) -> Iterator[tuple[Daemon, str, Path]]:
+    """A daemon that shares a tree of 3 MB."""
+    tree = tmp_path / "tree"
+    _write(tree, "one", "two", "three", seed=1)
+    with daemon(Node(tmp_path / "author")) as serving:
+        yield serving, _publish(serving, tree), tree
+
+
+def test_a_seed_follows_its_author_and_serves_without_him(author: tuple[Daemon, str, Path], tmp_path: Path) -> None:
+    serving, link, tree = author
+    seeder = Node(tmp_path / "seeder")
+    with daemon(seeder) as seeding:
+        added = json.loads(_ok(seeder, "seed", "add", link, *serving.peers, "--wait", "--json"))
+        assert (added["state"], added["newest"], added["kept"]) == ("complete", 1, 1)
+        assert added["here_bytes"] == added["total_bytes"] > 3_000_000
+        assert "complete" in _ok(seeder, "seed", "ls")
+        assert _ok(seeder, "collect").endswith("0 blocks, 0 B"), "what a seed keeps was collected"
+
+        _write(tree, "one", seed=2)
+        _publish(serving, tree)  # nobody tells the seeder but the author's announcement
+        wait_until(lambda: _has(seeder, 2), "the new version is here")
+        wait_until(lambda: _stored(seeder) < 3_900_000, "the old version's own blocks are gone")
+        assert ask(seeder, Verify(f"{link}@2"))["complete"]
+        assert not ask(seeder, Verify(f"{link}@1"))["complete"]
+
+        seeding.kill()
+    serving.kill()  # the author is gone for good
+    with daemon(seeder) as seeding, daemon(Node(tmp_path / "reader")) as reader:
+        wait_until(lambda: _has(seeder, 2), "the seed is what it was before the crash")
+        assert ask(reader.node, Pull(link, seeding.addresses))["bytes_fetched"] > 3_000_000
+        assert ask(reader.node, Verify(link))["complete"]
+
+        assert _ok(seeder, "seed", "rm", link) == link
+        assert seeder.run("seed", "rm", link).returncode == 3
+        assert ask(seeder, Seeds())["seeds"] == []
+        _ok(seeder, "collect")
+        assert _stored(seeder) == 0
+
+
+def test_a_sparse_seed_has_manifests_and_a_budget_holds(author: tuple[Daemon, str, Path], tmp_path: Path) -> None:
+    serving, link, tree = author
+    with daemon(Node(tmp_path / "seeder")) as seeding:
+        seeder = seeding.node
+        ask(seeder, SeedAdd(link, serving.addresses, sparse=True, wait=True))
+        assert _stored(seeder) < 100_000
+        ask(seeder, Cat(f"{link}:/one"))
+        assert 1_000_000 < _stored(seeder) < 1_200_000
+        _ok(seeder, "collect")
+        assert _stored(seeder) > 1_000_000, "what was read through a sparse seed was collected"
+
+        changed = ask(seeder, SeedAdd(link, serving.addresses, versions=3, budget=4_200_000, wait=True))
+        assert (changed["sparse"], changed["kept"]) == (False, 1)
+        for number in (2, 3):
+            _write(tree, "one", seed=number)
+            _publish(serving, tree)
+            wait_until(lambda number=number: _has(seeder, number), f"version {number} is here")  # type: ignore[misc]
+        found = _seed(seeder)
+        assert found["kept"] == 2, "three versions take 5 MB"
+        assert "2 of 3 versions fit the budget" in found["detail"]
+        assert _stored(seeder) < 4_200_000
+
+        done = seeder.run("seed", "add", link, "--budget", "1M", "--wait")
+        assert done.returncode == 6
+        assert "not even the newest version fits" in done.stderr
+        wait_until(lambda: _stored(seeder) < 1_000_000, "the budget holds")
+
+
+def test_what_cannot_be_seeded_is_told(tmp_path: Path) -> None:
+    node = Node(tmp_path / "home")
+    nobody = "hyper://" + "y" * 52
+    done = node.run("seed", "add", nobody, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "no daemon runs" in done.stderr
+    assert json.loads(done.stdout)["state"] == "idle"
+    with daemon(node):
+        assert _seed(node)["state"] == "queued"
+        for bad in (
+            SeedAdd(nobody, versions=0),
+            SeedAdd(f"{nobody}@1", versions=2),
+            SeedAdd(nobody, sparse=True, rate=1),
+        ):
+            with pytest.raises(Refused):
+                ask(node, bad)
+        assert node.run("seed", "add", "nonsense").returncode == 4
