@@ -37,7 +37,6 @@ from hypernode.seeds import Seed, fitting, let_go, wanted
 from hypernode.tables import tell_table
 from images.catalog import Catalog, Published
 from images.ingest import StoredBlock
-from images.manifest_store import ManifestRef
 from images.reach import reached
 from images.source import StoredSource
 from images.trace import hot_blocks
@@ -96,12 +95,12 @@ class _Bell:
 
 
 class Seeding:
-    """The orders of a daemon. `budget`: bytes of disk for all blocks of the home, None for no limit."""
+    """The orders of a daemon."""
 
-    def __init__(self, node: Node, nursery: trio.Nursery, budget: int | None) -> None:
+    def __init__(self, node: Node, nursery: trio.Nursery) -> None:
         self._node = node
         self._nursery = nursery
-        self._budget = budget
+        self._budget = node.config.budget
         self._turns = trio.CapacityLimiter(SEEDS_FETCHING_MAX)
         self._running: dict[str, trio.CancelScope] = {}
         self._progress: dict[str, Progress] = {}
@@ -271,30 +270,21 @@ class Seeding:
             raise StoreFull(f"the daemon's --budget has no room for it: {over} bytes too few", "raise it, or unpin")
 
     async def _let_go(self, seed: Seed, log: Log, after: Mapping[EntryId, bool], gone: Set[EntryId]) -> None:
-        """What is kept from here on; what `gone` alone reached is removed now, if nobody uses it."""
+        """What is kept from here on. If something goes, all of the image goes that nothing keeps or uses."""
         self._keep(seed, after)
-        references = {
-            each.version.manifest
-            for each in Catalog.of(log).versions
-            if each.entry in gone and each.version is not None
-        }
-        await self._drop(references)
-
-    async def _drop(self, references: set[ManifestRef]) -> None:
-        if not references:
+        if not gone:
             return
+        versions = [each.version for each in Catalog.of(log).versions]
         try:
-            await drop_versions(self._node, references)
+            await drop_versions(self._node, {version.manifest for version in versions if version is not None})
         except Conflict as error:  # the next collection takes them
             _log.info("an old version stays for now: %s", error.message)
 
 
-async def keep_seeding(
-    node: Node, budget: int | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def keep_seeding(node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Carry out the home's orders, and those to come, until cancelled."""
     async with trio.open_nursery() as nursery:
-        node.seeding = seeding = Seeding(node, nursery, budget)
+        node.seeding = seeding = Seeding(node, nursery)
         try:
             for seed in node.seeds.all():
                 seeding.start(seed)

@@ -22,7 +22,6 @@ from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
 from hypernode.operations import operate
 from hypernode.seeding import keep_seeding
-from hypernode.sizes import parse_size
 from vmhost.process import open_child, own_module
 
 if TYPE_CHECKING:
