@@ -8,6 +8,7 @@ keep  log key, entry id or nothing → yes or no: what is never collected, or of
 used  log key, entry id → seconds         when a version was last opened or pulled
 trace manifest id, command digest → trace what a boot that was recorded for this home alone reads (images/trace.py)
 check log key, entry id → blocks          how far an interrupted `verify` came
+seed  order id → what is seeded for others, and which versions that is (seeds.py)
 bans  nothing → who is banned             swarm/replication/ledger.py
 """
 

@@ -30,9 +30,8 @@ from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.exporting import export
-from hypernode.operations.listing import list_images, list_names, show_log, show_status
 from hypernode.operations.keys import operate_on_keys
-from hypernode.operations.listing import list_images, show_log, show_status
+from hypernode.operations.listing import list_images, list_names, show_log, show_status
 from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.seeding import operate_on_seeds
