@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 from collections.abc import Mapping
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
@@ -23,6 +24,7 @@ from hypernode.api.requests import REQUESTS, Request
 from hypernode.errors import BadRequest
 
 API_VERSION: Final = 1
+_NUMBER_MAX: Final = 1 << 63
 RELEASE: Final = b'{"release":true}\n'
 
 Json = dict[str, Any]
@@ -109,11 +111,19 @@ def _fits(value: object, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if origin is tuple:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list) and all(_fits(item, str) for item in value)
     if hint is type(None):
         return value is None
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _NUMBER_MAX  # nan is not
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _NUMBER_MAX
+    return _is_text(value) if hint is str else isinstance(value, hint)
+
+
+def _is_text(value: object) -> bool:
+    """Text that the operating system can be given: without NUL, and with a spelling in bytes."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False

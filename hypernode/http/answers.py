@@ -12,12 +12,19 @@ from hyperlog.errors import HyperError
 from hypernode.api.codec import error_fields
 from hypernode.errors import BadRequest
 
+
+class UnsupportedBody(BadRequest):
+    """A body of another type than JSON: what a page of another origin could send without being asked."""
+
+
 _STATUSES: Final = {"not_found": 404, "refused": 422, "conflict": 409, "unavailable": 503, "corrupt": 500}
 
 
 def status_of(error: HyperError) -> int:
     """422 for what was understood and refused, 400 for what was not understood, 500 for a bug and for corrupt data."""
-    return 400 if isinstance(error, BadRequest) else _STATUSES.get(error.code, 500)
+    if isinstance(error, BadRequest):
+        return 415 if isinstance(error, UnsupportedBody) else 400
+    return _STATUSES.get(error.code, 500)
 
 
 def failure(error: HyperError, status: int | None = None) -> JSONResponse:

@@ -9,11 +9,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from hypernode.http.server import Application, Message
+from hyperlog.errors import Refused
+from hypernode.api.codec import error_fields
+from hypernode.http.server import Application, Message, Receive, Send
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS: Final = (
@@ -65,9 +68,7 @@ def _name(host: str) -> str:
 def guarded(app: Application, token: str | None, open_paths: frozenset[str] = frozenset()) -> Application:
     """`app` for those who may ask. Its answers tell browsers to run, frame, keep and guess nothing."""
 
-    async def guarding(
-        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def guarding(scope: Message, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {bytes(name).lower() for name, _ in message.get("headers", ())} & _NAMES
@@ -84,9 +85,9 @@ def guarded(app: Application, token: str | None, open_paths: frozenset[str] = fr
     return guarding
 
 
-async def _refuse(status: int, words: str, send: Callable[[Message], Awaitable[None]]) -> None:
-    body = f"{words}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+async def _refuse(status: int, words: str, send: Send) -> None:
+    body = json.dumps({"error": error_fields(Refused(words))}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="hypernode"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -43,9 +43,9 @@ _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlow
 _ACCEPT_PAUSE_SECONDS: Final = 0.1
 
 Message = MutableMapping[str, Any]
-Application = Callable[
-    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class _Refusal(Exception):

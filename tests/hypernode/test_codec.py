@@ -56,6 +56,12 @@ def test_a_request_survives_the_wire(request_: Request) -> None:
         b'{"v":1,"op":"boot","link":"x","peers":[1]}',
         b'{"v":1,"op":"boot","link":"x","read_deadline":true}',
         b'{"v":1,"op":"boot","link":"x","refresh":1}',
+        b'{"v":1,"op":"share","path":"a\\u0000b"}',
+        b'{"v":1,"op":"share","path":"\\ud800"}',
+        b'{"v":1,"op":"boot","link":"x","peers":["\\u0000"]}',
+        b'{"v":1,"op":"boot","link":"x","read_deadline":NaN}',
+        b'{"v":1,"op":"boot","link":"x","read_deadline":1e999}',
+        b'{"v":1,"op":"boot","link":"x","prefetch_rate":9223372036854775808}',
         b"[" * 100_000,
     ],
 )
