@@ -2,12 +2,14 @@
 
 An event is a type, an action, whom it is about, and attributes, as Docker's are:
 
-    image      share, pull, tag, fork, remove   …             id: link
-    boot       start, die                                     id: link     (timings, version)
-    mount      mount, unmount                                 id: directory
-    peer       connect, disconnect, ban                       id: peer id
-    node       start, stop                                    id: home
-    container  create, start, die, …                          id: container id, Docker's actions
+    image      share, fork, commit, pull, tag, untag, pin, unpin, checkout, export   link
+    boot       start (milliseconds of each stage), end (what it moved)               link
+    mount      mount, unmount                                                        directory
+    volume     destroy                                                               its name
+    store      collect                                                               "store"
+    peer       connect, disconnect, ban                                              peer id
+    node       start, stop (of daemons)                                              home
+    container  create, start, die, …: Docker's                                       container id
 
 Emitting never waits and never fails: events are for people and monitors, and a full disk must not stop a container.
 The last `EVENTS_REMEMBERED` are in memory. The file `events.jsonl` takes a line each; at `EVENTS_FILE_BYTES_MAX` it
@@ -24,7 +26,7 @@ import json
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -114,6 +116,8 @@ class EventLog:
         self._grown = trio.Event()
         self._file: int | None = None
         self._is_writing = True
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How often each (type, action) happened since the node started."""
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +137,7 @@ class EventLog:
             dict(list(told.items())[:EVENT_ATTRIBUTES_MAX]),
         )
         self._recent.append(event)
+        self.counts[type_, action] += 1
         self._write(event)
         self._grown.set()
         self._grown = trio.Event()

@@ -17,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from hyperlog.errors import HyperError, NotFound, Unavailable
 from hyperlog.ids import LogKey
 from hyperlog.keys import read_secret, write_secret
 from hyperlog.limits import KEY_BYTES
+from hyperlog.link import Link
 from hyperlog.repository import Repository
 from hypernode.ahead import Completions
 from hypernode.claims import Inherited
@@ -42,6 +44,7 @@ from hypernode.tables import finder
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
+from swarm.addresses import PeerId
 from swarm.swarm import Swarm, SwarmConfig
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ class Node:
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}
         """What people mounted, by directory."""
+        self.boot_seconds: Counter[str] = Counter()
+        """How long each stage of all boots took in all."""
         self.sites: dict[str, str] = {}
         """What is served over HTTP: name → URL."""
         self.inherited: Inherited | None = None
@@ -143,6 +148,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             ban_book=Records(repository.records),
             memory=Records(repository.records),
             find_table=finder(repository),
+            on_peer=partial(_tell_of_peer, events),
         )
         async with trio.open_nursery() as ground:
             await ground.start(swarm.run)
@@ -160,6 +166,10 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
                 await node.mounts.release_idle()
                 mounts.cancel_scope.cancel()
             ground.cancel_scope.cancel()
+
+
+def _tell_of_peer(events: EventLog, action: str, peer: PeerId, log: LogKey | None, fault: str | None) -> None:
+    events.emit("peer", action, peer, image=None if log is None else Link(log).text, fault=fault)
 
 
 def _clear_crash(config: Config, records: Records) -> Inherited | None:

@@ -87,6 +87,7 @@ async def _run_view(
             async with opening as shown, AsyncExitStack() as mount:
                 await _mount(node, shown.mountable, deadline, view, mount)
                 view.shown = shown
+                node.events.emit("mount", "mount", view.directory, plain=view.plain)
                 task_status.started()
                 await trio.sleep_forever()
     except (HyperError, ExceptionGroup) as error:
@@ -97,6 +98,8 @@ async def _run_view(
     finally:
         del node.views[view.directory]
         node.records.forget_mount(view.directory)
+        if view.shown is not None:
+            node.events.emit("mount", "unmount", view.directory)
         view.ended.set()
 
 

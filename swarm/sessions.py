@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import trio
@@ -52,6 +52,10 @@ class Watcher(Protocol):
         ...
 
 
+PeerTold = Callable[[str, PeerId, LogKey | None, str | None], None]
+"""Hears that a peer's session came or went (`connect`, `disconnect`) or that it was banned (`ban`, with the fault)."""
+
+
 class Sessions:
     """Runs sessions over streams, and tells fetcher and replicator what they bring."""
 
@@ -83,6 +87,7 @@ class Sessions:
         self._warned_at = -math.inf
         self.records = PeerRecords()
         self.watcher: Watcher | None = None
+        self.on_peer: PeerTold | None = None
         self._delivered: set[LiveSession] = set()
 
     def join(self, key: LogKey) -> None:
@@ -115,6 +120,7 @@ class Sessions:
         """A peer did below its sessions what no honest one does; its connection is gone."""
         self.records.of(peer).fault = fault
         self.ledger.lie(peer, trio.current_time())
+        self._tell("ban", peer, None, fault)
         self._drop(peer)
 
     async def accept(self, network: Network, stream: Stream) -> None:
@@ -222,6 +228,7 @@ class Sessions:
         self._replicator.add_peer(live)
         self._fetcher.add_peer(live)
         self._announcer.add_peer(live)
+        self._tell("connect", live.remote, live.log)
         if self.watcher is not None:
             self.watcher.on_open(live)
 
@@ -239,8 +246,13 @@ class Sessions:
             self._policy.grants.leave(live.remote)
             self.moved[live.log].add(live.moved)
             self._delivered.discard(live)
+            self._tell("disconnect", live.remote, live.log)
             if self.watcher is not None:
                 self.watcher.on_close(live)
+
+    def _tell(self, action: str, peer: PeerId, log: LogKey | None, fault: str | None = None) -> None:
+        if self.on_peer is not None:
+            self.on_peer(action, peer, log, fault)
 
     def _is_registered(self, live: LiveSession) -> bool:
         return live.log is not None and self._open[live.log].get(live.remote) is live

@@ -40,7 +40,7 @@ from swarm.reach import Reach, ReachSetup
 from swarm.remembered import NoMemory, PeerMemory
 from swarm.replication.tables import Table, TableId
 from swarm.replicator import LogBook, Replicator
-from swarm.sessions import Sessions
+from swarm.sessions import PeerTold, Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
 from swarm.throttle import Throttle
 from swarm.traffic import block_stats, log_traffic
@@ -117,6 +117,7 @@ class Swarm:
         ban_book: BanBook | None = None,
         memory: PeerMemory | None = None,
         find_table: FindTable = find_no_table,
+        on_peer: PeerTold | None = None,
     ) -> None:
         self._ban_book = ban_book
         self._config = config
@@ -174,6 +175,7 @@ class Swarm:
         )
         self._gossip = Gossip(self._sessions, self._membership, self.addresses, is_on=config.finding.exchange)
         self._sessions.watcher = self._gossip
+        self._sessions.on_peer = on_peer
         self._foreign_since: dict[LogKey, float] = {}
         self._needed = trio.Event()
         self._listening = trio.Event()

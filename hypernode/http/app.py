@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from hyperlog.errors import HyperError
-from hypernode.http import rest
+from hypernode.http import metrics, rest
 from hypernode.http.answers import on_failure, on_http_error
 from hypernode.http.guard import guarded
 from hypernode.http.openapi import make_document
@@ -35,6 +35,7 @@ def api_routes(node: Node) -> list[BaseRoute]:
     return [
         Route("/healthz", health),
         Route("/openapi.json", describe),
+        *metrics.routes(node),
         *rest.routes(partial(operate, node)),
     ]
 

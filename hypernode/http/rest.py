@@ -4,8 +4,9 @@
     POST /v1/OP   {"field": value, …}             all others
 
 With `Accept: application/x-ndjson` the answer is the lines that the socket carries (codec.py): events as they come,
-then `{"result": …}` or `{"error": …}`. Else it is one object, `{"result": {…}, "events": […]}`, when all is done; events
-that only tell how far something is are left out then. A failure has a status of its own unless lines were sent before.
+then `{"result": …}` or `{"error": …}`. Else it is one object, `{"result": {…}, "events": […]}`, when all is done;
+events that only tell how far something is are left out then. A failure has a status of its own unless lines were sent
+before.
 
 A handler is a client of the node like any other: it speaks over a socket pair. So there is one way in, and a request
 that was cancelled, because its client went away, is undone as everywhere.

@@ -29,6 +29,7 @@ from hypernode.names import remember_names
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
+from hypernode.operations.chronicling import chronicle
 from hypernode.operations.exporting import export
 from hypernode.operations.keys import operate_on_keys
 from hypernode.operations.listing import list_images, list_names, show_log, show_status
@@ -40,9 +41,11 @@ from hypernode.operations.watching import follow_events, hello
 
 
 async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
-    """Carry out `request`; the result as JSON fields."""
+    """Carry out `request`; the result as JSON fields. What it changed becomes an event."""
     try:
-        return await _operate(node, request, call)
+        result = await _operate(node, request, call)
+        chronicle(node.events, request, result)
+        return result
     finally:
         remember_names(str(node.config.home), list_names(node))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -67,7 +67,8 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
         image.watch.lap("mount")
         lasting = _claim(node, request, call, image, root)
         argv = _argv(request, image.resolved)
-        await call.hold(root=root, timings=image.watch.laps, argv=argv, **lasting, **_describe(image))
+        with _chronicled(node, image, bytes_before):
+            await call.hold(root=root, timings=image.watch.laps, argv=argv, **lasting, **_describe(image))
     figures = {
         **_moved(node, image, bytes_before),
         "missed_bytes": start.missed_bytes,
@@ -82,6 +83,19 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
                 node, image.log, image.resolved, blob, argv, recording.granules, request.record
             )
     return figures
+
+
+@contextmanager
+def _chronicled(node: Node, image: OpenImage, bytes_before: int) -> Iterator[None]:
+    """Tell that the boot began, with the milliseconds of its stages, and how much it moved when it ends."""
+    link = Link(image.link.key).text
+    stages = {stage: round(seconds * 1000, 1) for stage, seconds in image.watch.laps.items()}
+    node.boot_seconds.update(image.watch.laps)
+    node.events.emit("boot", "start", link, version=image.resolved.number, **stages)
+    try:
+        yield
+    finally:
+        node.events.emit("boot", "end", link, version=image.resolved.number, **_moved(node, image, bytes_before))
 
 
 def _claim(node: Node, request: Boot, call: Call, image: OpenImage, root: str) -> Mapping[str, Any]:
