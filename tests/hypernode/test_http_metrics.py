@@ -24,7 +24,7 @@ async def test_metrics_are_prometheus_text_and_count_what_happened(tmp_path: Pat
     }
     assert values["hypernode_images",] == 1
     assert values["hypernode_store_disk_bytes",] > 0
-    assert values["hypernode_events_total", "image", "share"] == 1
+    assert values["hypernode_events_total", "share", "image"] == 1
     assert values["hypernode_image_peers", link] == 0
     assert values["hypernode_blocks_total", "in"] == 0
     assert values["process_resident_memory_bytes",] > 0
