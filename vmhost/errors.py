@@ -55,3 +55,15 @@ class GuestSourceBad(Corrupt):
 
 class NoMirror(Unavailable):
     """No Debian mirror gave what a guest is made from."""
+
+
+class AgentLost(Unavailable):
+    """The agent in a guest does not answer any more: it, the guest or its hypervisor has gone, or hangs."""
+
+
+class AgentMisbehaved(Corrupt):
+    """A guest sent something that its agent never sends; the line to it is dropped."""
+
+
+class AgentMismatch(Refused):
+    """The agent in the guest speaks another version of the protocol."""

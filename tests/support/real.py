@@ -52,7 +52,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
         for name in ("setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")
     },
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",
-    **{name: _program(name) for name in ("umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},
+    **{name: _program(name) for name in ("luajit", "umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},
     "fsck.erofs": _program("fsck.erofs"),
 }
 # What a bare `@pytest.mark.real` asks for; `@pytest.mark.real("root")` asks for less.

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.errors import Refused
+from vmhost.agent import program as agent
 
 ARCHES: Final = ("amd64", "arm64")
 PROFILES: Final = ("fast", "systemd")
 
 FILES: Final = Path(__file__).parent / "files"
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Counted up when the way a guest is put together changes, so that caches hold no guest of the old way."""
 
 
@@ -114,10 +115,23 @@ def recipe(arch: str, profile: str) -> Recipe:
     return Recipe(
         arch=arch,
         profile=profile,
-        packages=(f"linux-image-cloud-{arch}", "busybox-static", "systemd", "systemd-container", "dropbear-bin"),
+        packages=(
+            f"linux-image-cloud-{arch}",
+            "busybox-static",
+            "systemd",
+            "systemd-container",
+            "dropbear-bin",
+            agent.PACKAGE,
+        ),
         unwanted=_UNWANTED,
         programs=(
-            *("/bin/busybox", "/usr/bin/systemd-nspawn", "/usr/sbin/dropbear", "/usr/bin/dropbearkey"),
+            *(
+                "/bin/busybox",
+                "/usr/bin/systemd-nspawn",
+                "/usr/sbin/dropbear",
+                "/usr/bin/dropbearkey",
+                agent.INTERPRETER,
+            ),
             *(_SYSTEMD_PROGRAMS if systemd else ()),
         ),
         libraries=("libnss_files.so.2",),
@@ -143,5 +157,5 @@ def recipe(arch: str, profile: str) -> Recipe:
             ("/tmp", 0o1777),
             ("/var/tmp", 0o1777),
         ),
-        files=(FILES / "common", FILES / profile),
+        files=(FILES / "common", agent.FILES, FILES / profile),
     )
