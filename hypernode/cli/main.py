@@ -12,6 +12,7 @@ import typer.main
 from hypernode.cli import (
     main_config,
     main_export,
+    main_guest,
     main_keys,
     main_mount,
     main_network,
@@ -332,6 +333,7 @@ main_shell.register(app)
 version_commands.register(app)
 main_network.register(app)
 main_export.register(app)
+main_guest.register(app)
 main_trace.register(app)
 main_watch.register(app)
 main_keys.register(app)

@@ -54,6 +54,11 @@ _MODULES: Final = {
         ),
         "hypernode.cli.keys",
     ),
+    **dict.fromkeys(("guest-build", "guest-ls", "guest-info", "guest-rm"), "hypernode.cli.guest"),
+    **dict.fromkeys(
+        ("guest-boot", "guest-status", "guest-ps", "guest-ip", "guest-ssh", "guest-halt", "guest-kill"),
+        "hypernode.cli.guest_machines",
+    ),
     **dict.fromkeys(
         (
             "show",

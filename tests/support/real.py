@@ -49,7 +49,7 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "iptables": _program("iptables"),
     **{
         name: _program(name)
-        for name in ("setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")
+        for name in ("busybox", "setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")
     },
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",
     **{name: _program(name) for name in ("luajit", "umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},

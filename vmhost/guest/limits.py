@@ -27,3 +27,13 @@ PACK_LEVEL: Final = 19  # of zstd: 9.2 MB of kernel instead of 11.0 at level 12,
 PACK_THREADS: Final = 2  # any number gives the same bytes, as long as it is not 0
 
 INFO_BYTES_MAX: Final = 1 << 20  # guest.json
+
+BOOT_SECONDS: Final = 180.0  # until the ssh server answers: 5 s under emulation, 50 were seen under load
+HALT_SECONDS: Final = 60.0  # until the guest has turned itself off
+KEEPER_SECONDS: Final = 5.0  # between asking a machine's keeper to end and killing it
+ONLINE_POLL_SECONDS: Final = 0.2
+ENDED_POLL_SECONDS: Final = 0.05
+BANNER_SECONDS: Final = 5.0  # one try to hear an ssh server
+SSH_CONNECT_SECONDS: Final = 60  # of ssh's own; key exchange takes seconds under emulation
+LAST_WORDS_BYTES: Final = 16 << 10
+LAST_WORDS_LINES: Final = 5

@@ -7,6 +7,7 @@ userland is busybox. What lies under files/ is merged in: files/common, then fil
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,23 @@ _UNWANTED: Final = (
     # Maintainer scripts do not run, nothing is installed in the guest, and busybox does what these do.
     *("adduser_", "coreutils_", "cpio_", "debconf_", "debianutils_", "dpkg_", "gcc-", "init-system-helpers_"),
     *("initramfs-tools", "klibc-utils_", "libklibc_", "linux-base_", "linux-image-cloud", "login_", "mount_"),
-    *("passwd_", "perl", "libperl", "sensible-utils_", "tar_", "ucf_", "util-linux", "kmod_", "logsave_", "dmsetup_"),
+    *(
+        "passwd_",
+        "perl",
+        "libperl",
+        "libfile-",
+        "libnumber-",
+        "libtext-",
+        "usrmerge_",
+        "sensible-utils_",
+        "tar_",
+        "ucf_",
+        "util-linux",
+        "kmod_",
+        "logsave_",
+        "dmsetup_",
+    ),
+    *("libfile-", "libnumber-", "libtext-", "usrmerge_"),
     # nspawn's package also has importd, which brings curl, gnutls, ldap and Kerberos; systemd's dbus and udev.
     *("dbus", "libcurl", "libgnutls", "libldap", "libsasl2", "libkrb5", "libk5crypto", "libgssapi", "libnghttp2"),
     *("librtmp", "libssh2", "libpsl", "libbrotli", "libhogweed", "libnettle", "libp11", "libtasn1", "libunistring"),
@@ -102,6 +119,15 @@ _SYSTEMD_WANTS: Final = (
     ("multi-user.target", "hyper-network.service"),
     ("multi-user.target", "dropbear.service"),
 )
+
+
+_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def host_arch() -> str:
+    """This host's architecture in Debian's words; the kernel's own word where no guest is made for it."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, machine)
 
 
 def recipe(arch: str, profile: str) -> Recipe:
