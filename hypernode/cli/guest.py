@@ -104,4 +104,6 @@ async def guest_rm(config: Config, arguments: Mapping[str, Any]) -> int:
         await trio.to_thread.run_sync(remove_sources, cache)
     for name in names:
         await trio.to_thread.run_sync(remove_guest, name, cache)
+    if arguments["as_json"]:
+        print(json.dumps({"removed": names}))
     return EXIT_OK

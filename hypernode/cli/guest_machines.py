@@ -23,7 +23,7 @@ from vmhost.errors import GuestMissing
 from vmhost.guest import limits
 from vmhost.guest.cache import Guest, build_guest, find_guest
 from vmhost.guest.recipe import host_arch
-from vmhost.guest.standing import StandingMachine, Status, Wish, standing_machines
+from vmhost.guest.standing import StandingMachine, Wish, standing_machines
 from vmhost.machines.errors import MachineFailed
 
 _ACCELERATORS: Final = ("auto", "kvm", "tcg")
@@ -47,7 +47,7 @@ async def guest_boot(config: Config, arguments: Mapping[str, Any]) -> int:
     wish = Wish(guest, arguments["cpus"], arguments["memory"], arguments["accelerator"], tuple(arguments["append"]))
     status = await machine.boot(wish, arguments["timeout"] or limits.BOOT_SECONDS)
     if arguments["as_json"]:
-        print(json.dumps(_fields(status)))
+        print(json.dumps(asdict(status)))
     else:
         option = "" if status.name == "hyperos" else f" --name {status.name}"
         note(f"{status.name} runs ({status.accelerator}); `hypernode guest ssh{option}` logs in")
@@ -66,7 +66,7 @@ async def _guest(arch: str, profile: str) -> Guest:
 async def guest_status(config: Config, arguments: Mapping[str, Any]) -> int:
     status = _machine(config, arguments).status()
     if arguments["as_json"]:
-        print(json.dumps(_fields(status)))
+        print(json.dumps(asdict(status)))
     elif status.running:
         print(f"{status.name} runs, pid {status.pid}, {status.accelerator}, ssh at 127.0.0.1:{status.port}")
     else:
@@ -77,7 +77,7 @@ async def guest_status(config: Config, arguments: Mapping[str, Any]) -> int:
 async def guest_ps(config: Config, arguments: Mapping[str, Any]) -> int:
     found = [machine.status() for machine in standing_machines(_base(config))]
     if arguments["as_json"]:
-        print(json.dumps([_fields(status) for status in found]))
+        print(json.dumps([asdict(status) for status in found]))
         return EXIT_OK
     rows = [
         (
@@ -116,21 +116,23 @@ async def guest_ssh(config: Config, arguments: Mapping[str, Any]) -> int:
 
 
 async def guest_halt(config: Config, arguments: Mapping[str, Any]) -> int:
-    await _machine(config, arguments).halt(arguments["timeout"] or limits.HALT_SECONDS)
+    machine = _machine(config, arguments)
+    await machine.halt(arguments["timeout"] or limits.HALT_SECONDS)
+    if arguments["as_json"]:
+        print(json.dumps(asdict(machine.status())))
     return EXIT_OK
 
 
 async def guest_kill(config: Config, arguments: Mapping[str, Any]) -> int:
     machine = _machine(config, arguments)
-    if not await machine.kill():
-        note(f"{machine.name} did not run")
+    did_run = await machine.kill()
     if arguments["forget"]:
         await trio.to_thread.run_sync(machine.forget)
+    if arguments["as_json"]:
+        print(json.dumps({"name": machine.name, "killed": did_run, "forgotten": arguments["forget"]}))
+    elif not did_run:
+        note(f"{machine.name} did not run")
     return EXIT_OK
-
-
-def _fields(status: Status) -> dict[str, Any]:
-    return asdict(status)
 
 
 def _moment(seconds: float | None) -> str:

@@ -72,7 +72,7 @@ def build(
 def list_guests(as_json: JsonOption = False) -> None:
     """List the guests that were built here; * marks those that are booted.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest ls --json
     """
@@ -83,7 +83,7 @@ def list_guests(as_json: JsonOption = False) -> None:
 def info(arch: ArchOption = None, profile: ProfileOption = "fast", as_json: JsonOption = False) -> None:
     """Check a built guest's files, and say what it is made of.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest info --json | jq .packages
     """
@@ -96,6 +96,7 @@ def remove(
     everything: Annotated[
         bool, typer.Option("--all", help="All guests, and the packages that were kept for the next build.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove built guests.
 
@@ -104,7 +105,7 @@ def remove(
         hypernode guest rm amd64-fast
         hypernode guest rm --all
     """
-    run("guest-rm", names=names or [], everything=everything)
+    run("guest-rm", names=names or [], everything=everything, as_json=as_json)
 
 
 @guest.command()
@@ -154,9 +155,9 @@ def boot(
 def status(name: NameOption = "hyperos", as_json: JsonOption = False) -> None:
     """Say whether a machine runs, where, and else how it ended. Ends with 0 if it runs, with 3 if it does not.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
-        hypernode guest status || hypernode guest boot
+        hypernode guest status --name builder || hypernode guest boot --name builder
     """
     run("guest-status", name=name, as_json=as_json)
 
@@ -165,7 +166,7 @@ def status(name: NameOption = "hyperos", as_json: JsonOption = False) -> None:
 def ps(as_json: JsonOption = False) -> None:
     """List all machines that were booted here.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest ps --json | jq '.[] | select(.running).name'
     """
@@ -176,16 +177,18 @@ def ps(as_json: JsonOption = False) -> None:
 def ip(name: NameOption = "hyperos", as_json: JsonOption = False) -> None:
     """Print where a machine's ssh server is reached: ADDRESS:PORT of this host.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest ip --name builder
     """
     run("guest-ip", name=name, as_json=as_json)
 
 
-@guest.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@guest.command(context_settings={"allow_interspersed_args": False})
 def ssh(
-    command: Annotated[list[str] | None, typer.Argument(metavar="[CMD ARG…]")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[CMD ARG…]", help="Run this there instead of a shell.")
+    ] = None,
     name: NameOption = "hyperos",
 ) -> None:
     """Log in to a machine as root, or run one command there with ssh's own streams, terminal and exit status.
@@ -198,9 +201,9 @@ def ssh(
     run("guest-ssh", command=command or [], name=name)
 
 
-@guest.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@guest.command("run", context_settings={"allow_interspersed_args": False})
 def run_there(
-    command: Annotated[list[str], typer.Argument(metavar="CMD [ARG…]")],
+    command: Annotated[list[str], typer.Argument(metavar="CMD [ARG…]", help="What to run there.")],
     name: NameOption = "hyperos",
 ) -> None:
     """Run one command in a machine; its output, input and exit status are the command's own.
@@ -214,25 +217,26 @@ def run_there(
 
 
 @guest.command()
-def halt(name: NameOption = "hyperos", timeout: TimeoutOption = None) -> None:
+def halt(name: NameOption = "hyperos", timeout: TimeoutOption = None, as_json: JsonOption = False) -> None:
     """Ask a machine's guest to turn itself off, and wait until it has.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest halt --name builder
     """
-    run("guest-halt", name=name, timeout=timeout)
+    run("guest-halt", name=name, timeout=timeout, as_json=as_json)
 
 
 @guest.command()
 def kill(
     name: NameOption = "hyperos",
     forget: Annotated[bool, typer.Option("--forget", help="Remove its directory too, with key and logs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """End a machine at once.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
         hypernode guest kill --name builder --forget
     """
-    run("guest-kill", name=name, forget=forget)
+    run("guest-kill", name=name, forget=forget, as_json=as_json)

@@ -17,6 +17,8 @@ WITHOUT_JSON = {
     "cat": "its output is the file's",
     "completion": "its output is a script",
     "config template": "its output is a configuration file",
+    "guest run": "its output is the command's",
+    "guest ssh": "its output is ssh's",
 }
 
 # In a process of its own: typer makes warnings, which are errors here. Each command line runs in a fork of it, as the
