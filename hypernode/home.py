@@ -24,6 +24,11 @@ def user_config(environment: Mapping[str, str]) -> str:
     return os.path.join(_under(environment, "XDG_CONFIG_HOME", ".config"), "config.toml")
 
 
+def user_units(environment: Mapping[str, str]) -> str:
+    """Where systemd looks for a user's units."""
+    return os.path.join(os.path.dirname(_under(environment, "XDG_CONFIG_HOME", ".config")), "systemd", "user")
+
+
 def _under(environment: Mapping[str, str], variable: str, *otherwise: str) -> str:
     if directory := environment.get(variable):
         return os.path.join(os.path.abspath(directory), "hypernode")

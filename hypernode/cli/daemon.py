@@ -22,6 +22,7 @@ from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
 from hypernode.operations import operate
 from hypernode.seeding import keep_seeding
+from hypernode.service_notify import ServiceManager
 from vmhost.process import open_child, own_module
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ async def _open_site(node: Node, site: SiteSetup, work: trio.Nursery) -> None:
 
 async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    manager = ServiceManager()
     site = _site(config)
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -85,7 +87,9 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
                     print("ready", *addresses, flush=True)
                     for name, url in node.sites.items():
                         print(name, url, flush=True)
+                manager.tell("READY=1")
                 number = await anext(aiter(signals))
+                manager.tell("STOPPING=1")
                 note(f"stopping on {signal.Signals(number).name}")
             work.cancel_scope.cancel()
     return EXIT_OK

@@ -4,7 +4,8 @@
 
 The double is the client as nearly as can be: same streams, directory, environment, umask, limits, priorities and
 control group, and the same code runs in it as would have in the client. It declines, and the client does it itself,
-if it would get rights or a view of the host that the client has not: other users, capabilities, namespaces or root.
+if its rights or its view of the host are not the client's: other users, capabilities, namespaces or root. Capabilities
+that no container ever gets (service.py) do not count: the service has none of them, a root's shell has.
 The starter ends with its daemon; doubles do not, for containers outlive a killed node. A double ends at once when its
 client is gone.
 
@@ -32,6 +33,7 @@ from hypernode.cli import age, boot, run_command
 from hypernode.cli.invoke import invoke
 from hypernode.cli.main import app
 from hypernode.cli.warm import DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
+from hypernode.service import UNUSED_CAPABILITIES
 
 _REQUEST_SECONDS: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
@@ -47,6 +49,7 @@ _SAME: Final = (
     b"NoNewPrivs:",
     b"Seccomp:",
 )
+_UNUSED: Final = sum(1 << number for number in UNUSED_CAPABILITIES.values())
 _IMPORTED: Final = (boot, run_command)  # what `main` imports when a boot runs: here it has been
 _LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _CGROUPS: Final = "/sys/fs/cgroup"
@@ -160,10 +163,17 @@ def _identity(pid: int) -> tuple[object, ...]:
     """What must be the same in both: users, rights, and what of the host is seen."""
     spaces = sorted(os.listdir(f"/proc/{pid}/ns"))
     return (
-        [line for line in _read(pid, "status").splitlines() if line.startswith(_SAME)],
+        [_without_unused(line) for line in _read(pid, "status").splitlines() if line.startswith(_SAME)],
         [(name, os.readlink(f"/proc/{pid}/ns/{name}")) for name in spaces],
         os.readlink(f"/proc/{pid}/root"),
     )
+
+
+def _without_unused(line: bytes) -> bytes:
+    name, _, value = line.partition(b":")
+    if not name.startswith(b"Cap"):
+        return line
+    return b"%s:%x" % (name, int(value, 16) & ~_UNUSED)
 
 
 def _join_cgroup(client: int) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hypernode.service import UNUSED_CAPABILITIES
 from tests.support.nodes import Daemon, Node, daemon, running, wait_until
 from tests.vmhost.support import TOP, make_busybox_root, needs_programs
 from vmhost.mount_syscalls import read_mounts
@@ -91,3 +92,19 @@ def test_who_has_less_than_the_daemon_boots_by_itself(home: Daemon, link: str) -
             assert holder(home) == boot.pid, wrapper
             _, err = boot.communicate("\n", timeout=60)
         assert boot.returncode == 0, err
+
+
+def test_a_daemon_without_what_no_container_gets_starts_them_all_the_same(tmp_path: Path) -> None:
+    """As the service does (hypernode/service.py)."""
+    fewer = ",".join(f"-cap_{number}" for number in UNUSED_CAPABILITIES.values())
+    node = Node(tmp_path / "home")
+    with daemon(node, wrapper=["setpriv", f"--bounding-set={fewer}"]) as home:
+        shared = node.run("share", str(make_busybox_root(tmp_path / "root")))
+        script = "grep CapEff /proc/self/status; read line"
+        with running(start(home, shared.stdout.strip(), script)) as boot:
+            assert boot.stdout is not None
+            by_double = boot.stdout.readline()
+            assert holder(home) != boot.pid
+            boot.communicate("\n", timeout=60)
+    with daemon(node) as home, running(start(home, shared.stdout.strip(), script)) as boot:
+        assert boot.communicate("\n", timeout=60)[0] == by_double

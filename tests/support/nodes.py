@@ -104,10 +104,13 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(node: Node, *listen: str, options: Sequence[str] = ()) -> Iterator[Daemon]:
+def daemon(node: Node, *listen: str, options: Sequence[str] = (), wrapper: Sequence[str] = ()) -> Iterator[Daemon]:
     """A daemon that answers; stopped orderly at the end (and that checked) unless the test killed it."""
     words = [word for address in listen or (_any_port(node),) for word in ("--listen", address)]
-    with node.start("daemon", *words, *options, stderr=None) as process, _serving(node, process) as serving:
+    with (
+        node.start("daemon", *words, *options, wrapper=wrapper, stderr=None) as process,
+        _serving(node, process) as serving,
+    ):
         yield serving
 
 
