@@ -39,7 +39,7 @@ def home_of_boot(argv: Sequence[str]) -> str | None:
     words = iter(argv)
     for word in words:
         if word == "boot":
-            return os.path.abspath(home) if home else _home(os.environ)
+            return _home(os.environ) if home is None else os.path.abspath(os.path.expanduser(home)) if home else None
         if word == "--home":
             home = next(words, "")
         elif word.startswith("--home="):

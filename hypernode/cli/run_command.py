@@ -80,6 +80,8 @@ _MODULES: Final = {
         "hypernode.cli.versions",
     ),
 }
+_SPELLED: Final = {"volume-rm": "volume rm", "install_service": "install-service", "install_man": "install-man"}
+"""How people write a command, where that is not how it is called here."""
 _STAYING: Final = frozenset({"daemon"})
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -159,6 +161,8 @@ def _told(error: BaseException, verb: str) -> int:
         if _only(error, (KeyboardInterrupt,)):
             return EXIT_INTERRUPTED
         raise error
+    if known.hint is None:
+        known.hint = f"hypernode {_SPELLED.get(verb, verb)} --help"
     print_error(known)
     return EXIT_BOOT_FAILED if verb == "boot" else exit_status(known.code)
 

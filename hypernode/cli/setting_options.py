@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,8 +15,8 @@ _TYPES: Final[dict[Kind, object]] = {
     Kind.SECONDS: float | None,
     Kind.RATE: str | None,
     Kind.SIZE: str | None,
-    Kind.FILE: Path | None,
-    Kind.DIRECTORY: Path | None,
+    Kind.FILE: str | None,
+    Kind.DIRECTORY: str | None,
     Kind.ADDRESS: str | None,
     Kind.LISTEN: list[str] | None,
     Kind.PEERS: list[str] | None,
