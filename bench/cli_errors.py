@@ -57,8 +57,8 @@ def main() -> None:
     for line, seconds in sorted(taken.items(), key=lambda one: -one[1])[:10]:
         print(f"{seconds:6.2f} s  {line}")
     print(
-        f"{figures['rows']} errors: median {figures['median_seconds']} s ({figures['median_seconds'] / python:.0f} x an "
-        f"empty Python), worst {figures['worst_seconds']} s; {figures['within_2_s']} within 2 s"
+        f"{figures['rows']} errors: median {figures['median_seconds']} s ({figures['median_seconds'] / python:.0f} x "
+        f"an empty Python), worst {figures['worst_seconds']} s; {figures['within_2_s']} within 2 s"
     )
 
 

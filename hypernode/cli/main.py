@@ -36,6 +36,7 @@ from hypernode.cli.options import (
     RefreshOption,
     run,
 )
+from hypernode.cli.panels import arrange
 from hypernode.cli.setting_options import option_of, takes_settings
 from hypernode.cli.share_options import (
     BuildArgumentsOption,
@@ -338,6 +339,9 @@ main_trace.register(app)
 main_watch.register(app)
 main_keys.register(app)
 main_seeds.register(app)
+
+
+arrange(app)
 
 
 def main() -> None:

@@ -40,6 +40,10 @@ def keys_ls(as_json: JsonOption = False) -> None:
     """List the secret keys of this home: of which image each is, and whether it may write.
 
     STATE is owner, writer, admitted (nothing written yet), not admitted, dismissed, or forked.
+
+    [bold]Examples[/bold]
+
+        hypernode keys ls
     """
     run("keys-ls", as_json=as_json)
 
@@ -114,7 +118,12 @@ def keys_rotate(link: LinkArgument, as_json: JsonOption = False) -> None:
 
 
 def writers_ls(link: LinkArgument, as_json: JsonOption = False) -> None:
-    """List who may write to an image, and who might once."""
+    """List who may write to an image, and who might once.
+
+    [bold]Examples[/bold]
+
+        hypernode writers ls hyper://KEY
+    """
     run("writers-ls", link=link, as_json=as_json)
 
 

@@ -73,5 +73,10 @@ def seed_rm(link: LinkArgument, as_json: JsonOption = False) -> None:
 
 
 def seed_ls(as_json: JsonOption = False) -> None:
-    """List what is kept for others: how many versions, how much of them is here, and what it waits for."""
+    """List what is kept for others: how many versions, how much of them is here, and what it waits for.
+
+    [bold]Examples[/bold]
+
+        hypernode seed ls
+    """
     run("seed-ls", as_json=as_json)

@@ -1,4 +1,4 @@
-"""What people get wrong at a terminal: the status, a line and a hint, no traceback, no secret; with --json an object."""
+"""What people get wrong at a terminal: the status, a line, a hint, no traceback, no secret; with --json an object."""
 
 from __future__ import annotations
 

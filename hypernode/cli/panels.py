@@ -1,0 +1,34 @@
+"""Under which heading `hypernode --help` shows each command."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+_PANELS: Final = {
+    "Images": "share pull images log show diff ls cat checkout export tag fork commit trace",
+    "Containers": "boot ps logs exec attach stop kill restart pause unpause wait rm inspect stats top cp rename port "
+    "update prune build guest machine volumes volume",
+    "Without a container": "mount unmount serve-mounts",
+    "Room": "pin unpin collect verify",
+    "The node": "daemon status peers events metrics dashboard seed gateway pins",
+    "Keys": "keys writers",
+    "This machine": "doctor config completion install-man install-service",
+}
+_OTHERS: Final = "More"
+
+
+def arrange(app: typer.Typer) -> None:
+    """Give every command of `app` its heading, and show the headings in the order of the table."""
+    order = {name: (number, panel) for number, panel in enumerate(_PANELS) for name in _PANELS[panel].split()}
+    for one in (*app.registered_commands, *app.registered_groups):
+        _, one.rich_help_panel = order.get(_name(one), (len(order), _OTHERS))
+    app.registered_commands.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
+    app.registered_groups.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
+
+
+def _name(one: object) -> str:
+    name = getattr(one, "name", None)
+    callback = getattr(one, "callback", None)
+    return name if isinstance(name, str) else getattr(callback, "__name__", "").replace("_", "-")
