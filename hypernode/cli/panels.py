@@ -22,8 +22,10 @@ _OTHERS: Final = "More"
 def arrange(app: typer.Typer) -> None:
     """Give every command of `app` its heading, and show the headings in the order of the table."""
     order = {name: (number, panel) for number, panel in enumerate(_PANELS) for name in _PANELS[panel].split()}
-    for one in (*app.registered_commands, *app.registered_groups):
-        _, one.rich_help_panel = order.get(_name(one), (len(order), _OTHERS))
+    for command in app.registered_commands:
+        _, command.rich_help_panel = order.get(_name(command), (len(order), _OTHERS))
+    for group in app.registered_groups:
+        _, group.rich_help_panel = order.get(_name(group), (len(order), _OTHERS))
     app.registered_commands.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
     app.registered_groups.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
 
