@@ -1,26 +1,34 @@
 """The client of a node's API, for the command line and for programs.
 
-    client = Client(dial_socket(config))
-    images = await client.call(Images())
+    node = await connect()                                   # the daemon of HYPERNODE_HOME, or of the usual home
+    images = await node.call(Images())                       # a result, as a dict
+    await node.call(Pull(link), on_event=print)              # with its events as they come
+    async with await node.hold(Mount(link, "/mnt")) as held: # what exists as long as the connection
+        ...
 
-A node must be running in the home: a daemon, or another command that hosts one (`answers` tells).
+Requests are the frozen values of `hypernode.api.*_requests`; failures are raised as what the node raised
+(`hyperlog.errors`). A node must be running in the home: a daemon, or another command that hosts one. docs/API.md has
+examples that are run as tests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Self
 
 import trio
 
 from hyperlog.errors import HyperError
-from hypernode.api.codec import RELEASE, Json, decode_failure, decode_object, encode_request
+from hypernode.api.codec import API_VERSION, RELEASE, Json, decode_failure, decode_object, encode_request
 from hypernode.api.lines import LineReader
+from hypernode.api.node_requests import Hello
 from hypernode.api.requests import Request
 from hypernode.api.socket_path import short_path
-from hypernode.config import Config
-from hypernode.errors import NodeGone
+from hypernode.config import Config, make_config
+from hypernode.errors import BadRequest, NodeGone
 
 OnEvent = Callable[[str, Json], None]
 Dial = Callable[[], Awaitable[trio.abc.Stream]]
@@ -89,6 +97,27 @@ class Client:
             await trio.aclose_forcefully(stream)
             raise
         return Held(fields, stream, lines)
+
+
+async def connect(home: str | os.PathLike[str] | None = None) -> Client:
+    """A client of the node that serves `home`, by default the home that the command line would use.
+
+    Raises `NodeGone` when none does, `BadRequest` when it speaks another version of the API.
+    """
+    config = make_config(os.environ, {} if home is None else {"home": Path(home)})
+    client = Client(dial_socket(config))
+    try:
+        answer = await client.call(Hello())
+    except OSError as error:
+        raise NodeGone(
+            f"no node serves {config.home}: {error.strerror or 'nobody listens'}", "run `hypernode daemon`"
+        ) from None
+    if answer.get("api") != API_VERSION:
+        raise BadRequest(
+            f"the node speaks version {answer.get('api')} of the API, this client {API_VERSION}",
+            "use the same release on both sides",
+        )
+    return client
 
 
 def dial_socket(config: Config) -> Dial:
