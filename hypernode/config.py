@@ -42,6 +42,8 @@ class Config:
     read_deadline: float = READ_DEADLINE_SECONDS
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
+    log_level: str = "error"
+    log_format: str = "text"
     http: str | None = None
     """Where a daemon serves its API over HTTP (http/sites.py)."""
     http_cert: Path | None = None
@@ -191,6 +193,8 @@ def make_config(
         upload_only=value["upload-only"],
         read_deadline=value["read-deadline"],
         budget=value["budget"],
+        log_level=value["log-level"],
+        log_format=value["log-format"],
         http=value["http"],
         http_cert=value["http-cert"],
         http_key=value["http-key"],

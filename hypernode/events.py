@@ -139,6 +139,8 @@ class EventLog:
         self._recent.append(event)
         self.counts[type_, action] += 1
         self._write(event)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s %s %s", type_, action, identity, extra={"event": event.fields()})
         self._grown.set()
         self._grown = trio.Event()
         return event

@@ -23,6 +23,7 @@ _IN_FILES: Final = {
     Kind.SIZE: 'a size such as "20G", in quotes, or a number of bytes',
     Kind.FILE: "a path in quotes",
     Kind.DIRECTORY: "a path in quotes",
+    Kind.CHOICE: "one of its words, in quotes",
     Kind.ADDRESS: '"127.0.0.1:8080", in quotes, or a port',
     Kind.LISTEN: 'a list such as ["/ip4/0.0.0.0/tcp/4001"]',
     Kind.PEERS: 'a list such as ["/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…"]',
@@ -53,6 +54,10 @@ def from_text(setting: Setting, text: str, where: str, directory: Path | None = 
         return _addresses(setting, tuple(filter(None, (item.strip() for item in text.split(",")))), where)
     if setting.kind in (Kind.FILE, Kind.DIRECTORY):
         return _path(text, where, directory)
+    if setting.kind is Kind.CHOICE:
+        if text.lower() not in setting.choices:
+            raise BadSetting(f"{where}: {text!r} is no choice", f"choose {' or '.join(setting.choices)}")
+        return text.lower()
     if setting.kind is Kind.ADDRESS:
         return text  # judged with the certificate (http/sites.py)
     try:
@@ -70,6 +75,8 @@ def from_toml(setting: Setting, value: object, where: str, directory: Path) -> V
         return _bounded(setting, float(value), where)
     if kind in (Kind.RATE, Kind.SIZE, Kind.ADDRESS) and isinstance(value, int | str) and not isinstance(value, bool):
         return from_text(setting, str(value), where)
+    if kind is Kind.CHOICE and isinstance(value, str):
+        return from_text(setting, value, where)
     if kind in (Kind.FILE, Kind.DIRECTORY) and isinstance(value, str):
         return _path(value, where, directory)
     if kind in _LISTS and isinstance(value, list) and all(isinstance(item, str) for item in value):

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     """Bytes: 20G, 500M."""
     FILE = "file"
     DIRECTORY = "directory"
+    CHOICE = "choice"
+    """One of `choices`."""
     ADDRESS = "address"
     """An IP address and a port, for HTTP."""
     LISTEN = "addresses"
@@ -46,6 +48,7 @@ class Group(StrEnum):
     REACHING = "Being reached"
     MOVING = "Giving and taking"
     HTTP = "Over HTTP"
+    LOGS = "Logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Setting:
     default_words: str | None = None
     """What stands for a default that depends on where it is asked for."""
     has_flag: bool = True
+    choices: tuple[str, ...] = ()
 
     @property
     def variable(self) -> str:
@@ -183,6 +187,22 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         commands=("daemon",),
         default_words="keys/http-token in the home, made at first use",
     ),
+    Setting(
+        "log-level",
+        Kind.CHOICE,
+        "error",
+        "Log to standard error from here on: debug, info (what happens, as events tell it), warning, error.",
+        Group.LOGS,
+        choices=("debug", "info", "warning", "error"),
+    ),
+    Setting(
+        "log-format",
+        Kind.CHOICE,
+        "text",
+        "How: text, or json (an object a line). Neither has secrets; links are cut.",
+        Group.LOGS,
+        choices=("text", "json"),
+    ),
 )
 
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
@@ -204,7 +224,6 @@ def as_text(value: Value) -> str:
 
 FURTHER_VARIABLES: Final = {
     "HYPERNODE_CONFIG": "The configuration file to read instead of the usual ones, as --config names it.",
-    "HYPERNODE_LOG": "Log to standard error from this level on: DEBUG, INFO, WARNING, ERROR.",
     "HYPERNODE_TOKEN": "The secret of a remote mount by TCP, where --token-file names none.",
     "HYPERNODE_REGISTRY_USER": "For registries, where --authfile names no credentials.",
     "HYPERNODE_REGISTRY_PASSWORD": "Its password. It is never taken from a command line.",

@@ -7,7 +7,6 @@ that stays (a daemon, a seeder) ends its own waiting on these signals instead, a
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -24,6 +23,8 @@ from hypernode.cli.progress import Speech
 from hypernode.config import Config, make_config
 from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
+from hypernode.logs import set_up_logging
+from hypernode.settings import BY_NAME
 
 _MODULES: Final = {
     "share": "hypernode.cli.share",
@@ -93,10 +94,11 @@ def run_command(
 ) -> int:
     """Run `verb`; its exit status. Failures are told on standard error, with --json as an object."""
     Speech.as_json = bool(arguments.get("as_json"))
-    _set_up_logging(is_daemon=verb in _STAYING)
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
         config = make_config(os.environ, flags, config_file)
+        asks_for_more = config.log_level != BY_NAME["log-level"].default
+        set_up_logging(config.log_level, config.log_format, with_tracebacks=asks_for_more or verb in _STAYING)
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, verb)
@@ -114,22 +116,6 @@ def run_function(function: str, arguments: Mapping[str, Any]) -> int:
         status = _told(error, name)
     _close_output()
     return status
-
-
-def _set_up_logging(*, is_daemon: bool) -> None:
-    """Log to standard error from HYPERNODE_LOG (a level) on. Tracebacks are for a daemon's log and for who asks."""
-    level = os.environ.get("HYPERNODE_LOG", "").upper()
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    if not level and not is_daemon:
-        handler.addFilter(_without_traceback)
-    known = level in logging.getLevelNamesMapping()
-    logging.basicConfig(level=level if known else logging.ERROR, handlers=[handler])
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    record.exc_info = record.exc_text = None
-    return True
 
 
 async def _interruptible(command: Command, config: Config, arguments: Mapping[str, Any], stays: bool) -> int:

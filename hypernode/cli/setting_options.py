@@ -17,6 +17,7 @@ _TYPES: Final[dict[Kind, object]] = {
     Kind.SIZE: str | None,
     Kind.FILE: str | None,
     Kind.DIRECTORY: str | None,
+    Kind.CHOICE: str | None,
     Kind.ADDRESS: str | None,
     Kind.LISTEN: list[str] | None,
     Kind.PEERS: list[str] | None,
@@ -38,7 +39,7 @@ def option_of(name: str) -> Any:
     setting = BY_NAME[name]
     return typer.Option(
         setting.flag,
-        metavar=_METAVARS.get(setting.kind),
+        metavar="|".join(setting.choices) or _METAVARS.get(setting.kind),
         help=f"{setting.meaning} (default: {setting.default_words or as_text(setting.default)})",
         show_default=False,
         rich_help_panel=None if setting.commands else setting.group.value,

@@ -21,6 +21,7 @@ import trio
 from hyperlog.errors import Refused
 from hypernode.http.limits import BACKLOG, TOKEN_BYTES, TOKEN_CHARS_MAX, TOKEN_CHARS_MIN
 from hypernode.http.server import Application, serve_http
+from hypernode.logs import hide
 
 _ADDRESS: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]{2,45}\]|[0-9.]{7,15}|localhost):)?([0-9]{1,5})")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what may follow "Bearer" (RFC 6750)
@@ -120,6 +121,7 @@ def read_token(path: Path, *, make: bool) -> str:
             f"what is in {path} is no token",
             f"{TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} letters, digits and ._~+/-, such as: openssl rand -base64 32",
         )
+    hide(text)
     return text
 
 

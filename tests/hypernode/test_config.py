@@ -88,6 +88,7 @@ def test_every_setting_can_be_set_in_every_way(tmp_path: Path) -> None:
         Kind.LISTEN: "/ip4/127.0.0.1/tcp/0",
     }
     text = {one.name: texts.get(one.kind, NODE if one.kind is Kind.PEERS else f"{tmp_path}/x") for one in SETTINGS}
+    text |= {one.name: one.choices[-1] for one in SETTINGS if one.choices}
     del text["upload-only"]  # not with leech-only
     variables = {BY_NAME[name].variable: value for name, value in text.items()}
     from_variables = choose(variables, {}, write(tmp_path / "empty.toml", ""))
