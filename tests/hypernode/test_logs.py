@@ -49,7 +49,7 @@ def test_text_has_no_secret_either() -> None:
         ("authorization=abcdefghijkl", "authorization=…"),
         ("{'password': 'hunter2hunter2'}", "{'password': '…'}"),
         ("GET /x?token=abcdefghijkl&a=b", "GET /x?token=…&a=b"),
-        ("the token in /home/keys/http-token", "the token in /home/keys/http-token"),
+        ("the token in /srv/keys/http-token", "the token in /srv/keys/http-token"),
         ("hyper://short", "hyper://short"),
     ],
 )
