@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
 from libp2p.connection_types import ConnectionType
+from libp2p.custom_types import TProtocol
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.security.base_session import BaseSession
@@ -29,6 +30,7 @@ from multiaddr import Multiaddr
 
 from hyperlog.errors import PeerMisbehaved
 from swarm.limits import UNSENT_BYTES_HIGH, UNSENT_BYTES_MAX
+from swarm.net.proposal import proposal
 
 READ_BYTES: Final = 512 << 10
 PLAIN_BYTES_MAX: Final = 65535 - 16
@@ -75,6 +77,8 @@ class Channel(BaseSession):
         self._decrypted = int(states.cipher_state_decrypt.n)
         self._part = b""
         self._plain: deque[bytes] = deque()
+        self._answer = b""
+        """What is still to come of the answer to a proposal."""
         self._empty = 0
         self._unsent: deque[bytes | memoryview] = deque()
         self._unsent_bytes = 0
@@ -107,8 +111,25 @@ class Channel(BaseSession):
                 raise ConnectionClosedError("the connection ended")
             self.bytes_in += count
             plain = self._open(_shared[: kept + count])
+            if self._answer:
+                plain = self._check_answer(plain)
             if plain:
                 return plain
+
+    def propose(self, protocol: TProtocol) -> None:
+        """Speak `protocol` from here on; the peer's answer is checked when it comes. Raises as `send_now`."""
+        self._answer = proposal(protocol)
+        self.put(self._answer)
+        self.send_now()
+
+    def _check_answer(self, plain: list[bytes]) -> list[bytes]:
+        """What comes after the answer to our proposal."""
+        came = b"".join(plain)
+        count = min(len(came), len(self._answer))
+        if came[:count] != self._answer[:count]:
+            raise ConnectionClosedError("the peer does not speak what we propose")
+        self._answer = self._answer[count:]
+        return [came[count:]] if len(came) > count else []
 
     async def _readable(self) -> None:
         try:

@@ -147,13 +147,20 @@ def install() -> None:
 
 
 class OwnMuxers(MuxerMultistream):
-    """Stock negotiation, our yamux. `misbehaved` is told of peers whose connection ended for that."""
+    """Our yamux, proposed without a wait. `misbehaved` is told of peers whose connection ended for that."""
 
     misbehaved: Callable[[ID, str], None]
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         assert isinstance(conn, Channel)
+        if conn.is_initiator:
+            (protocol,) = self.transports
+            conn.propose(protocol)
+            await trio.lowlevel.checkpoint()
+        else:
+            protocol, _ = await self._selector.select(
+                conn, is_initiator=False, negotiate_timeout=self.negotiate_timeout
+            )
         return self._annotate_connection(Muxer(conn, peer_id, self.misbehaved), conn, protocol)
 
 

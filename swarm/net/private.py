@@ -22,7 +22,6 @@ from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.security.security_multistream import SecurityMultistream
@@ -31,6 +30,7 @@ from hyperlog.encoding import encode
 from hyperlog.hashing import keyed
 from swarm.net.channel import Channel, Noise
 from swarm.net.identity import peer_id_text
+from swarm.net.proposal import Proposing, Refused
 
 PRIVATE: Final = TProtocol("/hypernode/private/1")
 _DOMAIN: Final = "hypernode private swarm v1"
@@ -63,14 +63,11 @@ class Security(SecurityMultistream):
             offers = _Offers(handlers, PRIVATE, "a node of a private swarm, while this one is in none,", refusals)
         self.multiselect.handlers = offers
 
-    async def select_transport_and_protocol(
-        self, conn: IRawConnection, is_initiator: bool
-    ) -> tuple[TProtocol, ISecureTransport]:
+    async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
+        ((protocol, transport),) = self.transports.items()
         try:
-            return await super().select_transport_and_protocol(conn, is_initiator)
-        except MultiselectError as error:
-            if not is_initiator or not isinstance(error.__cause__, MultiselectClientError):
-                raise
+            return await transport.secure_outbound(Proposing(conn, protocol), peer_id)
+        except Refused:
             if self._is_private:
                 raise ForeignSwarm("it is not in our private swarm") from None
             raise ForeignSwarm("it is in a private swarm, and this node has no swarm key") from None

@@ -16,7 +16,6 @@ from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.swarm_connection import SwarmConn
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
@@ -27,9 +26,8 @@ from swarm.net import compat
 from swarm.net.identity import peer_id_text
 from swarm.net.muxer import MuxedStream
 from swarm.net.private import ForeignSwarm
+from swarm.net.proposal import proposal, read_answer
 
-_NEVER_SECONDS: Final = 3600
-"""A time-out of the library that ours is to come before."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -100,7 +98,8 @@ async def open_on(connection: INetConn, protocol: TProtocol) -> LibP2PStream:
         with trio.move_on_after(STREAM_SECONDS), unreachable(None):
             raw = await connection.new_stream()
             stream = wrap(raw)
-            await MultiselectClient().select_one_of([protocol], MultiselectCommunicator(raw), _NEVER_SECONDS)
+            await raw.write(proposal(protocol))
+            await read_answer(MultiselectCommunicator(raw), protocol)
             is_agreed = True
     finally:
         if stream is not None and not is_agreed:
