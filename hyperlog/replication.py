@@ -4,7 +4,7 @@ Whoever has the connection calls `receive` with each frame that came, sends what
 and calls `close` at the end; `wake` tells it that `next_frame` has something again. Messages: messages.py.
 
 Each end says how long its feeds are and which entry each ends with. Who pulls requests what it lacks, all at once, and
-the other sends it in runs, in an order in which links come first: so a finite exchange costs two round trips, however
+the other sends it in runs, in an order in which links come first: so who pulls waits one round trip and a half, however
 many entries there are. Nothing is believed: entries prove themselves, and a claim to hold more only makes us wait for
 that peer. Ends that differ at one length mean a fork; the two sides then halve the distance until one can show the
 first entry that differs, and both keep the proof, which is passed on to every peer that is met. Proofs come before
@@ -116,6 +116,7 @@ class Replication:
         self._counts = [0] * 7
         self._fetching.join(self, self._look_again)
         self._ends = [log.subscribe(self._on_commit), log.events.on_fork(self._on_fork)]
+        self._tell_state(full=True)
 
     # ------------------------------------------------------------------------------------------------ for the driver
 
@@ -253,7 +254,6 @@ class Replication:
         if not (self._pull and hello.pushes) and not (self._push and hello.pulls):
             raise ModesDiffer("both ends only give, or both only take", "let one of them do the other, or both")
         self._pull = self._pull and hello.pushes
-        self._tell_state(full=True)
 
     def _on_state(self, state: State) -> None:
         for writer, length, last in state.feeds:

@@ -342,6 +342,7 @@ class EvilPeer:
             decoy=os.urandom(NONCE_BYTES),
         )
         with suppress(HyperError):
+            await stream.send_all(session.take_output())
             while data := await stream.receive_some():
                 for event in session.receive(data):
                     if isinstance(event, BlocksAsked):

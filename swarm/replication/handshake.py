@@ -1,8 +1,8 @@
 """Proof that both ends know a log's key, bound to the connection it is given on.
 
     initiator                                   responder
+                                             ◀── challenge(nonce r)       as soon as there is a stream
       hello(version, discovery key, nonce i) ──▶
-                                             ◀── challenge(nonce r)       whatever the discovery key
       proof(tag i)                           ──▶
                                              ◀── proof(tag r) | bye       only now does the log show, or not
 

@@ -110,10 +110,9 @@ class Session:
 
     @classmethod
     def initiate(cls, log: LogKey, *, local: PeerId, remote: PeerId, nonce: bytes) -> Session:
-        """The end that opened the stream, for `log`; its hello is in the output already. `nonce`: 32 fresh bytes."""
+        """The end that opened the stream, for `log`. `nonce`: 32 fresh bytes."""
         session = cls(Role.INITIATOR, local, remote, nonce, nonce)
         session.log = log
-        session._send(Hello(VERSION, discovery_key(log), nonce))
         session.state = State.CHALLENGE_AWAITED
         return session
 
@@ -127,9 +126,13 @@ class Session:
         nonce: bytes,
         decoy: bytes,
     ) -> Session:
-        """The end that accepted the stream. `decoy`: 32 random bytes that stand in for the key of an unknown log."""
+        """The end that accepted the stream; its challenge is in the output already.
+
+        `decoy`: 32 random bytes that stand in for the key of an unknown log.
+        """
         session = cls(Role.RESPONDER, local, remote, nonce, decoy)
         session._find_log = find_log
+        session._send(Challenge(nonce))
         return session
 
     # ------------------------------------------------------------------------------------------------ in and out
@@ -352,16 +355,16 @@ class Session:
             self.say_bye(Reason.VERSION)
             self._events.append(Ended(Reason.VERSION))
             return
+        if hello.nonce == self._nonce:
+            raise PeerMisbehaved("our own nonce came back")
         self.log = self._find_log(hello.log)
         self._capability = self._agree(self.log, hello.log, hello.nonce, self._nonce)
-        self._send(Challenge(self._nonce))
         self.state = State.PROOF_AWAITED
 
     def _on_challenge(self, nonce: bytes) -> None:
         assert self.log is not None
-        if nonce == self._nonce:
-            raise PeerMisbehaved("our own nonce came back")
         self._capability = self._agree(self.log, discovery_key(self.log), self._nonce, nonce)
+        self._send(Hello(VERSION, discovery_key(self.log), self._nonce))
         self._send(Proof(self._capability.tag(Role.INITIATOR)))
         self.state = State.PROOF_AWAITED
 

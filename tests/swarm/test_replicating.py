@@ -182,6 +182,7 @@ class Forger:
         )
         requests = 0
         with suppress(ConnectionLost):
+            await stream.send_all(session.take_output())
             while data := await stream.receive_some():
                 for event in session.receive(data):
                     if not isinstance(event, ExchangeCame):

@@ -93,9 +93,9 @@ def transcript(session: Session, messages: Sequence[Message]) -> bytes:
 def test_unknown_log_and_wrong_proof_are_answered_alike() -> None:
     attempt: list[Message] = [Hello(1, discovery_key(KEY), b"1" * 32), Proof(b"?" * 32)]
     known, unknown = responder([KEY]), responder([])
+    assert known.take_output() == unknown.take_output() == encode_message(Challenge(b"2" * 32))
     answer = transcript(known, attempt)
-    assert answer == transcript(unknown, attempt)
-    assert answer == encode_message(Challenge(b"2" * 32)) + encode_message(Bye(Reason.REFUSED))
+    assert answer == transcript(unknown, attempt) == encode_message(Bye(Reason.REFUSED))
 
 
 @pytest.mark.parametrize(
@@ -128,28 +128,25 @@ def test_a_proof_fits_nothing_but_its_session(
 
 def test_a_responder_without_the_key_cannot_open() -> None:
     one = initiator()
-    one.take_output()
     one.receive(encode_message(Challenge(b"2" * 32)))
     sent = one.take_output()
+    proof = encode_message(Proof(b"t" * 32))
     with pytest.raises(PeerMisbehaved):
-        one.receive(sent)  # our own proof, sent back
+        one.receive(sent[-len(proof) :])  # our own proof, sent back
     assert one.state is State.CLOSED
 
 
 def test_n15_before_the_proof_no_answer_is_longer_than_what_it_answers() -> None:
     one, other = initiator(OTHER_KEY), responder()
-    for said in range(2):
-        asked = one.take_output()
-        other.receive(asked)
-        answer = other.take_output()
-        assert 0 < len(answer) <= len(asked), said
-        one.receive(answer)
+    one.receive(other.take_output())
+    asked = one.take_output()
+    other.receive(asked)
+    assert 0 < len(other.take_output()) <= len(asked)
 
 
-def test_our_own_nonce_is_no_challenge() -> None:
-    one = initiator()
+def test_our_own_nonce_does_not_come_back() -> None:
     with pytest.raises(PeerMisbehaved):
-        one.receive(encode_message(Challenge(b"1" * 32)))
+        responder().receive(encode_message(Hello(1, discovery_key(KEY), b"2" * 32)))
 
 
 def test_another_version_is_named_as_the_reason() -> None:

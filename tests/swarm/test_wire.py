@@ -56,9 +56,8 @@ def test_the_handshake_of_two_known_peers() -> None:
             said += [data.hex()] if data else []
             listener.receive(data)
     assert said == [
-        f"000000460183015820{DISCOVERY}5820{ONES}",
         f"0000002302815820{TWOS}",
-        f"0000002303815820{INITIATOR_TAG}",
+        f"000000460183015820{DISCOVERY}5820{ONES}0000002303815820{INITIATOR_TAG}",
         f"0000002303815820{RESPONDER_TAG}",
     ]
 
