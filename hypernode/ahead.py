@@ -43,9 +43,9 @@ async def fetch_ahead(
     moved = 0
     is_whole = True
 
-    async def work() -> None:
+    async def work(first: StoredBlock) -> None:
         nonlocal moved, is_whole
-        for block in wanted:
+        for block in chain((first,), wanted):
             if source.has_nowait(block.id):
                 continue
             if bytes_per_second is not None:
@@ -61,8 +61,8 @@ async def fetch_ahead(
                 nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        for _ in range(AHEAD_FETCHES):
-            nursery.start_soon(work)
+        for block in islice(wanted, AHEAD_FETCHES):  # no more tasks than blocks: starting one takes its time too
+            nursery.start_soon(work, block)
     return is_whole
 
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from swarm.addresses import PeerAddress, PeerId
+from swarm.left_out import left_out
 from swarm.reach import Reach, ReachSetup
 
 SESSIONS: Final = "/hypernode/1"
@@ -141,8 +142,9 @@ OpenNetwork = Callable[[NetworkSetup], Awaitable[Network]]
 
 
 def load_network(setup: NetworkSetup) -> Network:
-    """The real network. Imports libp2p (seconds of CPU), so it is called in a thread and only once it is needed."""
-    module = importlib.import_module("swarm.net.libp2p_network")
+    """The real network. Imports libp2p (much CPU), so it is called in a thread and only once it is needed."""
+    with left_out():
+        module = importlib.import_module("swarm.net.libp2p_network")
     network: Network = module.LibP2PNetwork(setup)
     return network
 

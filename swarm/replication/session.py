@@ -126,10 +126,7 @@ class Session:
         nonce: bytes,
         decoy: bytes,
     ) -> Session:
-        """The end that accepted the stream; its challenge is in the output already.
-
-        `decoy`: 32 random bytes that stand in for the key of an unknown log.
-        """
+        """The end that accepted the stream. `decoy`: 32 random bytes that stand in for the key of an unknown log."""
         session = cls(Role.RESPONDER, local, remote, nonce, decoy)
         session._find_log = find_log
         session._send(Challenge(nonce))

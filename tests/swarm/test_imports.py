@@ -12,6 +12,10 @@ heavy = {"libp2p", "multiaddr", "zeroconf", "swarm.net"} & set(sys.modules)
 assert not heavy, heavy
 swarm.network.load_network(swarm.network.NetworkSetup(identity_seed=bytes(32), mdns=False))
 assert "libp2p" in sys.modules
+unused = {"aioquic", "dns", "httpx", "prometheus_client", "psutil", "requests", "wsproto"} & set(sys.modules)
+assert not unused, unused
+import psutil
+assert psutil.pid_exists(1)  # others get the real one
 """
 
 
