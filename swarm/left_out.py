@@ -31,7 +31,7 @@ _LEFT_OUT: Final = (
 
 
 class _StandIn(ModuleType):
-    """Has whatever class is asked for; its objects can do nothing."""
+    """Has whatever class is asked for, as an exception, so that it can be waited for; its objects can do nothing."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -40,7 +40,7 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {"__module__": self.__name__, "__init__": _take_anything})
+        made = type(name, (Exception,), {"__module__": self.__name__, "__init__": _take_anything})
         setattr(self, name, made)
         return made
 

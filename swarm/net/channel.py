@@ -93,10 +93,14 @@ class Channel(BaseSession):
 
     async def receive(self) -> list[bytes]:
         """What is there, decrypted: at least one message. Raises `ConnectionClosedError` or `PeerMisbehaved`."""
-        if self._plain:
-            plain = list(self._plain)
-            self._plain.clear()
-            return plain
+        plain = list(self._plain)
+        self._plain.clear()
+        while not (plain := self._check_answer(plain)):
+            plain = await self._receive()
+        return plain
+
+    async def _receive(self) -> list[bytes]:
+        """As `receive`, whatever it is."""
         while True:
             kept = len(self._part)
             try:
@@ -111,8 +115,6 @@ class Channel(BaseSession):
                 raise ConnectionClosedError("the connection ended")
             self.bytes_in += count
             plain = self._open(_shared[: kept + count])
-            if self._answer:
-                plain = self._check_answer(plain)
             if plain:
                 return plain
 
@@ -124,6 +126,8 @@ class Channel(BaseSession):
 
     def _check_answer(self, plain: list[bytes]) -> list[bytes]:
         """What comes after the answer to our proposal."""
+        if not self._answer:
+            return plain
         came = b"".join(plain)
         count = min(len(came), len(self._answer))
         if came[:count] != self._answer[:count]:

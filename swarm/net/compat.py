@@ -17,6 +17,7 @@ D22 Calls on the root logger configure the application's logging. `quiet_logging
 D24 A negotiation reads messages of any length, before anybody is authenticated, and takes any number of them.
     `read_proposal`.
 D25 identify/push lets any stranger fill the peer store, and ping answers as fast as it is asked. `answer_only`.
+D26 Its first module imports all of it, and twice as much beside. `swarm/left_out.py`.
 
 The defects of its noise reader and of its yamux went with them (channel.py, muxer.py): a writer that gives up after 5 s
 of closed window (D4), the 257th stream that waits for ever (D6), errors swallowed inside a frame (D7), windows that

@@ -89,20 +89,20 @@ const tag = (key, role, initiator, responder, ni, nr) => keyed(key, cbor(
   ['hypernode capability v1', role, initiator, responder, discovery(key), ni, nr]))
 
 async function initiate (stream, incoming, key, us, them) {
+  const nr = bytes32(await next(incoming, CHALLENGE), 1)
   const ni = crypto.randomBytes(32)
   await send(stream, HELLO, cbor([1, discovery(key), ni]))
-  const nr = bytes32(await next(incoming, CHALLENGE), 1)
   await send(stream, PROOF, cbor([tag(key, 'initiator', us, them, ni, nr)]))
   const proof = bytes32(await next(incoming, PROOF), 1)
   if (!proof.equals(tag(key, 'responder', us, them, ni, nr))) fail('a wrong proof')
 }
 
 async function respond (stream, incoming, key, us, them) {
+  const nr = crypto.randomBytes(32)
+  await send(stream, CHALLENGE, cbor([nr]))
   const hello = await next(incoming, HELLO)
   const ni = bytes32(hello, 2 + 34)
   if (!bytes32(hello, 2).equals(discovery(key))) fail('an unknown log')
-  const nr = crypto.randomBytes(32)
-  await send(stream, CHALLENGE, cbor([nr]))
   const proof = bytes32(await next(incoming, PROOF), 1)
   if (!proof.equals(tag(key, 'initiator', them, us, ni, nr))) fail('a wrong proof')
   await send(stream, PROOF, cbor([tag(key, 'responder', them, us, ni, nr)]))

@@ -84,8 +84,8 @@ async def recorded_handshake(victim: Target) -> bytes:
         await nursery.start(trio.serve_listeners, relay, listeners)
         port = listeners[0].socket.getsockname()[1]
         text = victim.address.text.replace(f"/tcp/{port_of(victim.address)}/", f"/tcp/{port}/")
-        async with raw_peer(parse_address(text)):
-            pass
+        async with raw_peer(parse_address(text)) as peer:
+            await peer.open()  # by then the other end has it all
         nursery.cancel_scope.cancel()
     return bytes(said)
 
