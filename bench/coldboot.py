@@ -6,7 +6,8 @@
 Two hosts (network namespaces) on a wire of 100 Mbit/s; a relay delays all that passes between them, so that an answer
 takes 20 ms longer. All sides take turns in every round; figures are medians over rounds. Each time is that of the
 whole command as a person waits for it, from the start of the process to the first byte the container prints;
-interpreter, mounts and nspawn are in it. A daemon runs on the booting host, with an empty home in every round.
+interpreter, mounts and nspawn are in it. A daemon runs on the booting host, with an empty home in every round; it has
+finished starting, and what was written before is on disk, when the time begins.
 
 wire_ratio_trace        bytes received up to the first output ÷ bytes of the image, with a boot trace
 raw_ratio_no_trace      raw bytes of the blocks that a start without a trace fetches ÷ bytes of the image
@@ -231,10 +232,12 @@ def _rivals(bench: Bench, times: dict[str, list[Measured]]) -> None:
 
 @contextlib.contextmanager
 def _fresh(bench: Bench) -> Iterator[Node]:
-    """An empty home with a daemon on the booting host."""
+    """An empty home with a daemon on the booting host, both at rest."""
     node = Node(bench.folder / "booter", bench.hosts.right)
     try:
         with daemon(node):
+            _run(node, "boot", "--help")  # answered by the daemon's starter, once that has imported what it needs
+            os.sync()
             yield node
     finally:
         shutil.rmtree(node.home, ignore_errors=True)

@@ -85,13 +85,12 @@ def test_a_server_is_stopped_when_its_start_is_over(world: World) -> None:
 def test_completing_goes_on_under_a_daemon_and_ends_with_the_image(world: World, tmp_path: Path) -> None:
     home, stats = tmp_path / "home", tmp_path / "stats.json"
     with daemon(Node(home, world.hosts.right)) as here:
-        _boot(world, home, stats, "--complete", "--prefetch-rate", "1M")
+        at_its_end = _number(_boot(world, home, stats, "--complete", "--prefetch-rate", "1M")["wire_bytes"])
 
         def held() -> int:
             return _number(json.loads(here.node.run("images", "--du", "--json").stdout)["stored_bytes"])
 
-        first = held()
-        wait_until(lambda: held() > first, "it goes on after the container")
+        wait_until(lambda: held() > at_its_end, "it goes on after the container")
         collected = here.node.run("collect")
         assert collected.returncode == 0, collected.stderr
         assert held() < 2_000_000
