@@ -1,8 +1,8 @@
-"""Import libp2p without what it imports and nobody here uses: QUIC, WebSockets, TLS, its DHT, DNS, metrics (D26).
+"""Import libp2p without what it imports and nobody here uses: QUIC, WebSockets, TLS, its DHT, DNS (D26).
 
 They are half of what importing it takes, in time and in memory. While the library is imported, stand-ins take their
-places: packages that have any class, whose objects have nothing. Afterwards the places are free again, so whoever needs
-one of the packages imports the real one.
+places: packages that have any class, whose objects have nothing. Only parts of the library itself and of multiaddr are
+left out: what others might import meanwhile must be the real thing. Afterwards the places are free again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ _LEFT_OUT: Final = (
     "libp2p.transport.quic",
     "libp2p.transport.websocket",
     "multiaddr.resolvers",
-    "prometheus_client",
-    "psutil",
 )
 
 
