@@ -171,7 +171,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "http",
         Kind.ADDRESS,
         None,
-        "Serve the API here, e.g. 127.0.0.1:8080 or a port on loopback alone; elsewhere only with a certificate.",
+        "Serve API, metrics and dashboard here, e.g. 127.0.0.1:8080; beyond loopback only with a certificate.",
         Group.HTTP,
         commands=("daemon",),
         default_words="nowhere",

@@ -259,8 +259,8 @@ def daemon(
 
     Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
     home, it seeds again what it seeded. One home has one node. With --budget, versions that no pin, volume, mount or
-    container needs are removed when the disk fills up. With --http it also serves the API as REST: whoever asks needs
-    the token, and can do then what the node's user can.
+    container needs are removed when the disk fills up. With --http it also serves the API as REST, metrics and a
+    dashboard (`hypernode dashboard` says where): who has the token can do then what the node's user can.
 
     [bold]Examples[/bold]
 

@@ -11,7 +11,8 @@ from hypernode.cli.options import JsonOption, run
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command()(events)
+    for command in (events, top, dashboard):
+        app.command()(command)
 
 
 def events(
@@ -47,3 +48,37 @@ def events(
         hypernode events --filter type=container --filter event=die
     """
     run("events", since=since, until=until, filters=filters or [], follow=follow, as_json=as_json)
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="How often to look.")
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the node at work: rates, images, peers, mounts, containers.
+
+    Drawn anew each second until Ctrl-C. Where standard output is no terminal it shows once; with --json it goes on, one
+    object a line, unless --once ends it.
+
+    [bold]Examples[/bold]
+
+        hypernode top
+        hypernode top --once --json | jq .rate_in
+    """
+    run("top", once=once, interval=interval, as_json=as_json)
+
+
+def dashboard(as_json: JsonOption = False) -> None:
+    """Print the address of the daemon's dashboard, which has the token in it.
+
+    The daemon must run with --http. Open the address in a browser of this host; from elsewhere through a tunnel
+    (ssh -L), or with a certificate. Who has the address can use the API: do not pass it on.
+
+    [bold]Examples[/bold]
+
+        hypernode daemon --http 127.0.0.1:8080 &
+        xdg-open "$(hypernode dashboard)"
+    """
+    run("dashboard", as_json=as_json)

@@ -8,11 +8,11 @@ import typer
 
 _PANELS: Final = {
     "Images": "share pull images log show diff ls cat checkout export tag fork commit trace",
-    "Containers": "boot ps logs exec attach stop kill restart pause unpause wait rm inspect stats top cp rename port "
+    "Containers": "boot ps logs exec attach stop kill restart pause unpause wait rm inspect stats cp rename port "
     "update prune build guest machine volumes volume",
     "Without a container": "mount unmount serve-mounts",
     "Room": "pin unpin collect verify",
-    "The node": "daemon status peers events metrics dashboard seed gateway pins",
+    "The node": "daemon status top peers events dashboard seed gateway pins",
     "Keys": "keys writers",
     "This machine": "doctor config completion install-man install-service",
 }

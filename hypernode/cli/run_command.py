@@ -41,6 +41,8 @@ _MODULES: Final = {
     "peers": "hypernode.cli.peers",
     "doctor": "hypernode.cli.doctor",
     "events": "hypernode.cli.events",
+    "top": "hypernode.cli.top",
+    "dashboard": "hypernode.cli.dashboard",
     **dict.fromkeys(("seed-add", "seed-rm", "seed-ls"), "hypernode.cli.seeds"),
     **dict.fromkeys(
         (

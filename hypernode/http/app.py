@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from hyperlog.errors import HyperError
-from hypernode.http import metrics, rest
+from hypernode.http import dashboard, metrics, rest
 from hypernode.http.answers import on_failure, on_http_error
 from hypernode.http.guard import guarded
 from hypernode.http.openapi import make_document
@@ -21,7 +21,7 @@ from hypernode.http.sites import read_token
 from hypernode.node import Node
 from hypernode.operations import operate
 
-_OPEN_PATHS: Final = frozenset({"/healthz", "/openapi.json"})
+_OPEN_PATHS: Final = frozenset({"/healthz", "/openapi.json"}) | dashboard.PATHS
 
 
 def make_app(routes: list[BaseRoute], token: str | None, open_paths: frozenset[str] = frozenset()) -> Application:
@@ -35,6 +35,7 @@ def api_routes(node: Node) -> list[BaseRoute]:
     return [
         Route("/healthz", health),
         Route("/openapi.json", describe),
+        *dashboard.routes(),
         *metrics.routes(node),
         *rest.routes(partial(operate, node)),
     ]

@@ -64,8 +64,16 @@ def test_a_daemon_serves_the_api_with_tls_and_a_token(tmp_path: Path) -> None:
         asked = urllib.request.Request(f"{url}/v1/status", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(asked, context=trusting, timeout=60) as answer:
             assert json.load(answer)["result"]["sites"] == {"api": url}
+        opened = node.run("dashboard")
+        assert opened.stdout == f"{url}/#{token}\n", opened.stderr
+        once = json.loads(node.run("top", "--json", "--once").stdout)
+        assert (once["sites"], once["rate_in"], once["mounts"]) == ({"api": url}, 0, [])
+        shown = node.run("top").stdout
+        assert shown.startswith(f"hypernode {once['peer_id']}")
         log = node.run("events", "--since", "1h", "--no-follow", "--json")
     assert [json.loads(line)["action"] for line in log.stdout.splitlines()] == ["start"]
+    closed = node.run("dashboard")
+    assert (closed.returncode, closed.stdout) == (6, "")
     assert token not in log.stdout + log.stderr
 
 

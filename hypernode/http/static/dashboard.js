@@ -1,0 +1,204 @@
+// The dashboard: asks the node's API every two seconds and draws what it says. No library, nothing from elsewhere.
+// What authors and peers wrote (names, messages, addresses) becomes text nodes only, never markup.
+"use strict";
+
+const PAUSE_MS = 2000;
+const SAMPLES = 150;
+const BOOTS = 12;
+const ROWS = 50;
+const STAGES = ["log", "manifest", "header", "mount"];
+const samples = [];
+const $ = (id) => document.getElementById(id);
+
+// The token comes behind the #, which browsers do not send; it is kept for this tab and taken out of the address.
+function takeToken() {
+  const given = decodeURIComponent(location.hash.slice(1));
+  if (given) {
+    sessionStorage.setItem("token", given);
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem("token");
+}
+
+async function ask(operation, fields = {}) {
+  const query = new URLSearchParams(fields).toString();
+  const answer = await fetch(`/v1/${operation}${query && "?" + query}`, {
+    headers: { Authorization: `Bearer ${sessionStorage.getItem("token")}` },
+  });
+  const told = await answer.json();
+  if (!answer.ok) {
+    const failure = new Error(told.error.message);
+    failure.status = answer.status;
+    throw failure;
+  }
+  return told;
+}
+
+function size(bytes) {
+  let value = bytes;
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (value < 1000) return unit === "B" ? `${Math.round(value)} B` : `${value.toFixed(1)} ${unit}`;
+    value /= 1000;
+  }
+  return `${value.toFixed(1)} TB`;
+}
+
+function row(...cells) {
+  const made = document.createElement("tr");
+  for (const cell of cells) {
+    const td = document.createElement("td");
+    if (cell instanceof Node) td.append(cell);
+    else td.textContent = cell;
+    if (typeof cell === "number") td.className = "number";
+    made.append(td);
+  }
+  return made;
+}
+
+function draw(name, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function drawTransfer(status) {
+  const now = { at: performance.now(), in: status.bytes_in, out: status.bytes_out };
+  samples.push(now);
+  if (samples.length > SAMPLES + 1) samples.shift();
+  const rates = samples.slice(1).map((sample, i) => {
+    const seconds = (sample.at - samples[i].at) / 1000 || 1;
+    return { in: (sample.in - samples[i].in) / seconds, out: (sample.out - samples[i].out) / seconds };
+  });
+  const top = Math.max(1, ...rates.map((rate) => Math.max(rate.in, rate.out)));
+  const line = (way) =>
+    rates.map((rate, i) => `${600 - (rates.length - 1 - i) * (600 / SAMPLES)},${115 - (110 * rate[way]) / top}`).join(" ");
+  $("transfer").replaceChildren(...["in", "out"].map((way) => draw("polyline", { class: way, points: line(way) })));
+  const last = rates.at(-1) ?? { in: 0, out: 0 };
+  $("rates").textContent =
+    `${size(last.in)}/s in, ${size(last.out)}/s out (top of the plot: ${size(top)}/s); ` +
+    `since the start ${size(status.bytes_in)} in, ${size(status.bytes_out)} out`;
+}
+
+// One bar for each boot, newest first; its parts are the stages of the node's share of it, in milliseconds.
+function drawBoots(events) {
+  const boots = events.filter((event) => event.type === "boot" && event.action === "start").slice(-BOOTS).reverse();
+  const known = boots.map((boot) => STAGES.map((stage) => Number(boot.attributes[stage] ?? 0)));
+  const longest = Math.max(1, ...known.map((stages) => stages.reduce((sum, ms) => sum + ms, 0)));
+  const parts = [];
+  known.forEach((stages, i) => {
+    let x = 120;
+    stages.forEach((ms, stage) => {
+      const width = (400 * ms) / longest;
+      const bar = draw("rect", { class: `stage${stage}`, x, y: 4 + i * 18, width, height: 12 });
+      bar.append(draw("title", {}, `${STAGES[stage]}: ${ms} ms`));
+      parts.push(bar);
+      x += width;
+    });
+    const when = new Date(boots[i].time * 1000).toLocaleTimeString();
+    parts.push(draw("text", { x: 4, y: 14 + i * 18 }, `${when} @${boots[i].attributes.version}`));
+    const sum = stages.reduce((all, ms) => all + ms, 0);
+    parts.push(draw("text", { x: x + 6, y: 14 + i * 18 }, `${sum.toFixed(1)} ms`));
+  });
+  if (!boots.length) parts.push(draw("text", { x: 4, y: 14 }, "no boot in the last day"));
+  $("boots").setAttribute("viewBox", `0 0 600 ${8 + Math.max(1, boots.length) * 18}`);
+  $("boots").replaceChildren(...parts);
+  $("stages").replaceChildren(...STAGES.map((stage, i) => {
+    const made = document.createElement("span");
+    made.className = `stage${i}`;
+    made.textContent = stage;
+    return made;
+  }));
+}
+
+async function showVersions(link, name) {
+  const { result } = await ask("log", { link });
+  const shown = $("versions");
+  shown.hidden = false;
+  shown.querySelector("h3").textContent = `Versions of ${name}`;
+  shown.querySelector("tbody").replaceChildren(...result.versions.slice(-ROWS).reverse().map((version) => row(
+    version.number, new Date(version.created * 1000).toLocaleString(), size(version.image_bytes),
+    version.tags.join(" "), version.error ?? version.message ?? "")));
+}
+
+function showImages(images, logs) {
+  const peers = new Map(logs.map((log) => [log.link, log.peers]));
+  $("images").replaceChildren(...images.slice(0, ROWS).map((image) => {
+    const name = document.createElement("button");
+    name.textContent = image.name ?? "(no name)";
+    name.addEventListener("click", () => showVersions(image.link, image.name ?? image.link).catch(lost));
+    const here = image.stored_bytes ? `${Math.floor((100 * image.local_bytes) / image.stored_bytes)} %` : "–";
+    return row(name, image.versions, size(image.image_bytes), here, peers.get(image.link) ?? 0, image.link);
+  }));
+}
+
+function showNode(status) {
+  $("node").textContent = `${status.peer_id ?? "network not started"} · ${status.addresses.length} address(es)`;
+  $("peers").replaceChildren(...status.peers.slice(0, ROWS).map((peer) => row(
+    peer.peer, peer.address, size(peer.bytes_in), size(peer.bytes_out),
+    peer.banned ? `banned: ${peer.fault}` : peer.sessions ? "seen" : "known")));
+}
+
+async function showContainers() {
+  try {
+    const { result } = await ask("container-list", { all: true });
+    $("running").hidden = !result.containers.length;
+    $("containers").replaceChildren(...result.containers.slice(0, ROWS).map((one) => row(
+      one.name, one.state, one.image, one.id.slice(0, 12))));
+  } catch (failure) {
+    if (failure.status !== 404) throw failure;
+  }
+}
+
+// What the page's policy forbids, or a mistake in here, is seen instead of passing by.
+for (const kind of ["securitypolicyviolation", "error", "unhandledrejection"]) {
+  addEventListener(kind, (event) => {
+    document.body.dataset.fault = event.message ?? event.violatedDirective ?? String(event.reason);
+  });
+}
+
+function lost(failure) {
+  document.body.dataset.state = "lost";
+  $("state").textContent = failure.message;
+}
+
+async function round() {
+  const [status, images, past] = await Promise.all([
+    ask("status"), ask("images"), ask("events", { since: "1d", follow: false, filters: "type=boot" })]);
+  const recent = await ask("events", { since: "1h", follow: false });
+  drawTransfer(status.result);
+  drawBoots(past.events);
+  showImages(images.result.images, status.result.logs);
+  showNode(status.result);
+  await showContainers();
+  $("events").replaceChildren(...recent.events.slice(-ROWS).reverse().map((event) => row(
+    new Date(event.time * 1000).toLocaleTimeString(), event.type, event.action, event.id)));
+  $("shown").hidden = false;
+  $("ask").hidden = true;
+  document.body.dataset.state = "live";
+  $("state").textContent = "live";
+}
+
+async function run() {
+  for (;;) {
+    if (takeToken() === null) {
+      $("ask").hidden = false;
+      $("state").textContent = "a token is needed";
+    } else {
+      try {
+        await round();
+      } catch (failure) {
+        lost(failure);
+        if (failure.status === 401) sessionStorage.removeItem("token");
+      }
+    }
+    await new Promise((done) => setTimeout(done, PAUSE_MS));
+  }
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", $("token").value.trim());
+  $("token").value = "";
+});
+run();
