@@ -27,6 +27,7 @@ from vmhost.agent.line import Line
 from vmhost.agent.multiplexer import decode, table, words
 from vmhost.agent.protocol import Welcome
 from vmhost.agent.session import Session
+from vmhost.agent.statistics import GuestUsage, guest_usage
 from vmhost.errors import AgentLost, AgentMisbehaved, AgentMismatch
 
 RDONLY: Final = 1
@@ -132,15 +133,19 @@ class Agent:
         await self.call({"op": "shutdown", "how": how, "force": int(force)})
 
     async def usage_tables(self, container: str | None = None) -> dict[str, Value]:
-        """The kernel's own tables, by name: see statistics.py."""
+        """The kernel's own tables, by name, of the guest or a container; statistics.py reads them."""
         return table(await self.call({"op": "usage", **_about("container", container)}))
 
     async def process_tables(self, container: str | None = None) -> list[Value]:
-        """What /proc says about each process: see statistics.py."""
+        """What /proc says about each process, of the guest or a container; statistics.py reads it."""
         value = await self.call({"op": "processes", **_about("container", container)})
         if not isinstance(value, list):
             raise AgentMisbehaved("the guest sent no list")
         return value
+
+    async def statistics(self) -> GuestUsage:
+        """What the whole guest uses."""
+        return guest_usage(await self.usage_tables())
 
     async def ping(self) -> None:
         """Until the agent has answered."""

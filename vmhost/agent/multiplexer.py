@@ -64,6 +64,8 @@ class Ended:
     code: int
     kind: str = ""
     error: str = ""
+    oom_killed: bool = False
+    """While it led a container, the guest's kernel killed something for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,6 @@ def _ended(frame: Frame) -> Ended:
     told = table(decode(frame.body))
     if "kind" in told:
         return Ended(frame.session, 125, words(told["kind"]), words(told.get("error")) or "the guest says no more")
-    if "signal" in told:
-        return Ended(frame.session, 128 + integer(told, "signal", 64))
-    return Ended(frame.session, integer(told, "code", 255))
+    signalled = 128 + integer(told, "signal", 64) if "signal" in told else None
+    code = integer(told, "code", 255) if signalled is None else signalled
+    return Ended(frame.session, code, oom_killed=integer(told, "oom", 1) == 1)

@@ -14,13 +14,14 @@ from hyperlog.errors import HyperError, NotFound, Refused, Unavailable
 from vmhost.agent import limits, protocol
 from vmhost.agent.line import Line
 from vmhost.agent.multiplexer import STDERR, STDOUT, Accepted, Ended, Event, Granted, Output, Running
-from vmhost.errors import ProgramNotExecutable, ProgramNotFound
+from vmhost.errors import MachineGone, ProgramNotExecutable, ProgramNotFound
 
 _KINDS: Final[Mapping[str, Callable[[str], HyperError]]] = {
     "program_not_found": ProgramNotFound,
     "program_not_executable": ProgramNotExecutable,
     "not_found": NotFound,
     "refused": Refused,
+    "gone": MachineGone,
 }
 
 
@@ -143,6 +144,8 @@ class Session:
         self.stdout = OutputStream(line, self._number, STDOUT)
         self.stderr = OutputStream(line, self._number, STDERR)
         """Nothing comes of it with a terminal."""
+        self.oom_killed = False
+        """Of a container, after its end: the guest ran out of memory, and its kernel killed something."""
         line.listen(self._number, self)
 
     def handle(self, event: Event) -> None:
@@ -157,6 +160,7 @@ class Session:
                 self.stdin.granted.unpark_all()
             case Ended():
                 self._ended = event
+                self.oom_killed = event.oom_killed
                 self.stdout.put(b"")
                 self.stderr.put(b"")
                 self.stdin.granted.unpark_all()

@@ -6,6 +6,7 @@ local posix = require("posix")
 local cbor = require("cbor")
 local child = require("child")
 local Container = require("container")
+local Deaths = require("deaths")
 local Session = require("session")
 local Wire = require("wire")
 local C = posix.C
@@ -26,6 +27,10 @@ function Agent.new(loop, line, tool)
   end)
   self.notify, self.notify_name = Container.notify_socket()
   loop:watch(self.notify, posix.EPOLLIN, function() self:hear_leaders() end)
+  self.deaths = Deaths.open()
+  if self.deaths then
+    loop:watch(self.deaths.fd, posix.EPOLLIN, function() self.deaths:collect() end)
+  end
   self.pids = assert(posix.open("/proc/self/ns/pid", posix.O_RDONLY))
   self.root = assert(posix.open("/", posix.O_PATH + posix.O_DIRECTORY))
   self.wire:announce()
@@ -126,7 +131,7 @@ function Agent:start(number, request, container)
   session:started(pid, assert(posix.open_pidfd(pid)))
   self.sessions[number], self.count = session, self.count + 1
   if request.leads then
-    session.leads = Container.new(self.loop, request.leads, pid, function(program)
+    session.leads = Container.new(self.loop, self.deaths, request.leads, pid, function(program)
       self.wire:send("R", 0, number, cbor.encode({ pid = program }))
     end)
     self.containers[request.leads] = session.leads
@@ -139,7 +144,7 @@ function Agent:open(number, request)
   end
   local container = self:container_of(request)
   if container == false then
-    return refuse(self, number, "unavailable", "the container does not run")
+    return refuse(self, number, "gone", "the container does not run")
   end
   if request.leads and self.containers[request.leads] then
     return refuse(self, number, "refused", "a container of that name runs")

@@ -4,14 +4,21 @@ local ffi = require("ffi")
 local posix = require("posix")
 local C = posix.C
 
+-- How many processes this kernel has killed for want of memory.
+local function oom_kills()
+  return tonumber((posix.read_file("/proc/vmstat", 65536) or ""):match("\noom_kill (%d+)")) or 0
+end
+
 local LOOK_SECONDS = 0.01 -- between two looks for a container's program
 
 local Container = {}
 Container.__index = Container
 
 -- `on_running(pid)` is told once its program runs.
-function Container.new(loop, name, nspawn, on_running)
-  return setmetatable({ loop = loop, name = name, nspawn = nspawn, on_running = on_running }, Container)
+function Container.new(loop, deaths, name, nspawn, on_running)
+  local fields = { loop = loop, deaths = deaths, name = name, nspawn = nspawn, on_running = on_running }
+  fields.oom_kills = oom_kills()
+  return setmetatable(fields, Container)
 end
 
 local function children(pid)
@@ -56,6 +63,7 @@ function Container:look()
 end
 
 function Container:run(pid, status)
+  self.program_pid = pid
   local place = ("/proc/%d"):format(self.leader)
   self.program = posix.open_pidfd(pid)
   self.root = posix.open(place .. "/root", posix.O_PATH + posix.O_DIRECTORY)
@@ -85,6 +93,19 @@ function Container:kill()
   else
     C.kill(self.nspawn, posix.SIGKILL)
   end
+end
+
+-- The program's status, where nspawn ended with `status`: 255 is also how it tells of a signal.
+function Container:status(status)
+  local known = self.program_pid or self.leader
+  if status ~= 255 * 256 or not known or not self.deaths then
+    return status
+  end
+  return self.deaths:status_of(self.program_pid, self.leader) or status
+end
+
+function Container:oom_killed()
+  return oom_kills() > self.oom_kills
 end
 
 function Container:close()

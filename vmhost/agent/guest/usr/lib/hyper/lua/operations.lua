@@ -184,7 +184,7 @@ function operations.extract(request, context)
   if not posix.open(request.directory, posix.O_PATH + posix.O_DIRECTORY) then
     fail("not_found", ("no directory %s: %s"):format(request.directory, posix.strerror(ffi.errno())))
   end
-  tar(context, { "tar", "-x", "-p", "-f", "-", "-C", request.directory })
+  tar(context, { "tar", "-x", "-f", "-", "--numeric-owner", "-C", request.directory })
 end
 
 return operations

@@ -39,13 +39,18 @@ function Session:started(pid, pidfd)
   self.loop:watch(pidfd, posix.EPOLLIN, function() self:reap() end)
 end
 
+local function ended(status)
+  local signal = status % 128
+  return signal == 0 and { code = math.floor(status / 256) % 256 } or { signal = signal }
+end
+
 function Session:reap()
   local status = ffi.new("int[1]")
   if self.pidfd and C.waitpid(self.pid, status, posix.WNOHANG) == self.pid then
     self.loop:forget(self.pidfd)
     self.pidfd = nil
-    local low = status[0] % 128
-    self.ended = low == 0 and { code = math.floor(status[0] / 256) % 256 } or { signal = low }
+    self.ended = ended(self.leads and self.leads:status(status[0]) or status[0])
+    self.ended.oom = self.leads and self.leads:oom_killed() and 1 or 0
     for _, output in pairs(self.outputs) do
       output.readable = true -- once more, until there is nothing
     end
@@ -207,7 +212,7 @@ function Session:pump_connection(wire)
   C.getsockopt(self.connection, 1, 4, errno, length) -- SOL_SOCKET, SO_ERROR
   self.connecting = false
   if errno[0] == 0 then
-    wire:send("A", 0, self.number, "de")
+    wire:send("A", 0, self.number, cbor.encode({ pid = 0 }))
   else
     self.trouble = { cbor.encode({ kind = "unavailable", error = posix.strerror(errno[0]), errno = errno[0] }) }
     self:release()

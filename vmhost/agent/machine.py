@@ -1,0 +1,191 @@
+"""A container in a virtual machine as its keeper sees it: `vmhost.machine.Machine`, through the guest's agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+
+import trio
+
+from hyperlog.errors import Refused, Unavailable
+from vmhost.agent import limits
+from vmhost.agent.client import Agent
+from vmhost.agent.multiplexer import words
+from vmhost.agent.session import Session
+from vmhost.agent.statistics import container_usage, process_rows
+from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
+from vmhost.machines.driver import VirtualMachine
+from vmhost.nspawn import NspawnSpec
+
+
+class AgentMachine:
+    """Implements `vmhost.machine.Machine`."""
+
+    def __init__(self, machine: VirtualMachine, agent: Agent, main: Session, spec: NspawnSpec) -> None:
+        """`main` leads the container `spec.machine`, and its program runs."""
+        self.pid = machine.pid
+        self._machine = machine
+        self._agent = agent
+        self._main = main
+        self._spec = spec
+        self._paused: AbstractContextManager[None] | None = None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the guest's memory ran out and its kernel killed something."""
+        return self._main.oom_killed
+
+    def signal(self, number: int) -> None:
+        self._main.signal(number)
+
+    def kill(self) -> None:
+        self._main.kill()
+
+    def resize(self, size: TerminalSize) -> None:
+        self._main.resize(size.rows, size.columns)
+
+    @asynccontextmanager
+    async def open_exec(self, spec: ExecSpec) -> AsyncIterator[AgentRunning]:
+        self._check_running()
+        terminal = spec.terminal
+        environment = {"container": "systemd-nspawn", **self._spec.env, **spec.env}
+        if terminal is not None:
+            environment = {"TERM": os.environ.get("TERM") or "xterm", **environment}
+        session = await self._agent.exec(
+            spec.argv,
+            env=environment,
+            workdir=spec.workdir or self._spec.workdir,
+            user=self._spec.user if spec.user is None else spec.user,
+            tty=None if terminal is None else (terminal.rows, terminal.columns),
+            container=self._spec.machine,
+        )
+        async with session:
+            yield AgentRunning(session, with_terminal=terminal is not None)
+
+    async def usage(self) -> Usage:
+        self._check_running()
+        tables = await self._agent.usage_tables(self._spec.machine)
+        return container_usage(tables, len(await self.processes()))
+
+    async def processes(self) -> Sequence[ProcessRow]:
+        self._check_running()
+        rows = process_rows(await self._agent.process_tables(self._spec.machine))
+        init = next((row.parent for row in rows if row.pid == self._main.program_pid), None)
+        return [row for row in rows if row.pid != init]  # nspawn's own, which is process 1 inside
+
+    async def pause(self) -> None:
+        if self._paused is None:
+            self._paused = self._agent.quiet()
+            self._paused.__enter__()
+            await self._machine.pause()
+
+    async def resume(self) -> None:
+        if self._paused is not None:
+            await self._machine.resume()
+            self._paused.__exit__(None, None, None)
+            self._paused = None
+
+    def _check_running(self) -> None:
+        if self._paused is not None:
+            raise Unavailable("the virtual machine is paused", hint="resume it first")
+
+    @asynccontextmanager
+    async def open_archive(self, path: str) -> AsyncIterator[trio.abc.ReceiveStream]:
+        self._check_running()
+        _check_absolute(path)
+        async with await self._agent.archive(path, container=self._spec.machine) as session:
+            session.stdin.close()
+            yield _Checked(session)
+
+    async def extract(self, directory: str, source: trio.abc.ReceiveStream) -> None:
+        self._check_running()
+        _check_absolute(directory)
+        async with await self._agent.extract(directory, container=self._spec.machine) as session:
+            with suppress(trio.BrokenResourceError):  # it has ended, and says why
+                async for data in source:
+                    await session.stdin.send_all(data)
+            session.stdin.close()
+            await _check_ended(session)
+
+    async def connect(self, port: int) -> trio.abc.Stream:
+        self._check_running()
+        try:
+            session = await self._agent.connect(port, container=self._spec.machine)
+        except Unavailable as error:
+            raise ConnectionRefusedError(error.message) from error
+        return _Connection(session)
+
+
+class AgentRunning:
+    """Implements `vmhost.machine.Running`."""
+
+    def __init__(self, session: Session, *, with_terminal: bool) -> None:
+        self.pid = session.pid
+        self.stdin: trio.abc.SendStream = session.stdin
+        self.stdout: trio.abc.ReceiveStream = session.stdout
+        self.stderr: trio.abc.ReceiveStream | None = None if with_terminal else session.stderr
+        self._session = session
+
+    def resize(self, size: TerminalSize) -> None:
+        self._session.resize(size.rows, size.columns)
+
+    def signal(self, number: int) -> None:
+        self._session.signal(number)
+
+    async def wait(self) -> int:
+        return await self._session.wait()
+
+
+class _Checked(trio.abc.ReceiveStream):
+    """The output of an operation, whose end is only believed when the operation went well."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await self._session.stdout.receive_some(max_bytes)
+        if not data:
+            await _check_ended(self._session)
+        return data
+
+    async def aclose(self) -> None:
+        await self._session.stdout.aclose()
+
+
+class _Connection(trio.abc.Stream):
+    """A session as a byte stream; closing it ends the session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._session.stdin.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._session.stdin.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._session.stdout.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """No more will be sent."""
+        await self._session.stdin.aclose()
+
+    async def aclose(self) -> None:
+        await self._session.aclose()
+
+
+def _check_absolute(path: str) -> None:
+    if not path.startswith("/"):
+        raise Refused(f"{path!r} is no absolute path")
+
+
+async def _check_ended(session: Session) -> None:
+    """Raises what the operation failed by."""
+    said = b""
+    async for data in session.stderr:
+        said = (said + data)[-limits.WORDS_BYTES :]
+    code = await session.wait()
+    if code:
+        raise Unavailable(words(said.strip()) or f"the guest's tar ended with status {code}")
