@@ -47,6 +47,8 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "npm": _program("npm"),
     "mmdebstrap": _program("mmdebstrap"),
     "iptables": _program("iptables"),
+    "qemu": _program("qemu-system-x86_64"),
+    "apt-get": _program("apt-get"),
     **{
         name: _program(name)
         for name in ("busybox", "setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")

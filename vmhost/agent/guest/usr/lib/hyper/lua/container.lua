@@ -1,5 +1,6 @@
 -- The containers that run here: which systemd-nspawn leads which, and what is needed to enter one.
 
+local bit = require("bit")
 local ffi = require("ffi")
 local posix = require("posix")
 local C = posix.C
@@ -47,6 +48,13 @@ function Container:adopt(pid)
   return true
 end
 
+-- Whether it is a program already, or still the copy of its parent that fork made.
+local function has_executed(pid)
+  local stat = posix.read_file(("/proc/%s/stat"):format(pid), 4096) or ""
+  local flags = stat:match("%) %a %d+ %d+ %d+ %-?%d+ %-?%d+ (%d+) ")
+  return flags ~= nil and bit.band(tonumber(flags), 0x40) == 0 -- PF_FORKNOEXEC
+end
+
 -- Wait for the leader's first child, which is the program; then the container can be entered.
 function Container:look()
   local listing = not self.closed and children(self.leader)
@@ -55,7 +63,7 @@ function Container:look()
   end
   for pid in listing do
     local status = status_of(pid)
-    if status and status:match("\nNSpid:[%s%d]*%s2\n") then
+    if status and status:match("\nNSpid:[%s%d]*%s2\n") and has_executed(pid) then
       return self:run(tonumber(pid), status)
     end
   end
