@@ -9,6 +9,8 @@ used  log key, entry id → seconds         when a version was last opened or pu
 trace manifest id, command digest → trace what a boot that was recorded for this home alone reads (images/trace.py)
 check log key, entry id → blocks          how far an interrupted `verify` came
 seed  order id → what is seeded for others, and which versions that is (seeds.py)
+layer manifest id → its tar's digest      what a registry's clients are told (http/layers.py)
+oci   log key, SHA-256 → entry id         the version that something of that digest is made of (http/registry.py)
 bans  nothing → who is banned             swarm/replication/ledger.py
 """
 
@@ -147,6 +149,21 @@ class Records:
     def trace(self, manifest: ManifestId, command: bytes) -> bytes | None:
         """The value that was remembered."""
         return self._namespace.get(b"trace\0" + manifest + command)
+
+    def remember_layer(self, manifest: ManifestId, value: bytes) -> None:
+        self._namespace.put_many([(b"layer\0" + manifest, value)])
+
+    def layer(self, manifest: ManifestId) -> bytes:
+        """What `remember_layer` was told."""
+        return self._namespace.get(b"layer\0" + manifest) or b""
+
+    def remember_digest(self, sha256: bytes, log: LogKey, entry: EntryId) -> None:
+        """Something that a registry's clients ask for by this digest is made of the version."""
+        self._namespace.put_many([(b"oci\0" + log + sha256, entry)])
+
+    def version_of_digest(self, sha256: bytes, log: LogKey) -> EntryId | None:
+        raw = self._namespace.get(b"oci\0" + log + sha256)
+        return None if raw is None else EntryId(raw)
 
     def mounts(self) -> list[str]:
         """Directories where a mount was made and not yet ended."""

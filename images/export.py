@@ -48,12 +48,14 @@ class _Sink(Protocol):
 
     def add(self, name: str, data: bytes) -> None: ...
 
-    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> _Blob:
+    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> LayerDigest:
         """What `produce` writes, named after its SHA-256."""
         ...
 
 
-class _Blob(NamedTuple):
+class LayerDigest(NamedTuple):
+    """A layer: the SHA-256 of its tar, in hexadecimal, and its bytes."""
+
     sha256: str
     size: int
 
@@ -96,7 +98,7 @@ def export_docker_archive(content: Content, target: Path, on_bytes: OnBytes) -> 
     with _new_file(target) as file:
         sink = _TarSink(file)
         layer = sink.stream(_tar_of(content, on_bytes), lambda digest: f"{digest}.tar")
-        config = _encode(_config(content, layer))
+        config = _encode(_config(content.version, layer))
         name = f"{hashlib.sha256(config).hexdigest()}.json"
         sink.add(name, config)
         listed = [{"Config": name, "RepoTags": [content.ref], "Layers": [f"{layer.sha256}.tar"]}]
@@ -106,15 +108,8 @@ def export_docker_archive(content: Content, target: Path, on_bytes: OnBytes) -> 
 
 def _write_layout(content: Content, sink: _Sink, on_bytes: OnBytes) -> None:
     layer = sink.stream(_tar_of(content, on_bytes), lambda digest: f"blobs/sha256/{digest}")
-    config = _encode(_config(content, layer))
-    manifest = _encode(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": _add_blob(sink, OCI_CONFIG, config),
-            "layers": [{"mediaType": OCI_LAYER, "digest": f"sha256:{layer.sha256}", "size": layer.size}],
-        }
-    )
+    config, manifest = documents(content.version, layer)
+    _add_blob(sink, OCI_CONFIG, config)
     entry = _add_blob(sink, OCI_MANIFEST, manifest)
     platform = {"architecture": content.version.config.arch, "os": content.version.config.os}
     index = {
@@ -126,18 +121,33 @@ def _write_layout(content: Content, sink: _Sink, on_bytes: OnBytes) -> None:
     sink.add("oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
 
 
+def documents(version: ImageVersion, layer: LayerDigest) -> tuple[bytes, bytes]:
+    """(configuration, manifest) of the image whose one layer this is: the same bytes each time and everywhere."""
+    config = _encode(_config(version, layer))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _descriptor(OCI_CONFIG, config),
+        "layers": [{"mediaType": OCI_LAYER, "digest": f"sha256:{layer.sha256}", "size": layer.size}],
+    }
+    return config, _encode(manifest)
+
+
 def _tar_of(content: Content, on_bytes: OnBytes) -> Callable[[Callable[[bytes], object]], None]:
     return lambda write: write_tar(content.manifest, content.blob, write, on_bytes=on_bytes)
 
 
 def _add_blob(sink: _Sink, kind: str, data: bytes) -> dict[str, Any]:
-    digest = hashlib.sha256(data).hexdigest()
-    sink.add(f"blobs/sha256/{digest}", data)
-    return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+    descriptor = _descriptor(kind, data)
+    sink.add(f"blobs/sha256/{str(descriptor['digest']).removeprefix('sha256:')}", data)
+    return descriptor
 
 
-def _config(content: Content, layer: _Blob) -> dict[str, Any]:
-    version = content.version
+def _descriptor(kind: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+
+
+def _config(version: ImageVersion, layer: LayerDigest) -> dict[str, Any]:
     created = datetime.fromtimestamp(min(version.created, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "created": created,
@@ -161,7 +171,7 @@ class _FolderSink:
     def add(self, name: str, data: bytes) -> None:
         (self._folder / name).write_bytes(data)
 
-    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> _Blob:
+    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> LayerDigest:
         temporary = self._folder / "layer"
         with temporary.open("xb", buffering=1 << 20) as file:
             blob = _hashed(produce, file)
@@ -178,7 +188,7 @@ class _TarSink:
     def add(self, name: str, data: bytes) -> None:
         self._file.write(plain_header(name.encode(), len(data)) + data + bytes(padding(len(data))))
 
-    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> _Blob:
+    def stream(self, produce: Callable[[Callable[[bytes], object]], None], name: Callable[[str], str]) -> LayerDigest:
         start = self._file.tell()
         self._file.write(bytes(BLOCK_BYTES))
         blob = _hashed(produce, self._file)
@@ -193,7 +203,7 @@ class _TarSink:
         self._file.write(ZERO_BLOCK * 2)
 
 
-def _hashed(produce: Callable[[Callable[[bytes], object]], None], file: IO[bytes]) -> _Blob:
+def _hashed(produce: Callable[[Callable[[bytes], object]], None], file: IO[bytes]) -> LayerDigest:
     digest = hashlib.sha256()
     size = 0
 
@@ -204,7 +214,7 @@ def _hashed(produce: Callable[[Callable[[bytes], object]], None], file: IO[bytes
         file.write(data)
 
     produce(write)
-    return _Blob(digest.hexdigest(), size)
+    return LayerDigest(digest.hexdigest(), size)
 
 
 @contextmanager

@@ -9,14 +9,18 @@ said: no owner names, no times but mtime, so that two exports of one manifest ar
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from hyperlog.errors import NotFound
 from images.checkout import LocalBlob
 from images.manifest import Inode, Manifest
 from images.paths import data_ranges
+from images.pieces import Data, Piece, Zeros, file_pieces, small
 from images.tar_header import BLOCK_BYTES, ZERO_BLOCK, padding
+
+FORM: Final = 1
+"""Of the bytes that a manifest becomes: digests of them are remembered with it."""
 
 _KINDS: Final = {
     stat.S_IFREG: b"0",
@@ -33,27 +37,42 @@ _SIZE_MAX: Final = 8**11 - 1
 _PIECE_BYTES: Final = 1 << 20
 _SPARSE_HOLES_MIN: Final = 1 << 20
 _NANOSECONDS: Final = 10**9
-_ZEROS: Final = bytes(1 << 16)
 
 Write = Callable[[bytes], object]
 
 
 def write_tar(manifest: Manifest, blob: LocalBlob, write: Write, *, on_bytes: Callable[[int], None]) -> None:
     """Write the whole tar. `on_bytes` hears of data bytes as they go, and may raise to stop. Raises `NotFound`."""
+    for piece in small(tar_pieces(manifest), _PIECE_BYTES):
+        match piece:
+            case bytes():
+                write(piece)
+            case Zeros(size):
+                write(bytes(size))
+            case Data(offset, size):
+                data = blob.read_nowait(offset, size)
+                if data is None:
+                    raise NotFound("a block of the image is not here any more", "pull it again")
+                write(data)
+                on_bytes(size)
+
+
+def tar_pieces(manifest: Manifest) -> Iterator[Piece]:
+    """The whole tar, of which no block is looked at."""
     first_names: dict[int, bytes] = {}
     for path, number in manifest.walk():
         inode = manifest.inode(number)
         if number in first_names:
-            write(_headers(path, inode, _HARD_LINK, 0, first_names[number], []))
+            yield _headers(path, inode, _HARD_LINK, 0, first_names[number], [])
             continue
         if inode.nlink > 1 and not stat.S_ISDIR(inode.mode):
             first_names[number] = path
         if stat.S_ISREG(inode.mode):
-            _write_file(path, inode, blob, write, on_bytes)
+            yield from _file(path, inode)
         else:
             name = (path or b".") + b"/" if stat.S_ISDIR(inode.mode) else path
-            write(_headers(name, inode, _KINDS[stat.S_IFMT(inode.mode)], 0, inode.target, []))
-    write(ZERO_BLOCK * 2)
+            yield _headers(name, inode, _KINDS[stat.S_IFMT(inode.mode)], 0, inode.target, [])
+    yield ZERO_BLOCK * 2
 
 
 def plain_header(name: bytes, size: int) -> bytes:
@@ -61,47 +80,28 @@ def plain_header(name: bytes, size: int) -> bytes:
     return _raw_block(name, 0o644, 0, 0, size, 0, b"0", b"", (0, 0))
 
 
-def _write_file(path: bytes, inode: Inode, blob: LocalBlob, write: Write, on_bytes: Callable[[int], None]) -> None:
+def _file(path: bytes, inode: Inode) -> Iterator[Piece]:
     ranges = list(data_ranges(inode))
     data = sum(size for _, _, size in ranges)
-    is_sparse = inode.size - data >= _SPARSE_HOLES_MIN
-    stored = inode.size
-    if is_sparse:
-        table = _sparse_table(ranges, inode.size)
-        stored = len(table) + data
-        records = [
-            (b"GNU.sparse.major", b"1"),
-            (b"GNU.sparse.minor", b"0"),
-            (b"GNU.sparse.name", path),
-            (b"GNU.sparse.realsize", b"%d" % inode.size),
-        ]
-        directory, _, name = path.rpartition(b"/")
-        stand_in = b"/".join(filter(None, (directory, b"GNUSparseFile.0", name)))
-        write(_headers(stand_in, inode, b"0", stored, b"", records))
-        write(table)
-    else:
-        write(_headers(path, inode, b"0", stored, b"", []))
-    position = 0
-    for start, offset, size in ranges:
-        if not is_sparse:
-            _write_zeros(start - position, write)
-        for at in range(0, size, _PIECE_BYTES):
-            piece = blob.read_nowait(offset + at, min(_PIECE_BYTES, size - at))
-            if piece is None:
-                raise NotFound("a block of the image is not here any more", "pull it again")
-            write(piece)
-            on_bytes(len(piece))
-        position = start + size
-    if not is_sparse:
-        _write_zeros(inode.size - position, write)
-    write(bytes(padding(stored)))
-
-
-def _write_zeros(size: int, write: Write) -> None:
-    while size:
-        part = min(size, len(_ZEROS))
-        write(_ZEROS[:part])
-        size -= part
+    if inode.size - data < _SPARSE_HOLES_MIN:
+        yield _headers(path, inode, b"0", inode.size, b"", [])
+        yield from file_pieces(inode)
+        yield bytes(padding(inode.size))
+        return
+    table = _sparse_table(ranges, inode.size)
+    stored = len(table) + data
+    records = [
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.name", path),
+        (b"GNU.sparse.realsize", b"%d" % inode.size),
+    ]
+    directory, _, name = path.rpartition(b"/")
+    stand_in = b"/".join(filter(None, (directory, b"GNUSparseFile.0", name)))
+    yield _headers(stand_in, inode, b"0", stored, b"", records)
+    yield table
+    yield from (Data(offset, size) for _, offset, size in ranges)
+    yield bytes(padding(stored))
 
 
 def _sparse_table(ranges: list[tuple[int, int, int]], size: int) -> bytes:

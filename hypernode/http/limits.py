@@ -35,3 +35,23 @@ TOKEN_CHARS_MAX: Final = 256
 
 ANSWER_BYTES_MAX: Final = 16 << 20
 """Of one JSON answer with all its events; longer ones are for those who ask for JSON lines."""
+
+STREAM_GROUP_BYTES: Final = 4 << 20
+STREAM_GROUP_PIECES: Final = 4096
+"""What is fetched ahead of what is being sent: so much, and the next so much."""
+STREAM_PIECE_BYTES: Final = 256 << 10
+STREAM_BUFFER_BYTES: Final = 64 << 10
+"""Small pieces are sent together."""
+
+GATEWAY_IMAGES_MAX: Final = 4
+"""Decoded manifests kept for the next request."""
+GATEWAY_OPENING_MAX: Final = 2
+"""Manifests decoded at a time: one of a large image takes a hundred megabytes while that lasts."""
+GATEWAY_STRANGERS_MAX: Final = 64
+"""Images not known here that a gateway looks for, since it was started: each leaves a record, and is looked for on."""
+LISTING_BATCH: Final = 256
+
+LAYERS_WAITING_MAX: Final = 16
+"""Layers whose digest is worked out, or is to be: one after the other, each may mean fetching an image."""
+REGISTRY_TAGS_MAX: Final = 1000
+"""In one answer; the rest is asked for with `last`."""

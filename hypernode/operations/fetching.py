@@ -52,8 +52,13 @@ async def prepare(node: Node, text: str, peers: Sequence[str], call: Call, *, re
 
     link = parse_link(text)
     log, resolved = await find_version(node, link, peers, refresh=refresh, tell=tell)
-    source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
     await tell("fetching the manifest")
+    return await prepare_version(node, link, log, resolved)
+
+
+async def prepare_version(node: Node, link: Link, log: Log, resolved: Resolved) -> Prepared:
+    """A version that is known, its manifest fetched. Raises as `opening.fetch_manifest`."""
+    source = StoredSource(node.repository.blocks, node.swarm.source(link.key))
     manifest = await fetch_manifest(resolved.version.manifest, source)
     await tell_table(node.swarm, link.key, manifest)
     node.records.remember_use(link.key, resolved.entry)
