@@ -88,3 +88,7 @@ SEED_RETRY_SECONDS_MAX: Final = 120.0
 
 SEED_REVIEW_SECONDS: Final = 600.0
 """A seed that has all looks again whether that is still so."""
+
+TOKENS_MAX: Final = 1000
+PINS_PER_TOKEN_MAX: Final = 100
+"""Each is an order of its own (SEEDS_MAX): one member of a team does not take the places of all others."""

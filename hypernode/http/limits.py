@@ -55,3 +55,11 @@ LAYERS_WAITING_MAX: Final = 16
 """Layers whose digest is worked out, or is to be: one after the other, each may mean fetching an image."""
 REGISTRY_TAGS_MAX: Final = 1000
 """In one answer; the rest is asked for with `last`."""
+
+PIN_NAME_CHARS_MAX: Final = 255
+PIN_ORIGINS_MAX: Final = 20
+PIN_META_MAX: Final = 16
+PIN_META_CHARS_MAX: Final = 256
+PINS_LISTED: Final = 10
+PINS_LISTED_MAX: Final = 1000
+"""As the specification has them; it leaves the bounds of `meta` to services."""
