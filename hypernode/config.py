@@ -46,6 +46,10 @@ class Config:
     log_format: str = "text"
     http: str | None = None
     """Where a daemon serves its API over HTTP (http/sites.py)."""
+    gateway: str | None = None
+    """Where a daemon serves images over HTTP (http/services.py)."""
+    pinning: str | None = None
+    """Where it serves the pinning service."""
     http_cert: Path | None = None
     http_key: Path | None = None
     http_token: Path | None = None
@@ -196,6 +200,8 @@ def make_config(
         log_level=value["log-level"],
         log_format=value["log-format"],
         http=value["http"],
+        gateway=value["gateway"],
+        pinning=value["pinning"],
         http_cert=value["http-cert"],
         http_key=value["http-key"],
         http_token=value["http-token"],

@@ -41,6 +41,7 @@ from hypernode.opened import OpenedImages
 from hypernode.records import Records
 from hypernode.seeds import SeedBook
 from hypernode.tables import finder
+from hypernode.tokens import TokenBook
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
@@ -90,6 +91,7 @@ class Node:
         self.volumes = VolumeStore(config.volumes)
         self.gate = Gate()
         self.seeds = SeedBook(repository.records)
+        self.tokens = TokenBook(repository.records)
         self.seeding: Seeding | None = None
         """What a daemon fetches for its seeds; None for a node that stays for one command."""
         self._held: Counter[ManifestRef] = Counter()

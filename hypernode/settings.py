@@ -176,6 +176,25 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         commands=("daemon",),
         default_words="nowhere",
     ),
+    Setting(
+        "gateway",
+        Kind.ADDRESS,
+        None,
+        "Serve images here: their files, and as a registry to pull from; as --http. With a certificate it asks for a "
+        "token (`hypernode token add NAME --for gateway`).",
+        Group.HTTP,
+        commands=("daemon",),
+        default_words="nowhere",
+    ),
+    Setting(
+        "pinning",
+        Kind.ADDRESS,
+        None,
+        "Serve the pinning service here, for those who have a token (`hypernode token add NAME`); as --http.",
+        Group.HTTP,
+        commands=("daemon",),
+        default_words="nowhere",
+    ),
     Setting("http-cert", Kind.FILE, None, "The certificate of --http with its chain, PEM.", Group.HTTP, ("daemon",)),
     Setting("http-key", Kind.FILE, None, "The key of that certificate, PEM.", Group.HTTP, ("daemon",)),
     Setting(

@@ -16,6 +16,7 @@ from hypernode.api.key_requests import KEY_REQUESTS, KeyRequest
 from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
 from hypernode.api.node_requests import NODE_REQUESTS, NodeRequest
 from hypernode.api.seed_requests import SEED_REQUESTS, SeedRequest
+from hypernode.api.token_requests import TOKEN_REQUESTS, TokenRequest
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -156,6 +157,7 @@ Request = (
     | NodeRequest
     | KeyRequest
     | SeedRequest
+    | TokenRequest
     | Share
     | Seed
     | Boot
@@ -177,6 +179,7 @@ REQUESTS: Final[dict[str, type[Request]]] = {
         *NODE_REQUESTS,
         *KEY_REQUESTS,
         *SEED_REQUESTS,
+        *TOKEN_REQUESTS,
         Share,
         Seed,
         Boot,

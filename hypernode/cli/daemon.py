@@ -49,26 +49,37 @@ async def _starter(config: Config) -> AsyncIterator[None]:
             config.starter.unlink()
 
 
-def _site(config: Config) -> SiteSetup | None:
-    """Where the API is to be served over HTTP. Raises `Refused`."""
-    if config.http is None:
-        return None
+def _sites(config: Config) -> dict[str, SiteSetup]:
+    """What is to be served over HTTP, and where. Raises `Refused`."""
+    addresses = {"api": config.http, "gateway": config.gateway, "pinning": config.pinning}
+    wanted = {name: address for name, address in addresses.items() if address is not None}
+    if not wanted:
+        return {}
     from hypernode.http.sites import make_site
 
-    return make_site(config.http, config.http_cert, config.http_key)
+    return {name: make_site(address, config.http_cert, config.http_key) for name, address in wanted.items()}
 
 
-async def _open_site(node: Node, site: SiteSetup, work: trio.Nursery) -> None:
+async def _open_sites(node: Node, sites: Mapping[str, SiteSetup], work: trio.Nursery) -> None:
+    if not sites:
+        return
     from hypernode.http.app import make_api
+    from hypernode.http.services import make_gateway, make_pinning
     from hypernode.http.sites import serve_site
 
-    node.sites["api"] = await work.start(serve_site, site, make_api(node))
+    make = {
+        "api": lambda: make_api(node),
+        "gateway": lambda: make_gateway(node, sites["gateway"], work),
+        "pinning": lambda: make_pinning(node),
+    }
+    for name, site in sites.items():
+        node.sites[name] = await work.start(serve_site, site, make[name]())
 
 
 async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
     manager = ServiceManager()
-    site = _site(config)
+    sites = _sites(config)
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
@@ -77,8 +88,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
             await work.start(keep_seeding, node)
             if config.budget is not None:
                 work.start_soon(keep_budget, node, config.budget)
-            if site is not None:
-                await _open_site(node, site, work)
+            await _open_sites(node, sites, work)
             async with _starter(config):
                 addresses = await node.wait_addresses()
                 if arguments["as_json"]:

@@ -18,6 +18,7 @@ from hypernode.cli import (
     main_network,
     main_seeds,
     main_shell,
+    main_tokens,
     main_trace,
     main_watch,
     version_commands,
@@ -249,6 +250,8 @@ def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
     relay: Annotated[bool | None, option_of("relay")] = None,
     http: Annotated[str | None, option_of("http")] = None,
+    gateway: Annotated[str | None, option_of("gateway")] = None,
+    pinning: Annotated[str | None, option_of("pinning")] = None,
     http_cert: Annotated[Path | None, option_of("http-cert")] = None,
     http_key: Annotated[Path | None, option_of("http-key")] = None,
     http_token: Annotated[Path | None, option_of("http-token")] = None,
@@ -270,12 +273,15 @@ def daemon(
         hypernode daemon --relay --listen /ip4/0.0.0.0/tcp/4001
         hypernode daemon --http 127.0.0.1:8080
         hypernode daemon --http 192.0.2.7:8443 --http-cert cert.pem --http-key key.pem
+        hypernode daemon --gateway 127.0.0.1:5000      # podman pull --tls-verify=false localhost:5000/KEY:latest
     """
     run(
         "daemon",
         relay=relay,
         budget=budget,
         http=http,
+        gateway=gateway,
+        pinning=pinning,
         http_cert=http_cert,
         http_key=http_key,
         http_token=http_token,
@@ -339,6 +345,7 @@ main_trace.register(app)
 main_watch.register(app)
 main_keys.register(app)
 main_seeds.register(app)
+main_tokens.register(app)
 
 
 arrange(app)

@@ -44,6 +44,7 @@ _MODULES: Final = {
     "top": "hypernode.cli.top",
     "dashboard": "hypernode.cli.dashboard",
     **dict.fromkeys(("seed-add", "seed-rm", "seed-ls"), "hypernode.cli.seeds"),
+    **dict.fromkeys(("token-add", "token-ls", "token-revoke"), "hypernode.cli.tokens"),
     **dict.fromkeys(
         (
             "keys-ls",

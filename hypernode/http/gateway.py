@@ -69,7 +69,8 @@ async def _read(node: Node, images: GatewayImages, request: Request) -> ASGIApp:
     inode = image.manifest.inode(number)
     if stat.S_ISDIR(inode.mode):
         if not raw.endswith(b"/"):
-            return RedirectResponse("/" + quote_from_bytes(unquote_to_bytes(raw).lstrip(b"/"), safe="/@") + "/")
+            query = f"?{request.url.query}" if request.url.query else ""
+            return RedirectResponse("/" + quote_from_bytes(unquote_to_bytes(raw).lstrip(b"/"), safe="/@") + "/" + query)
         return await _listing(node, image, number, path, request)
     if not stat.S_ISREG(inode.mode):
         raise Refused(f"a {_kind(inode)} has no content that could be sent", "its directory says what it is")

@@ -56,7 +56,7 @@ def pinning_routes(node: Node) -> list[BaseRoute]:
     """The whole of the service."""
     pins = _Pins(node)
     return [
-        Route("/pins", _told(pins.list), methods=["GET"]),
+        Route("/pins", _told(pins.several), methods=["GET"]),
         Route("/pins", _told(pins.add), methods=["POST"]),
         Route("/pins/{requestid}", _told(pins.show), methods=["GET"]),
         Route("/pins/{requestid}", _told(pins.replace), methods=["POST"]),
@@ -82,7 +82,7 @@ class _Pins:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def list(self, request: Request) -> Response:
+    async def several(self, request: Request) -> Response:
         query = request.query_params
         keep = _filter(query)
         found = [self._status(seed) for seed in reversed(self._of(_token(request)))]

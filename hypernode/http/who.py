@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from starlette.responses import PlainTextResponse
+
+from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from hypernode.http.server import Application
@@ -17,8 +18,8 @@ def asking_for_tokens(app: Application, tokens: TokenBook, right: Right) -> Appl
     async def asking(scope: Scope, receive: Receive, send: Send) -> None:
         token = find_token(scope, tokens, right)
         if token is None:
-            words = "a token is needed: `hypernode token add NAME` makes one\n"
-            answer = PlainTextResponse(words, 401, headers={"WWW-Authenticate": 'Basic realm="hypernode"'})
+            words = {"reason": "UNAUTHORIZED", "details": "a token is needed: `hypernode token add NAME` makes one"}
+            answer = JSONResponse({"error": words}, 401, headers={"WWW-Authenticate": 'Basic realm="hypernode"'})
             await answer(scope, receive, send)
             return
         await app({**scope, "state": {**scope.get("state", {}), "token": token}}, receive, send)

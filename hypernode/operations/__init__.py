@@ -25,6 +25,7 @@ from hypernode.api.requests import (
 )
 from hypernode.api.seed_requests import SeedRequest
 from hypernode.api.server import Call
+from hypernode.api.token_requests import TokenRequest
 from hypernode.names import remember_names
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
@@ -37,6 +38,7 @@ from hypernode.operations.mounting import mount, serve_mounts, unmount
 from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.seeding import operate_on_seeds
 from hypernode.operations.sharing import seed, share
+from hypernode.operations.tokens import operate_on_tokens
 from hypernode.operations.watching import follow_events, hello
 
 
@@ -88,6 +90,8 @@ async def _operate(node: Node, request: Request, call: Call) -> Mapping[str, Any
                 return await operate_on_keys(node, request, call)
             if isinstance(request, SeedRequest):
                 return await operate_on_seeds(node, request, call)
+            if isinstance(request, TokenRequest):
+                return await operate_on_tokens(node, request)
             return await _operate_on_versions(node, request, call)
 
 
