@@ -113,6 +113,8 @@ class _Pins:
         seed = replace(wanted, owner=token.name, budget=token.budget)
         if before is not None:
             seed = replace(seed, id=before.id, added=before.added, kept=before.kept)
+        if seed == before:
+            return seed
         return begin(self._node, seed)
 
     def _of(self, token: Token) -> list[Seed]:
