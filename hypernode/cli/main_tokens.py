@@ -41,10 +41,20 @@ def token_add(
 
 
 def token_ls(as_json: JsonOption = False) -> None:
-    """List who has a token, and for what."""
+    """List who has a token, and for what.
+
+    [bold]Examples[/bold]
+
+        hypernode token ls --json
+    """
     run("token-ls", as_json=as_json)
 
 
 def token_revoke(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Let nobody in with the tokens of this name any more. Its pins stay: `hypernode seed ls`."""
+    """Let nobody in with the tokens of this name any more. Its pins stay: `hypernode seed ls`.
+
+    [bold]Examples[/bold]
+
+        hypernode token revoke alice
+    """
     run("token-revoke", name=name, as_json=as_json)
