@@ -12,7 +12,7 @@ _PANELS: Final = {
     "update prune build guest machine volumes volume",
     "Without a container": "mount unmount serve-mounts",
     "Room": "pin unpin collect verify",
-    "The node": "daemon status top peers events dashboard seed gateway pins",
+    "The node": "daemon status top peers events dashboard seed token",
     "Keys": "keys writers",
     "This machine": "doctor config completion install-man install-service",
 }
