@@ -243,6 +243,7 @@ def as_text(value: Value) -> str:
 
 FURTHER_VARIABLES: Final = {
     "HYPERNODE_CONFIG": "The configuration file to read instead of the usual ones, as --config names it.",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Send a trace of each boot there (OTLP over HTTP); other OTEL_* hold too.",
     "HYPERNODE_TOKEN": "The secret of a remote mount by TCP, where --token-file names none.",
     "HYPERNODE_REGISTRY_USER": "For registries, where --authfile names no credentials.",
     "HYPERNODE_REGISTRY_PASSWORD": "Its password. It is never taken from a command line.",

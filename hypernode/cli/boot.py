@@ -21,6 +21,7 @@ from hypernode.cli.age import command_age_seconds
 from hypernode.cli.lifeline import Lifeline, lifeline
 from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
+from hypernode.cli.traces import send_boot
 from hypernode.config import Config
 from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
@@ -75,6 +76,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
         watch.lap("ending")
     timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
     figures["timings"] = timings
+    await send_boot(timings, figures)
     if arguments["timings"]:
         _tell_timings(timings)
     if arguments["stats"] is not None:

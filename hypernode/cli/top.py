@@ -137,4 +137,4 @@ def _peer_row(peer: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _container_row(container: Mapping[str, Any]) -> Sequence[str]:
-    return (container["name"], container["state"]["status"], container["link"])
+    return (container["name"], container["state"]["status"], container["config"]["link"])

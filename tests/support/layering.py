@@ -35,6 +35,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "multiaddr": ("swarm/net/",),
     "zeroconf": ("swarm/net/",),
     "h11": ("hypernode/http/server.py",),
+    "opentelemetry": ("hypernode/telemetry.py",),
     "prometheus_client": ("hypernode/http/metrics.py",),
     "starlette": ("hypernode/http/",),
     "google": ("swarm/net/nat/messages.py",),

@@ -144,7 +144,7 @@ async function showContainers() {
     const { result } = await ask("container-list", { all: true });
     $("running").hidden = !result.containers.length;
     $("containers").replaceChildren(...result.containers.slice(0, ROWS).map((one) => row(
-      one.name, one.state, one.image, one.id.slice(0, 12))));
+      one.name, one.state.status, one.config.link, one.id.slice(0, 12))));
   } catch (failure) {
     if (failure.status !== 404) throw failure;
   }
