@@ -53,4 +53,4 @@ def export_boot(
     try:
         return exporter.export(collected.get_finished_spans()) is SpanExportResult.SUCCESS
     finally:
-        exporter.shutdown()
+        exporter.shutdown()  # type: ignore[no-untyped-call]
