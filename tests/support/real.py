@@ -49,9 +49,19 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
     "iptables": _program("iptables"),
     "qemu": _program("qemu-system-x86_64"),
     "apt-get": _program("apt-get"),
+    "ssh": _program("ssh"),
     **{
         name: _program(name)
-        for name in ("busybox", "setpriv", "fusermount3", "unshare", "mksquashfs", "sqfs2tar", "mke2fs", "fuse2fs")
+        for name in (
+            "busybox",
+            "setpriv",
+            "fusermount3",
+            "unshare",
+            "mksquashfs",
+            "sqfs2tar",
+            "mke2fs",
+            "fuse2fs",
+        )
     },
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",
     **{name: _program(name) for name in ("luajit", "umoci", "skopeo", "podman", "buildah", "runc", "docker-registry")},
