@@ -99,11 +99,8 @@ def _exit_status() -> Iterator[str]:
 
 
 def _api() -> Iterator[str]:
-    yield from ("# The API", "")
-    yield "A node answers requests at the unix socket `api.sock` in its home (mode 0600). A request is a JSON line with"
-    yield "the version `v` (1), the operation `op` and its fields; answers are any number of events, then a result or"
-    yield "an error. In Python, `hypernode.api.client` does that; the command line uses nothing else."
-    yield from ("", "```json", '→ {"v": 1, "op": "images"}', '← {"result": {"images": []}}', "```", "")
+    yield from ("# Requests of the API", "", "How they are sent is in [the API](../API.md). Each is a JSON line:", "")
+    yield from ("```json", '{"v": 1, "op": "images"}', "```", "")
     for op, request in sorted(REQUESTS.items()):
         yield from (f"## {op}", "", _markdown(inspect.cleandoc(request.__doc__ or "")), "")
         fields = dataclasses.fields(request)
