@@ -37,7 +37,7 @@ from hypernode.cli.options import (
     RefreshOption,
     run,
 )
-from hypernode.cli.panels import arrange
+from hypernode.cli.panels import arrange, flow
 from hypernode.cli.setting_options import option_of, takes_settings
 from hypernode.cli.share_options import (
     BuildArgumentsOption,
@@ -349,6 +349,7 @@ main_tokens.register(app)
 
 
 arrange(app)
+flow(app)
 
 
 def main() -> None:

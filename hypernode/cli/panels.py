@@ -1,7 +1,8 @@
-"""Under which heading `hypernode --help` shows each command."""
+"""How help is laid out: under which heading each command stands, and paragraphs as wide as the terminal."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Final
 
 import typer
@@ -28,6 +29,21 @@ def arrange(app: typer.Typer) -> None:
         _, group.rich_help_panel = order.get(_name(group), (len(order), _OTHERS))
     app.registered_commands.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
     app.registered_groups.sort(key=lambda one: order.get(_name(one), (len(order), _OTHERS))[0])
+
+
+def flow(app: typer.Typer) -> None:
+    """Let the paragraphs of every command's help flow: typer would keep the lines of the source."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            paragraphs = (command.help or inspect.getdoc(command.callback) or "").split("\n\n")
+            command.help = "\n\n".join(one if _is_example(one) else " ".join(one.split()) for one in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            flow(group.typer_instance)
+
+
+def _is_example(paragraph: str) -> bool:
+    return paragraph.startswith(" ")
 
 
 def _name(one: object) -> str:
