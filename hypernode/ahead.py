@@ -43,9 +43,12 @@ async def fetch_ahead(
     moved = 0
     is_whole = True
 
-    async def work(first: StoredBlock) -> None:
+    first = list(islice(wanted, AHEAD_FETCHES))
+    queue = chain(first, wanted)
+
+    async def work() -> None:
         nonlocal moved, is_whole
-        for block in chain((first,), wanted):
+        for block in queue:
             if source.has_nowait(block.id):
                 continue
             if bytes_per_second is not None:
@@ -61,8 +64,8 @@ async def fetch_ahead(
                 nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        for block in islice(wanted, AHEAD_FETCHES):  # no more tasks than blocks: starting one takes its time too
-            nursery.start_soon(work, block)
+        for _ in first:  # no more tasks than blocks: starting one takes its time too
+            nursery.start_soon(work)
     return is_whole
 
 

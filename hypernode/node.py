@@ -45,6 +45,7 @@ from hypernode.tokens import TokenBook
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
+from images.reader import RawBlocks
 from swarm.addresses import PeerId
 from swarm.swarm import Swarm, SwarmConfig
 
@@ -76,6 +77,7 @@ class Node:
         self.records = Records(repository.records)
         self.mounts = ImageMounts(config, mounts, idle_seconds=IDLE_MOUNT_SECONDS if is_daemon else 0.0)
         self.opened = OpenedImages()
+        self.raw_blocks = RawBlocks()
         self.completions = Completions()
         self.mounts_nursery = mounts
         self.views: dict[str, View] = {}

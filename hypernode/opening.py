@@ -129,7 +129,7 @@ async def open_image(
     await tell("mounting")
     metadata = await trio.to_thread.run_sync(partial(erofs_header, node.config, manifest))
     if opened is None:
-        blob = TracedBlob(BlobReader(manifest, source), source)
+        blob = TracedBlob(BlobReader(manifest, source, node.raw_blocks), source)
         mountable = MountableImage(manifest.id.hex(), blob, metadata, reference, manifest)
         opened = OpenedImage(source, blob, mountable)
         node.opened.put(link.key, reference, opened)

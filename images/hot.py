@@ -21,7 +21,7 @@ from hyperlog.blocks import BlockStore
 from hyperlog.errors import HyperError
 from images.compression import compress
 from images.ingest import StoredBlock
-from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_BLOBS_MAX, HOT_CACHE_BYTES, HOT_LEVEL
+from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_BLOBS_MAX, HOT_LEVEL
 from images.manifest import Block
 from images.reader import BlobReader
 from images.source import StoredSource
@@ -99,7 +99,7 @@ class TracedBlob:
             return
         self._known.add(trace.hot)
         space = HotSpace(trace)
-        reader = BlobReader(space, self._source, memory_bytes=HOT_CACHE_BYTES)
+        reader = BlobReader(space, self._source, self._blob.memory)
         for granule, place in space.places.items():  # of what is in several, the last is on its way here
             self._places[granule] = (reader, place * GRANULE_BYTES)
 

@@ -77,7 +77,7 @@ VERSION_PREFIX_CHARACTERS_MIN: Final = 4
 """Shorter beginnings of entry ids are refused even when unique: they will not stay so."""
 
 READER_CACHE_BYTES: Final = 8 << 20
-"""Decompressed blocks kept by one reader; the kernel's page cache above it holds what was read."""
+"""Decompressed blocks kept by all readers of a node; the kernel's page cache above them holds what was read."""
 
 READER_PARALLEL_MAX: Final = 64
 """Blocks that one read asks for at once."""
@@ -94,8 +94,7 @@ HOT_LEVEL: Final = 19
 """A hot blob is made once and is what every first start waits for: 13 % smaller than level 3, 5 s for 8 MB."""
 
 HOT_BLOBS_MAX: Final = 8
-HOT_CACHE_BYTES: Final = 4 << 20
-"""Hot blobs that one served image reads through, and decompressed bytes kept of each."""
+"""Hot blobs that one served image reads through."""
 
 IMPORT_BATCH_FILES: Final = 32
 IMPORT_BATCH_PIECES: Final = 4

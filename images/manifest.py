@@ -14,7 +14,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Self
 
 from hyperlog.encoding import Encodable, Value, decode, encode
@@ -88,25 +87,21 @@ class Block:
 class Manifest:
     """An immutable tree. `len()` is the number of inodes. Made by `decode` or `manifest_build.build_manifest`."""
 
-    def __init__(self, columns: Columns, structure: Structure, encoded: bytes) -> None:
-        """For `decode` only: `columns` checked, `structure` derived from them, `encoded` their spelling."""
+    def __init__(self, columns: Columns, structure: Structure, identifier: ManifestId) -> None:
+        """For `decode` only: `columns` checked, `structure` derived from them."""
         self.columns = columns
         self.structure = structure
-        self._encoded = encoded
+        self.id = identifier
 
     @classmethod
     def decode(cls, encoded: bytes) -> Self:
         """The manifest that `encoded` spells. Raises `ManifestCorrupt`, or `ImageTooNew` for an unknown format."""
         columns = _decode_columns(encoded)
-        return cls(columns, check_columns(columns), encoded)
+        return cls(columns, check_columns(columns), ManifestId(blake3_256(encoded)))
 
     def encode(self) -> bytes:
         """The canonical bytes, which `id` names."""
-        return self._encoded
-
-    @cached_property
-    def id(self) -> ManifestId:
-        return ManifestId(blake3_256(self._encoded))
+        return encode_columns(self.columns)
 
     def __len__(self) -> int:
         return len(self.columns.modes)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from images.columns import Column
+from images.columns import Column, column
 from images.errors import ManifestCorrupt
 from images.limits import (
     APPARENT_BYTES_MAX,
@@ -70,16 +70,16 @@ def check_columns(columns: Columns) -> Structure:
     block_starts = _check_blocks(columns)
     run_starts = _check_files(columns, len(by_kind[stat.S_IFREG]), block_starts[-1])
     return Structure(
-        places=places,
-        directories=directories,
-        parents=parents,
-        entry_starts=entry_starts,
+        places=column("I", places),
+        directories=column("I", directories),
+        parents=column("I", parents),
+        entry_starts=column("I", entry_starts),
         names=names,
-        children=children,
-        nlinks=nlinks,
+        children=column("I", children),
+        nlinks=column("I", nlinks),
         targets=targets,
-        run_starts=run_starts,
-        block_starts=block_starts,
+        run_starts=column("I", run_starts),
+        block_starts=column("I", block_starts),
     )
 
 

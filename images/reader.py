@@ -1,11 +1,13 @@
 """Byte ranges of an image's blob space, out of its blocks.
 
 A read finds its blocks by bisection, takes what is local at once, and fetches all that is missing at the same time.
-Decompressed blocks stay for a moment in a small bounded memory, since the kernel reads one block in several requests.
+Decompressed blocks stay for a moment in a small bounded memory, since the kernel reads one block in several requests;
+all readers of a node share one.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Protocol
 import trio
 
 from hyperlog.errors import HyperError
+from hyperlog.ids import BlockId
 from images.compression import decompress
 from images.limits import READER_CACHE_BYTES, READER_PARALLEL_MAX
 from images.manifest import Block
@@ -26,19 +29,44 @@ class Space(Protocol):
     @property
     def blob_bytes(self) -> int: ...
 
+    def block(self, number: int, /) -> Block: ...
+
     def blocks(self) -> Iterator[Block]: ...
+
+
+class RawBlocks:
+    """Decompressed blocks that were read lately, `bytes_max` of them."""
+
+    def __init__(self, bytes_max: int = READER_CACHE_BYTES) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        # Under its raw size too: an author may say of somebody else's block that it is longer.
+        self._blocks: OrderedDict[tuple[BlockId, int], bytes] = OrderedDict()
+
+    def get(self, block: Block) -> bytes | None:
+        raw = self._blocks.get((block.id, block.raw_bytes))
+        if raw is not None:
+            self._blocks.move_to_end((block.id, block.raw_bytes))
+        return raw
+
+    def remember(self, block: Block, payload: bytes) -> bytes:
+        """Decompress the block's stored bytes. Raises `Corrupt` when its author got it wrong."""
+        raw = decompress(payload, block.raw_bytes)
+        if self._blocks.setdefault((block.id, block.raw_bytes), raw) is raw:
+            self._bytes += len(raw)
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._blocks.popitem(last=False)[1])
+        return raw
 
 
 class BlobReader:
     """The blob of one manifest, or other space, as a read-only file. `size` is in bytes."""
 
-    def __init__(self, space: Space, source: StoredSource, *, memory_bytes: int = READER_CACHE_BYTES) -> None:
-        self._blocks = list(space.blocks())
-        self._offsets = [block.offset for block in self._blocks]
+    def __init__(self, space: Space, source: StoredSource, memory: RawBlocks | None = None) -> None:
+        self._block = space.block
+        self._offsets = array("Q", (block.offset for block in space.blocks()))
         self._source = source
-        self._memory: OrderedDict[int, bytes] = OrderedDict()
-        self._memory_bytes = 0
-        self._memory_bytes_max = memory_bytes
+        self.memory = RawBlocks() if memory is None else memory
         self.size = space.blob_bytes
         self.on_miss: set[Callable[[Block], None]] = set()
         """Told of each block that somebody has to wait for."""
@@ -74,8 +102,8 @@ class BlobReader:
         """The range cut at blocks: (from, to, whether the block is here), in order."""
         numbers, end = self._covering(offset, end - offset)
         for number in numbers:
-            block = self._blocks[number]
-            is_here = number in self._memory or self._source.has_nowait(block.id)
+            block = self._block(number)
+            is_here = self.memory.get(block) is not None or self._source.has_nowait(block.id)
             yield max(offset, block.offset), min(end, block.offset + block.raw_bytes), is_here
 
     async def _fetch_all(self, missing: list[int], parts: dict[int, bytes]) -> None:
@@ -84,14 +112,13 @@ class BlobReader:
         async with trio.open_nursery() as nursery:
 
             async def fetch(number: int) -> None:
-                block = self._blocks[number]
+                block = self._block(number)
                 for listener in self.on_miss:
                     listener(block)
                 try:
                     payload = await self._source.get(block.id, block.stored_bytes)
                     # Of many readers that waited for the block, the first has decompressed it for all.
-                    raw = self._memory.get(number)
-                    parts[number] = raw or self._remember(number, decompress(payload, block.raw_bytes))
+                    parts[number] = self.memory.get(block) or self.memory.remember(block, payload)
                 except HyperError as error:  # told plainly below: the nursery would wrap it
                     failures.append(error)
                     nursery.cancel_scope.cancel()
@@ -117,18 +144,9 @@ class BlobReader:
         return b"".join(parts)[offset - first : end - first]
 
     def _raw_nowait(self, number: int) -> bytes | None:
-        raw = self._memory.get(number)
+        block = self._block(number)
+        raw = self.memory.get(block)
         if raw is not None:
-            self._memory.move_to_end(number)
             return raw
-        block = self._blocks[number]
         payload = self._source.get_nowait(block.id)
-        return None if payload is None else self._remember(number, decompress(payload, block.raw_bytes))
-
-    def _remember(self, number: int, raw: bytes) -> bytes:
-        if number not in self._memory:
-            self._memory_bytes += len(raw)
-        self._memory[number] = raw
-        while self._memory_bytes > self._memory_bytes_max:
-            self._memory_bytes -= len(self._memory.popitem(last=False)[1])
-        return raw
+        return None if payload is None else self.memory.remember(block, payload)

@@ -108,12 +108,14 @@ class HotSpace:
         self.places = {granule: place for place, granule in enumerate(trace.granules())}
         self._hot = trace.hot
 
+    def block(self, number: int) -> Block:
+        """Block `number` of it."""
+        block, full = self._hot[number], BLOCK_GRANULES_MAX * GRANULE_BYTES
+        return Block(block.id, block.stored_bytes, number * full, min(full, self.blob_bytes - number * full))
+
     def blocks(self) -> Iterator[Block]:
         """Its blocks, in order."""
-        full = BLOCK_GRANULES_MAX * GRANULE_BYTES
-        for number, block in enumerate(self._hot):
-            start = number * full
-            yield Block(block.id, block.stored_bytes, start, min(full, self.blob_bytes - start))
+        return map(self.block, range(len(self._hot)))
 
 
 def command_digest(argv: Sequence[str]) -> bytes:

@@ -112,7 +112,7 @@ async def _opened_there(node: Node, request: Mount, remote: str, call: Call) -> 
         manifest = await fetch_manifest(reference, source)
         await _tell(call, "mounting")
         header = await trio.to_thread.run_sync(erofs_header, node.config, manifest)
-        blob = BlobReader(manifest, source)
+        blob = BlobReader(manifest, source, node.raw_blocks)
         yield Shown(
             store.log.key,
             store.resolved,

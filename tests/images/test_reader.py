@@ -19,7 +19,7 @@ from images.compression import compress
 from images.limits import GRANULE_BYTES
 from images.manifest import Manifest
 from images.manifest_build import PlacedBlock, build_manifest
-from images.reader import BlobReader
+from images.reader import BlobReader, RawBlocks
 from images.source import StoredSource
 from images.tree import Node
 
@@ -60,7 +60,7 @@ class World:
         self.manifest: Manifest = build_manifest(Node(mode=0o40755), placed)
 
     def reader(self, memory_bytes: int = 1 << 20) -> BlobReader:
-        return BlobReader(self.manifest, self.source, memory_bytes=memory_bytes)
+        return BlobReader(self.manifest, self.source, RawBlocks(memory_bytes))
 
 
 @pytest.fixture
