@@ -77,15 +77,8 @@ def test_a_daemon_serves_the_api_with_tls_and_a_token(tmp_path: Path) -> None:
     assert token not in log.stdout + log.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--http", "0.0.0.0:0"], "needs TLS"),
-        (["--http", "0", "--http-token", "/dev/null"], "others can read"),
-    ],
-)
-def test_what_is_not_safe_is_refused(tmp_path: Path, options: list[str], words: str) -> None:
-    done = Node(tmp_path / "home").run("daemon", *options)
+def test_what_is_not_safe_is_refused(tmp_path: Path) -> None:
+    done = Node(tmp_path / "home").run("daemon", "--http", "0.0.0.0:0")
     assert done.returncode == 4
-    assert words in done.stderr
+    assert "needs TLS" in done.stderr
     assert "Traceback" not in done.stderr
