@@ -113,6 +113,7 @@ class EventLog:
         self._path = path
         self._recent: deque[Event] = deque(maxlen=EVENTS_REMEMBERED)
         self._last = 0
+        self._begun = time.time_ns()
         self._grown = trio.Event()
         self._file: int | None = None
         self._is_writing = True
@@ -157,9 +158,11 @@ class EventLog:
         return found
 
     def read_history(self, since: int) -> list[Event]:
-        """Every event at or after `since` that is known, oldest first; reads the files, which takes a moment."""
+        """Every event at or after `since` that is known, oldest first; reads the files for what memory has not."""
         recent = list(self._recent)
         before = recent[0].time_nano if recent else None
+        if since >= (self._begun if before is None or len(recent) < EVENTS_REMEMBERED else before):
+            return [event for event in recent if event.time_nano >= since]
         found = [
             event
             for path in (self._older, self._path)

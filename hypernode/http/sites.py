@@ -145,7 +145,10 @@ async def serve_site(
         try:
             await raw.bind((str(setup.address.host), setup.address.port))
         except OSError as error:
-            raise Refused(f"HTTP cannot be served at {setup.address.text}: {error.strerror}") from None
+            raise Refused(
+                f"HTTP cannot be served at {setup.address.text}: {error.strerror}",
+                "choose another port, or 0 for any that is free",
+            ) from None
         raw.listen(BACKLOG)
         url = setup.url(int(raw.getsockname()[1]))
         async with trio.open_nursery() as nursery:

@@ -23,6 +23,9 @@ async def test_the_next_node_reads_what_the_last_one_wrote(tmp_path: Path) -> No
         third = events.emit("node", "start", "/home")
         assert events.read_history(0) == [first, second, third]
         assert events.read_history(second.time_nano) == [second, third]
+        assert events.read_history(second.time_nano + 1) == [third]
+        assert events.read_history(third.time_nano) == [third]
+        assert events.read_history(third.time_nano + 1) == []
         assert events.recent() == [third]
     assert first.attributes == {"image": "hyper://k"}
     assert (tmp_path / "events.jsonl").stat().st_mode & 0o777 == 0o600

@@ -7,7 +7,9 @@ const SAMPLES = 150;
 const BOOTS = 12;
 const ROWS = 50;
 const STAGES = ["log", "manifest", "header", "mount"];
+const KNOWN_EVENTS = 2000;
 const samples = [];
+let events = [];
 const $ = (id) => document.getElementById(id);
 
 // The token comes behind the #, which browsers do not send; it is kept for this tab and taken out of the address.
@@ -162,16 +164,22 @@ function lost(failure) {
   $("state").textContent = failure.message;
 }
 
+// The last day at first, then what came since the last one.
+async function hearEvents() {
+  const last = events.at(-1);
+  const since = last ? String(last.time) : "1d";
+  const told = (await ask("events", { since, follow: false })).events;
+  events = [...events, ...told.filter((event) => !last || event.time_nano > last.time_nano)].slice(-KNOWN_EVENTS);
+}
+
 async function round() {
-  const [status, images, past] = await Promise.all([
-    ask("status"), ask("images"), ask("events", { since: "1d", follow: false, filters: "type=boot" })]);
-  const recent = await ask("events", { since: "1h", follow: false });
+  const [status, images] = await Promise.all([ask("status"), ask("images"), hearEvents()]);
   drawTransfer(status.result);
-  drawBoots(past.events);
+  drawBoots(events);
   showImages(images.result.images, status.result.logs);
   showNode(status.result);
   await showContainers();
-  $("events").replaceChildren(...recent.events.slice(-ROWS).reverse().map((event) => row(
+  $("events").replaceChildren(...events.slice(-ROWS).reverse().map((event) => row(
     new Date(event.time * 1000).toLocaleTimeString(), event.type, event.action, event.id)));
   $("shown").hidden = false;
   $("ask").hidden = true;
