@@ -33,7 +33,7 @@ PORT_NAME: Final = "hypernode.agent.0"
 """Of the virtio-serial port."""
 
 BODY_BYTES_MAX: Final = 65536
-CHUNK_BYTES: Final = 32768  # of data in one frame
+CHUNK_BYTES: Final = BODY_BYTES_MAX - 9  # of data in one frame, which then has 64 KiB
 WINDOW_BYTES: Final = 524288  # of data on one channel that may be under way; a quarter of it is granted at a time
 NONCE_BYTES: Final = 16
 

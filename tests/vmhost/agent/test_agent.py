@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from hyperlog import encoding
+from hyperlog.encoding import Encodable
 from hyperlog.errors import HyperError, NotFound, Refused, Unavailable
 from tests.vmhost.agent.support import SECONDS, all_of, guest_program, running_agent
 from vmhost.agent import protocol
@@ -268,6 +271,45 @@ async def test_a_new_client_ends_what_the_old_one_began_and_is_told_nothing_of_i
         async with open_agent(kept, deadline=SECONDS, silence=SECONDS) as agent:
             assert await output_of(agent, "echo", "new") == b"new\n"
             await ended(pid)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_no_bytes_from_a_host_end_the_guests_program(seed: int) -> None:
+    """Noise, and frames that are in order but mean nothing."""
+    chance = random.Random(seed)
+    async with guest_program() as (stream, process):
+        kept = _Kept(stream)
+        async with open_agent(kept, deadline=SECONDS, silence=SECONDS):
+            pass
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_drain, stream)
+            for _ in range(200):
+                await stream.send_all(_noise(chance))
+            nursery.cancel_scope.cancel()
+        async with open_agent(kept, deadline=SECONDS, silence=SECONDS) as agent:
+            assert await output_of(agent, "echo", "well") == b"well\n"
+            resident = await output_of(agent, "sh", "-c", f"grep VmRSS /proc/{process.pid}/status")
+            assert int(resident.split()[1]) < 64 << 10  # KiB
+
+
+async def _drain(stream: trio.SocketStream) -> None:
+    while await stream.receive_some():
+        pass
+
+
+def _noise(chance: random.Random) -> bytes:
+    kinds = [kind for kind in protocol.Kind if kind not in (protocol.Kind.HELLO, protocol.Kind.WELCOME)]
+    request: dict[str, Encodable] = {
+        "op": chance.choice(("exec", "fly", "mount", "connect", "archive", "extract", "usage", b"\xff", 7)),
+        "argv": chance.choice(([b"true"], [], b"true", 3, [[b"x"]], [{"a": 1}])),
+        "env": chance.choice(([b"A=1"], [b"=", b"no"], 1, [])),
+        "port": chance.choice((1, -1, 70_000, b"x")),
+        "rows": chance.choice((24, -1, 70_000, b"x")),
+        "leads": chance.choice((b"name", 1)),
+    }
+    body = chance.choice((encoding.encode(request), encoding.encode(request), chance.randbytes(chance.randrange(100))))
+    frame = protocol.encode(chance.choice(kinds), chance.randrange(5), body, channel=chance.randrange(4))
+    return frame if chance.random() < 0.9 else chance.randbytes(chance.randrange(2000))
 
 
 class _Kept(trio.abc.Stream):

@@ -5,7 +5,7 @@ local posix = require("posix")
 local C = posix.C
 
 local HEADER, TRAILER, BODY_MAX = 8, 0xA5, 65536
-local CHUNK = 32768 -- of program output in one frame
+local CHUNK = BODY_MAX - HEADER - 1 -- of program output in one frame, which then is two whole writes of the driver
 local IN_BYTES = 4 * (BODY_MAX + HEADER + 1)
 local OUT_BYTES = 262144 -- beyond which no output is read from programs
 local OUT_ROOM = OUT_BYTES + 4 * (BODY_MAX + HEADER + 1) -- for what must be said all the same
