@@ -306,7 +306,8 @@ async def test_a_restored_guest_becomes_a_machine_of_its_own(line: Path) -> None
         assert not (await said(agent, "date", "+%Y")).startswith(b"2001")
 
 
-async def test_an_agent_that_dies_is_noticed_and_the_next_one_serves(line: Path) -> None:
+async def test_the_ways_to_lose_an_agent_are_told_apart(line: Path) -> None:
+    """It dies, and the next one serves; the guest ends, and with it the machine of this module."""
     async with agent_at(line) as agent:
         session = await agent.exec(["sleep", "1000"])
         with contextlib.suppress(AgentLost):
@@ -315,12 +316,7 @@ async def test_an_agent_that_dies_is_noticed_and_the_next_one_serves(line: Path)
             await session.wait()
     async with agent_at(line) as agent:
         assert await said(agent, "echo", "back") == b"back\n"
-
-
-async def test_a_guest_that_ends_is_told_apart_from_one_that_hangs(tmp_path: Path) -> None:
-    with running_guest(tmp_path) as socket:
-        async with agent_at(socket) as agent:
-            with contextlib.suppress(AgentLost):
-                await agent.shutdown("reboot")
-            with pytest.raises(AgentLost, match="virtual machine has ended"):
-                await agent.wait_lost()
+        with contextlib.suppress(AgentLost):
+            await agent.shutdown("reboot")
+        with pytest.raises(AgentLost, match="virtual machine has ended"):
+            await agent.wait_lost()
