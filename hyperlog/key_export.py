@@ -56,7 +56,7 @@ def import_key(text: str, passphrase: str) -> KeyPair:
         raise Refused("the passphrase is wrong, or the exported key was changed", "try again")
     pair = KeyPair.from_seed(seed)
     if bytes(pair.public) != public:
-        raise Corrupt("the exported key is not the one it says it is")
+        raise Corrupt("the exported key is not the one it says it is", "export it again")
     return pair
 
 
@@ -80,9 +80,12 @@ def parse_exported(text: str) -> tuple[bytes, int, int, bytes, bytes, bytes]:
     if (len(public), len(salt), len(nonce), len(box)) != (KEY_BYTES, _SALT_BYTES, _NONCE_BYTES, _BOX_BYTES):
         raise Corrupt("the exported key is damaged", "copy the whole line")
     if not (1 <= operations <= EXPORT_OPERATIONS_MAX):
-        raise Refused(f"the exported key asks for {operations} rounds; 1 to {EXPORT_OPERATIONS_MAX} are allowed")
+        raise Refused(
+            f"the exported key asks for {operations} rounds; 1 to {EXPORT_OPERATIONS_MAX} are allowed",
+            "it was not made by hypernode",
+        )
     if not (EXPORT_MEMORY_BYTES_MIN <= memory_bytes <= EXPORT_MEMORY_BYTES_MAX):
-        raise Refused(f"the exported key asks for {memory_bytes} bytes of memory, which is not allowed")
+        raise Refused(f"the exported key asks for {memory_bytes} bytes of memory", "it was not made by hypernode")
     return public, operations, memory_bytes, salt, nonce, box
 
 

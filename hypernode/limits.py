@@ -76,8 +76,9 @@ EVENTS_FILE_BYTES_MAX: Final = 2 << 20
 EVENT_ATTRIBUTES_MAX: Final = 64
 EVENT_ATTRIBUTE_CHARS_MAX: Final = 1024
 SEEDS_MAX: Final = 1000
-SEED_VERSIONS_MAX: Final = 1000
-"""Orders in a home, each a task; and versions that one order keeps."""
+SEED_VERSIONS_MAX: Final = 100
+"""Orders in a home, each a task; and versions that one order keeps: what each takes, block by block, is looked at
+together."""
 
 SEEDS_FETCHING_MAX: Final = 4
 """Orders that fetch at a time; the others wait for their turn."""

@@ -170,7 +170,7 @@ class Seeding:
         self._progress[seed.id].newest = versions[0].number
         # Before anything of them comes, so that no collection takes it away again.
         before = self._kept(seed)
-        self._keep(seed, {**{each.entry: False for each in versions}, **before})
+        await self._keep(seed, {**{each.entry: False for each in versions}, **before})
         sizes = await self._learn(seed, log, versions)
         count = fitting(list(sizes.values()), seed.budget)
         after = {entry: place < count for place, entry in enumerate(sizes)}
@@ -178,7 +178,7 @@ class Seeding:
         if seed.budget is not None:  # else what is served now stays until the new one is here
             await self._let_go(seed, log, after, gone)
         else:
-            self._keep(seed, {**dict.fromkeys(gone, True), **after})
+            await self._keep(seed, {**dict.fromkeys(gone, True), **after})
         await self._fetch(seed, [sizes[entry] for entry in after if after[entry]])
         await self._let_go(seed, log, after, gone)
         if count < len(versions):
@@ -191,10 +191,11 @@ class Seeding:
         current = self._node.seeds.get(seed.id)
         return {} if current is None else current.kept
 
-    def _keep(self, seed: Seed, kept: Mapping[EntryId, bool]) -> None:
-        current = self._node.seeds.get(seed.id)
-        if current is not None and current.kept != kept:
-            self._node.seeds.put(replace(current, kept=kept))
+    async def _keep(self, seed: Seed, kept: Mapping[EntryId, bool]) -> None:
+        async with self._node.gate.passing():  # no collection is going on that does not know it
+            current = self._node.seeds.get(seed.id)
+            if current is not None and current.kept != kept:
+                self._node.seeds.put(replace(current, kept=kept))
 
     async def _learn(self, seed: Seed, log: Log, versions: list[Published]) -> dict[EntryId, Sizes]:
         """What each version takes: of a sparse order, what is here of it. Fetches their manifests."""
@@ -254,7 +255,7 @@ class Seeding:
         if source.statistics().unkept:
             raise StoreFull("the disk is full", "free some space")
         if not is_whole:
-            raise Unavailable(f"waiting for peers: {self._node.swarm.why_none(seed.key)}")
+            raise Unavailable(f"waiting for peers: {self._node.swarm.why_none(seed.key)}", "name one with --peer")
 
     async def _make_room(self, missing: int) -> None:
         """Raises `StoreFull` when the daemon's budget has no room for so much more, whatever is not kept going."""
@@ -271,7 +272,7 @@ class Seeding:
 
     async def _let_go(self, seed: Seed, log: Log, after: Mapping[EntryId, bool], gone: Set[EntryId]) -> None:
         """What is kept from here on. If something goes, all of the image goes that nothing keeps or uses."""
-        self._keep(seed, after)
+        await self._keep(seed, after)
         if not gone:
             return
         versions = [each.version for each in Catalog.of(log).versions]

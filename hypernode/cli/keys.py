@@ -73,7 +73,7 @@ async def keys_export(config: Config, arguments: Arguments) -> int:
     try:
         await trio.to_thread.run_sync(write_secret, Path(output), result["text"].encode())
     except OSError as error:
-        raise Refused(f"{output} cannot be written: {error.strerror}") from None
+        raise Refused(f"{output} cannot be written: {error.strerror}", "name another file") from None
     note(f"the key of {result['link']} is in {output}; without its passphrase it is of no use")
     if arguments["as_json"]:
         print(json.dumps({"link": result["link"], "key": result["key"], "output": str(output)}))
@@ -99,7 +99,7 @@ def _read(name: str) -> str:
     except FileNotFoundError:
         raise NotFound(f"there is no file {name}", "`hypernode keys export` makes one") from None
     except OSError as error:
-        raise Refused(f"{name} cannot be read: {error.strerror}") from None
+        raise Refused(f"{name} cannot be read: {error.strerror}", "- reads standard input") from None
     if len(raw) > _TEXT_MAX:
         raise Refused(f"{name} is no exported key: it is too long", "`hypernode keys export` makes one")
     return raw.decode("utf-8", "replace")

@@ -59,7 +59,7 @@ def _read_file(file: Path) -> bytes:
     except FileNotFoundError:
         raise NotFound(f"there is no passphrase file {file}", _HINT) from None
     except OSError as error:
-        raise Refused(f"the passphrase file {file} cannot be read: {error.strerror}") from None
+        raise Refused(f"the passphrase file {file} cannot be read: {error.strerror}", _HINT) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -87,8 +87,8 @@ def _read_descriptor(descriptor: int) -> bytes:
 def _first_line(raw: bytes) -> str:
     line = raw.partition(b"\n")[0].removesuffix(b"\r")
     if len(line) > _BYTES_MAX:
-        raise Refused(f"the passphrase is longer than {_BYTES_MAX} bytes")
+        raise Refused(f"the passphrase is longer than {_BYTES_MAX} bytes", "choose a shorter one")
     try:
         return line.decode()
     except UnicodeDecodeError:
-        raise Refused("the passphrase is no UTF-8 text") from None
+        raise Refused("the passphrase is no UTF-8 text", "choose one of letters and digits") from None

@@ -58,19 +58,25 @@ class GatewayImages:
 
     async def open(self, log: Log, resolved: Resolved) -> Prepared:
         """The version with its manifest, which is fetched if need be."""
-        place = log.key, resolved.entry
-        async with self._opening:
-            found = self._opened.pop(place, None)
-            blocks = self._node.repository.blocks
-            # What was collected meanwhile is fetched again, so that what is held is here.
-            if found is None or not all(blocks.has(block.id) for block in resolved.version.manifest.blocks):
-                async with self._node.gate.passing():
-                    link = Link(log.key, f"v{resolved.number}")
-                    found = await prepare_version(self._node, link, log, resolved)
-            self._opened[place] = found
-            while len(self._opened) > GATEWAY_IMAGES_MAX:
-                self._opened.popitem(last=False)
+        found = self._held(log, resolved)
+        if found is None:
+            async with self._opening:
+                found = self._held(log, resolved)  # of two who wait, the second takes what the first has opened
+                if found is None:
+                    async with self._node.gate.passing():
+                        link = Link(log.key, f"v{resolved.number}")
+                        found = await prepare_version(self._node, link, log, resolved)
+        self._opened[log.key, resolved.entry] = found
+        self._opened.move_to_end((log.key, resolved.entry))
+        while len(self._opened) > GATEWAY_IMAGES_MAX:
+            self._opened.popitem(last=False)
         return found
+
+    def _held(self, log: Log, resolved: Resolved) -> Prepared | None:
+        """It, unless its manifest was collected meanwhile: what is in use has to be here."""
+        blocks = self._node.repository.blocks
+        is_here = all(blocks.has(block.id) for block in resolved.version.manifest.blocks)
+        return self._opened.get((log.key, resolved.entry)) if is_here else None
 
     def _admit(self, key: LogKey) -> None:
         """Raises `Refused` when too many logs that are not here were asked for."""

@@ -157,7 +157,7 @@ async def _pin(request: Request) -> Seed:
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        raise Refused("the body is no JSON") from None
+        raise Refused("the body is no JSON", 'such as {"cid": "KEY"}') from None
     match body:
         case {"cid": str(cid)}:
             pass
@@ -165,11 +165,11 @@ async def _pin(request: Request) -> Seed:
             raise Refused("a pin needs a cid", 'such as {"cid": "KEY"}')
     name, origins, meta = body.get("name") or "", body.get("origins") or [], body.get("meta") or {}
     if not isinstance(name, str) or len(name) > PIN_NAME_CHARS_MAX:
-        raise Refused(f"a name is text of at most {PIN_NAME_CHARS_MAX} characters")
+        raise Refused("this is no pin's name", f"text of at most {PIN_NAME_CHARS_MAX} characters")
     if not isinstance(origins, list) or len(origins) > PIN_ORIGINS_MAX:
-        raise Refused(f"origins are a list of at most {PIN_ORIGINS_MAX} multiaddrs")
+        raise Refused("these are no origins", f"a list of at most {PIN_ORIGINS_MAX} multiaddrs")
     if not isinstance(meta, dict) or len(meta) > PIN_META_MAX or not all(map(_is_short, (*meta, *meta.values()))):
-        raise Refused(f"meta is at most {PIN_META_MAX} texts of at most {PIN_META_CHARS_MAX} characters")
+        raise Refused("this is no meta", f"at most {PIN_META_MAX} texts of at most {PIN_META_CHARS_MAX} characters")
     link: Link = parse_link(cid)
     peers = tuple(parse_address(str(peer)).text for peer in (*origins, *link.peers))
     return Seed(id=new_seed_id(), key=link.key, version=link.version, peers=peers, name=name, meta=meta)
@@ -195,7 +195,7 @@ def _filter(query: QueryParams) -> Callable[[Mapping[str, Any]], bool]:
     except (ValueError, RecursionError):
         is_sound = False
     if not is_sound:
-        raise Refused("meta is no JSON object")
+        raise Refused("meta is no JSON object", 'such as {"app": "web"}')
 
     def keep(pin: Mapping[str, Any]) -> bool:
         created = datetime.fromisoformat(pin["created"])
@@ -221,14 +221,14 @@ def _moment(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused("a time is written 2026-07-01T12:00:00Z") from None
+        raise Refused("this is no time", "such as 2026-07-01T12:00:00Z") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _limit(query: QueryParams) -> int:
     text = query.get("limit", str(PINS_LISTED))
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= PINS_LISTED_MAX:
-        raise Refused(f"a limit is 1 to {PINS_LISTED_MAX}")
+        raise Refused("this is no limit", f"a number from 1 to {PINS_LISTED_MAX}")
     return int(text)
 
 

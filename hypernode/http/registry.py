@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -159,7 +160,7 @@ class _Registry:
         rest = sorted(tag for tag in found if tag > last)
         headers = dict(_VERSION_HEADER)
         if 0 < count < len(rest):
-            headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={rest[count - 1]}>; rel="next"'
+            headers["Link"] = f'</v2/{quote(name)}/tags/list?n={count}&last={rest[count - 1]}>; rel="next"'
         return JSONResponse({"name": name, "tags": rest[:count]}, headers=headers)
 
     async def _resolve(self, name: str, tag: str) -> tuple[Log, Resolved]:

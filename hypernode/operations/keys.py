@@ -191,5 +191,7 @@ def _writer_key(text: str) -> WriterKey:
 
 def _words(text: str) -> str:
     if len(text.encode()) > LABEL_BYTES_MAX or not text.isprintable():
-        raise Refused(f"this text is too long for a label, or not printable: at most {LABEL_BYTES_MAX} bytes")
+        raise Refused(
+            "this text cannot be a label or a reason", f"at most {LABEL_BYTES_MAX} bytes, all of them printable"
+        )
     return text

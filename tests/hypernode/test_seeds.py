@@ -91,7 +91,7 @@ def test_a_damaged_record_and_too_many_orders() -> None:
     store = MemoryStore()
     namespace = Namespace(store, b"m")
     book = SeedBook(namespace)
-    for number in range(SEEDS_MAX):
+    for number in range(SEEDS_MAX):  # each is durable: to a store in memory that costs nothing
         book.put(Seed(id=f"{number:032x}", key=KEY))
     with pytest.raises(Conflict, match="at most"):
         book.put(Seed(id="f" * 32, key=KEY))
