@@ -42,7 +42,7 @@ ADOPT_SECONDS: Final = 10.0
 """Opening an image of a killed node's container again, from what is here; its reads wait meanwhile."""
 
 OPENED_IMAGES_MAX: Final = 4
-"""Decoded manifests kept for the next boot: one of 10 000 files takes some 10 MB."""
+"""Decoded manifests kept for the next boot: one of 10 000 files takes some 3 MB."""
 
 IDLE_MOUNT_SECONDS: Final = 60.0
 IDLE_MOUNTS_MAX: Final = 4
