@@ -77,6 +77,16 @@ class Config:
         return self.home / "volumes"
 
     @property
+    def containers(self) -> Path:
+        """What is kept of containers (containers/store.py)."""
+        return self.home / "containers"
+
+    @property
+    def data(self) -> Path:
+        """Named directories that containers share and keep (`boot --volume NAME:DIR`)."""
+        return self.home / "data"
+
+    @property
     def incoming(self) -> Path:
         """What imports need on disk while they run."""
         return self.run / "incoming"

@@ -37,6 +37,10 @@ class ToolFailed(Unavailable):
     """A program that hypernode handed work to did not succeed; the message has its last words."""
 
 
+class KeeperFailed(Unavailable):
+    """The process that is to keep a container does not start, or has ended."""
+
+
 def expected(error: BaseException) -> HyperError | None:
     """The expected failure inside `error`, which nurseries may have wrapped; None when a bug is among the leaves."""
     if isinstance(error, HyperError):

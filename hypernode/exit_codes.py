@@ -15,6 +15,8 @@ EXIT_BOOT_FAILED: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND_INSIDE: Final = 127
 EXIT_INTERRUPTED: Final = 130
+EXIT_KILLED: Final = 137
+"""128 + SIGKILL, as shells say it: of a container that was ended without a word of its own."""
 
 EXIT_BY_CODE: Final = {"not_found": 3, "refused": 4, "conflict": 5, "unavailable": 6, "corrupt": 7}
 

@@ -31,26 +31,26 @@ Notify = Callable[[str], None]
 
 
 class Guests:
-    """Counts the requests of other processes, so that a host can wait for them."""
+    """Knows the requests of other processes, so that a host can wait until each has its answer."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.count = 0
-        self._left = trio.Event()
+        self._calls: set[Call] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self._unanswered())
 
     async def operate(self, request: Request, call: Call) -> Mapping[str, Any]:
-        self.count += 1
-        try:
-            return await operate(self._node, request, call)
-        finally:
-            self.count -= 1
-            if not self.count:
-                self._left.set()
-                self._left = trio.Event()
+        self._calls = self._unanswered() | {call}
+        return await operate(self._node, request, call)
 
     async def wait_none(self) -> None:
-        while self.count:
-            await self._left.wait()
+        while calls := self._unanswered():
+            await next(iter(calls)).answered.wait()
+
+    def _unanswered(self) -> set[Call]:
+        return {call for call in self._calls if not call.answered.is_set()}
 
 
 @contextlib.asynccontextmanager

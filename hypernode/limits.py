@@ -93,3 +93,32 @@ SEED_REVIEW_SECONDS: Final = 600.0
 TOKENS_MAX: Final = 1000
 PINS_PER_TOKEN_MAX: Final = 100
 """Each is an order of its own (SEEDS_MAX): one member of a team does not take the places of all others."""
+
+CONTAINERS_MAX: Final = 1024
+"""In one home, those that ended included."""
+
+LOG_FILE_BYTES_MAX: Final = 10 << 20
+LOG_FILES_MAX: Final = 3
+"""A container's log: when a file has so many bytes the next begins, and the oldest goes."""
+
+LOG_LINE_BYTES_MAX: Final = 16 << 10
+"""A line of output that is longer is kept in pieces, as Docker does."""
+
+ATTACHED_QUEUE_MAX: Final = 256
+"""Pieces of output (64 KiB at most) waiting for somebody attached; who is further behind is let go."""
+
+KEEPER_START_SECONDS: Final = 30.0
+"""From starting a keeper to its first word; fetching what it then needs has no such bound."""
+
+STARTS_AT_ONCE: Final = 4
+"""Of containers that a daemon starts by itself."""
+
+KEEPER_DIAL_SECONDS: Final = 5.0
+EXEC_DRAIN_SECONDS: Final = 2.0
+"""What a program wrote is read so long after its end, should others hold its output open."""
+
+VOLUME_BUSY_SECONDS: Final = 10.0
+"""A container that was killed has its volume until the node has unmounted it."""
+
+PUBLISHED_CONNECTIONS_MAX: Final = 512
+"""Of one published port of a container at once; others wait to be taken."""

@@ -28,8 +28,10 @@ from typing import Final
 import trio
 
 from vmhost import limits
+from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
+from vmhost.machine import Machine, TerminalSize
 from vmhost.mount_syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -50,9 +52,10 @@ from vmhost.nspawn import (
     propagation_directory,
     with_identity,
 )
+from vmhost.nspawn_machine import NspawnMachine
 from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
 from vmhost.process import ChildProcess, open_child
-from vmhost.rootfs import find_program, make_workdir, names_in_run, prepare_root, read_user
+from vmhost.rootfs import find_program, make_mount_point, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
 from vmhost.terminal import Pty, copy_size, raw_mode
 from vmhost.users import User
@@ -69,6 +72,10 @@ _FORWARDED: Final = (
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
+def _nobody_asks(_machine: Machine) -> None:
+    """The `on_started` of callers who want nothing of the container but its end."""
+
+
 async def run_container(
     spec: NspawnSpec,
     *,
@@ -77,6 +84,7 @@ async def run_container(
     stderr: int,
     tty: bool,
     on_first_output: Callable[[], None],
+    on_started: Callable[[Machine], None] = _nobody_asks,
 ) -> int:
     """Run it to its end; the program's exit code, or 128 + N if signal N ended it.
 
@@ -86,19 +94,22 @@ async def run_container(
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
     user, in_run = await read_in_mount_thread(partial(_check_root, spec))
-    async with _with_run(spec, in_run) as seeing, _propagation_tmpfs(spec):
+    async with _with_run(spec, in_run) as seeing, _propagation_tmpfs(spec), _grouped(spec) as group:
         with ExitStack() as stack:
             bundle = None
             if not user.is_root:
                 seeing = with_identity(seeing, user)
                 bundle = stack.enter_context(_bundle(seeing, user))
             streams = _Streams(stack, stdin, stdout, stderr, tty, user)
-            return await _Session(streams, on_first_output).run(seeing, bundle)
+            return await _Session(streams, group, on_first_output, on_started).run(seeing, bundle)
 
 
 def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:
     prepare_root(spec.root)
     make_workdir(spec.root, spec.workdir)
+    if spec.read_only:  # nspawn could not make them any more
+        for bind in spec.binds:
+            make_mount_point(spec.root, bind.target, is_directory=os.path.isdir(bind.source))
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
     return read_user(spec.root, spec.user), names_in_run(spec.root)
 
@@ -150,6 +161,19 @@ def _mount_propagation(directory: str, root: str) -> None:
     mount(root, directory, "tmpfs", MS_NOSUID | MS_NODEV, f"size={limits.PROPAGATION_BYTES},mode=0755")
 
 
+@asynccontextmanager
+async def _grouped(spec: NspawnSpec) -> AsyncIterator[ContainerGroup]:
+    """Control groups of its own, named as its machine."""
+    group = ContainerGroup(spec.machine)
+    try:
+        group.make(spec.limits)
+        yield group
+    finally:
+        group.look()
+        with trio.CancelScope(shield=True):
+            await clear_group(group)
+
+
 @contextmanager
 def _bundle(spec: NspawnSpec, user: User) -> Iterator[str]:
     # Beside the root, so that what a crash leaves lies where the caller clears up.
@@ -185,7 +209,7 @@ class _Streams:
             self.output = stack.enter_context(Source(ours)), self._sink(stdout)
 
     def _open_terminal(self, stdin: int, stdout: int) -> None:
-        self.pty = Pty(size_of=stdout)
+        self.pty = Pty(like=stdout)
         self._stack.callback(self.pty.close)
         self._child_ends.callback(self.pty.close_theirs)
         self.child_stdin = self.child_stdout = self.pty.theirs
@@ -224,9 +248,17 @@ class _Streams:
 class _Session:
     """One run."""
 
-    def __init__(self, streams: _Streams, on_first_output: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        streams: _Streams,
+        group: ContainerGroup,
+        on_first_output: Callable[[], None],
+        on_started: Callable[[Machine], None],
+    ) -> None:
         self._streams = streams
+        self._group = group
         self._on_first_output = on_first_output
+        self._on_started = on_started
         self._output_seen = False
         self._leader_pid: int | None = None  # set: the program was started; perhaps it has ended since
         self._leader: ContainerProcess | None = None
@@ -251,9 +283,10 @@ class _Session:
                     stderr=self._streams.child_stderr,
                     env=nspawn_environment(os.environ.get("TERM") if interactive else None, leader_socket.name),
                     death_signal=signal.SIGTERM,  # killed, nspawn would leave its container running
+                    groups=self._group.entrances,
                 ) as child:
                     self._streams.close_child_ends()
-                    status = await self._attend(child, leader_socket, signals)
+                    status = await self._attend(child, spec, leader_socket, signals)
             return self._result(status)
         finally:
             leader_socket.close()
@@ -266,11 +299,13 @@ class _Session:
             if self._program is not None:
                 self._program.close()
 
-    async def _attend(self, child: ChildProcess, leader_socket: LeaderSocket, signals: AsyncIterator[int]) -> int:
+    async def _attend(
+        self, child: ChildProcess, spec: NspawnSpec, leader_socket: LeaderSocket, signals: AsyncIterator[int]
+    ) -> int:
         async with trio.open_nursery() as nursery:
             outputs = trio.CancelScope()
             nursery.start_soon(self._forward_signals, child, signals, outputs)
-            nursery.start_soon(self._watch_start, child, leader_socket)
+            nursery.start_soon(self._watch_start, child, spec, leader_socket)
             nursery.start_soon(self._relay_input)
             if self._exits is not None:
                 nursery.start_soon(self._exits.run)
@@ -312,13 +347,21 @@ class _Session:
             status = self._exits.status_of_first_child(self._leader_pid)
         return None if status is None else shell_code(status)
 
-    async def _watch_start(self, child: ChildProcess, leader_socket: LeaderSocket) -> None:
+    async def _watch_start(self, child: ChildProcess, spec: NspawnSpec, leader_socket: LeaderSocket) -> None:
         leader_pid = await leader_socket.wait_leader(child.pid)
         self._leader_pid = leader_pid
         self._leader = open_leader(leader_pid, child.pid)
         if self._leader is not None:
             self._program = await wait_program(self._leader)
+            if self._program is not None:
+                resize = partial(self._resize, child)
+                self._on_started(NspawnMachine(spec, self._leader, self._program, self._group, resize))
         self._decided.set()
+
+    def _resize(self, child: ChildProcess, size: TerminalSize) -> None:
+        if self._streams.pty is not None:
+            self._streams.pty.resize(size.rows, size.columns)
+            child.send_signal(signal.SIGWINCH)
 
     async def _forward_signals(
         self, child: ChildProcess, signals: AsyncIterator[int], draining: trio.CancelScope

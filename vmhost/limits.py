@@ -23,6 +23,8 @@ RELAY_BYTES: Final = 64 * 1024  # one read of a relayed stream: a pipe's capacit
 HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program runs
 STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container
 
+ENTER_SECONDS: Final = 30.0  # for a process of ours to enter a container and start a program there
+
 USER_TABLE_BYTES: Final = 1 << 20  # of an image's /etc/passwd and /etc/group
 RUN_NAMES_MAX: Final = 256  # right under an image's /run, each a mount of its own in the container
 PROPAGATION_BYTES: Final = 1 << 16  # nspawn puts nothing there unless asked by machinectl

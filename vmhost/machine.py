@@ -100,6 +100,10 @@ class Machine(Protocol):
     pid: int
     """On the host: of the program, or of the virtual machine."""
 
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the memory limit ended a process of it; also after the container's end."""
+
     def signal(self, number: int) -> None:
         """Send it to the program. Nothing happens if that has ended."""
 

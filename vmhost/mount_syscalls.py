@@ -78,6 +78,7 @@ class MountPoint:
     path: str
     filesystem: str
     source: str
+    options: str = ""  # the file system's own, comma-separated
 
 
 def parse_mountinfo(text: bytes) -> list[MountPoint]:
@@ -98,6 +99,7 @@ def parse_mountinfo(text: bytes) -> list[MountPoint]:
                 path=_unescape(fields[4]),
                 filesystem=fields[dash + 1].decode("ascii", "replace"),
                 source=_unescape(fields[dash + 2]),
+                options=b" ".join(fields[dash + 3 : dash + 4]).decode("ascii", "replace"),
             )
         )
     return mounts

@@ -79,6 +79,14 @@ def own_module(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", name, *arguments], {**os.environ, "PYTHONPATH": path}
 
 
+def _into(groups: Sequence[str]) -> list[str]:
+    """The beginning of a command line that enters control groups first: what it starts is never outside of them."""
+    if not groups:
+        return []
+    script = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+    return ["/bin/sh", "-c", script, "sh", *groups, "--"]
+
+
 @asynccontextmanager
 async def open_child(
     argv: Sequence[str],
@@ -89,22 +97,27 @@ async def open_child(
     env: Mapping[str, str],
     death_signal: signal.Signals,
     cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
+    groups: Sequence[str] = (),
 ) -> AsyncIterator[ChildProcess]:
     """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's.
 
     `death_signal` is what it gets when this process dies: SIGKILL, or SIGTERM for one that has children to end.
+    `pass_fds`: more descriptors that it inherits under the same numbers. `groups`: the `cgroup.procs` files of the
+    control groups that it is to start in.
     """
     missing = next((name for name in (_SETPRIV, argv[0]) if shutil.which(name) is None), None)
     if missing is not None:
         raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
     child = ChildProcess(
         subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
-            [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *argv],
+            [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *_into(groups), *argv],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env=env,
             cwd=cwd,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
     )

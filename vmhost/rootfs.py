@@ -13,6 +13,7 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from vmhost import limits
@@ -78,6 +79,24 @@ def make_workdir(root: str, workdir: str) -> None:
             mode = _mode_inside(handle, path)
             if mode is None or not stat.S_ISDIR(mode):
                 raise RootUnusable(f"/{path}, in the image's working directory, is not a directory", hint=_LOOK)
+    finally:
+        os.close(handle)
+
+
+def make_mount_point(root: str, path: str, *, is_directory: bool) -> None:
+    """Make the absolute `path`, an empty directory or file, where the image lacks it. Raises RootUnusable."""
+    directory, name = os.path.split(path.rstrip("/"))
+    make_workdir(root, path if is_directory else directory)
+    if is_directory:
+        return
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parent = _open_inside(handle, directory.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY)
+        if parent is None:
+            raise RootUnusable(f"{directory}, for what is to be bound there, is not a directory", hint=_LOOK)
+        with suppress(FileExistsError):
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+        os.close(parent)
     finally:
         os.close(handle)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmhost import limits
+from vmhost.cgroup import clear_old_groups
 from vmhost.mount_syscalls import clear_stale, mounts_under, parse_mountinfo, read_mounts, real_location
 from vmhost.nspawn import propagation_directory
 
@@ -39,6 +40,7 @@ def clear_crashed_run(under: str) -> Cleared:
     """
     directory = real_location(under)
     killed = kill_containers_under(directory)
+    clear_old_groups()
     return Cleared(tuple(killed), clear_mounts_of(directory))
 
 

@@ -33,11 +33,15 @@ def raw_mode(descriptor: int) -> Iterator[None]:
 
 
 class Pty:
-    """A new pseudo terminal, as large as the terminal `size_of`: `ours` to read and write, `theirs` for a child."""
+    """A new pseudo terminal, as large as the terminal `like`: `ours` to read and write, `theirs` for a child."""
 
-    def __init__(self, size_of: int) -> None:
+    def __init__(self, like: int) -> None:
         self.ours, self.theirs = os.openpty()
-        copy_size(size_of, self.ours)
+        copy_size(like, self.ours)
+
+    def resize(self, rows: int, columns: int) -> None:
+        with suppress(OSError):
+            fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close_theirs(self) -> None:
         """Once the child has it: only then does reading `ours` end with the child."""
@@ -50,6 +54,15 @@ class Pty:
         if self.ours >= 0:
             descriptor, self.ours = self.ours, -1
             os.close(descriptor)
+
+
+def size_of(descriptor: int) -> tuple[int, int]:
+    """Rows and columns of the terminal; 0, 0 if it does not say."""
+    try:
+        size = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return 0, 0
+    return int(size[0]), int(size[1])
 
 
 def copy_size(source: int, target: int) -> None:

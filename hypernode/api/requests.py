@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from hypernode.api.container_requests import CONTAINER_REQUESTS, ContainerRequest
 from hypernode.api.export_requests import Export
 from hypernode.api.key_requests import KEY_REQUESTS, KeyRequest
 from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
@@ -151,7 +152,7 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-Request = (
+HomeRequest = (
     VersionRequest
     | NetworkRequest
     | NodeRequest
@@ -170,12 +171,16 @@ Request = (
     | Status
     | Export
 )
+"""What takes a node to answer."""
+
+Request = HomeRequest | ContainerRequest
 
 REQUESTS: Final[dict[str, type[Request]]] = {
     request.op: request
     for request in (
         *VERSION_REQUESTS,
         *NETWORK_REQUESTS,
+        *CONTAINER_REQUESTS,
         *NODE_REQUESTS,
         *KEY_REQUESTS,
         *SEED_REQUESTS,

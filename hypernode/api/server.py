@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from hypernode.api.codec import decode_object, decode_request, encode_event, encode_failure, encode_result
+from hypernode.api.container_requests import STREAMING_REQUESTS
 from hypernode.api.lines import LineReader
 from hypernode.api.requests import Request, ServeMounts
 from hypernode.api.socket_path import short_path
@@ -40,6 +41,17 @@ class Call:
         self._sending = trio.Lock()
         self._released = trio.Event()
         self._is_taken = False
+        self.answered = trio.Event()
+        """The client was told all it will be told."""
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """A client that is gone, or does not read, is no failure of ours."""
+        try:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                yield
+        finally:
+            self.answered.set()
 
     async def event(self, kind: str, **fields: Any) -> None:
         """Tell the client something. A client that does not read slows the operation down, and then it is dropped."""
@@ -82,7 +94,7 @@ async def serve_stream(stream: trio.abc.Stream, operate: Operation) -> None:
     call = Call(stream)
     lines = LineReader(stream)
     async with stream:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        with call.answering():
             try:
                 with trio.fail_after(API_REQUEST_SECONDS):
                     line = await lines.next_line()
@@ -108,7 +120,7 @@ def _told(error: Exception) -> HyperError:
 async def _run(line: bytes, lines: LineReader, call: Call, operate: Operation) -> Mapping[str, Any]:
     """Run the operation, cancelled when the client goes away."""
     request = decode_request(line)
-    if isinstance(request, ServeMounts):  # whose operation reads the connection itself
+    if isinstance(request, (ServeMounts, *STREAMING_REQUESTS)):  # whose operation reads the connection itself
         return await operate(request, call)
     result: Mapping[str, Any] | None = None
     async with trio.open_nursery() as nursery:

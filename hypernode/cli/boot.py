@@ -1,38 +1,37 @@
-"""`hypernode boot`: a held root file system from the node, and systemd-nspawn on it as our own child.
+"""`hypernode boot`: a container as our own child, with our own streams; with --detach, kept by its own process.
 
-The container belongs to this process, not to the node, so terminal, signals and exit status are passed on directly.
+In the foreground terminal, signals and exit status are passed on directly: the container belongs to this process, not
+to the node.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import trio
 
-from hypernode.api.client import Held, OnEvent, ignore_events
+from hyperlog.errors import Refused
 from hypernode.api.codec import Json
-from hypernode.api.requests import Boot
+from hypernode.api.container_requests import CreateContainer, StartContainer
 from hypernode.cli.age import command_age_seconds
-from hypernode.cli.lifeline import Lifeline, lifeline
-from hypernode.cli.progress import EventPrinter, note
-from hypernode.cli.reach import reach_node
+from hypernode.cli.container_options import asked_for
+from hypernode.cli.progress import EventPrinter
+from hypernode.cli.reach import reach_containers, reach_node
+from hypernode.cli.running import Descriptors, run_kept
 from hypernode.cli.traces import send_boot
 from hypernode.config import Config
-from hypernode.errors import NodeGone
-from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
-from hypernode.sizes import parse_rate
+from hypernode.containers.control import answer
+from hypernode.containers.keeper import keeping
+from hypernode.containers.store import ContainerStore
+from hypernode.containers.wishes import check
+from hypernode.exit_codes import EXIT_OK
 from hypernode.stopwatch import Stopwatch
-from vmhost.console import run_container
-from vmhost.errors import ProgramNotExecutable, ProgramNotFound
-from vmhost.nspawn import NspawnSpec
 from vmhost.terminal import is_terminal
 
-_FAILURES_SHOWN: Final = 3
 _STAGES: Final = {
     "command line": "until the command runs: the interpreter, what it imports",
     "node": "reaching the home's node, or becoming it",
@@ -50,145 +49,61 @@ _STAGES: Final = {
 
 
 async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
-    """Run the container; the exit status of its command."""
-    request = Boot(
-        link=arguments["link"],
-        peers=tuple(arguments["peers"]),
-        read_deadline=config.read_deadline,
-        refresh=arguments["refresh"],
-        command=tuple(arguments["command"]),
-        entrypoint=arguments["entrypoint"],
-        prefetch=arguments["prefetch"],
-        prefetch_rate=None if arguments["prefetch_rate"] is None else parse_rate(arguments["prefetch_rate"]),
-        complete=arguments["complete"],
-        keep=arguments["keep"],
-    )
+    """Run the container; the exit status of its command. In the background: say its id."""
+    asked = asked_for(config, arguments)
+    if arguments["detach"]:
+        return await _boot_detached(config, asked)
+    check(asked)
+    if asked.restart != "no":
+        raise Refused("what runs in the foreground is not started again", "give --detach too")
     started = command_age_seconds()
     watch = Stopwatch()
-    async with reach_node(config) as node:
-        watch.lap("node")
-        with EventPrinter() as printer:
-            held = await node.client.hold(request, printer)
-        watch.lap("request")
-        with lifeline(config, held.ready) as line:
-            async with _Tie(held, line) as tie:
-                status, figures = await _run(tie, make_spec(held.ready), watch)
+    figures: Json = {"first_output_seconds": None, "container_seconds": None}
+    container = ContainerStore(config.containers).create(asked, foreground=True)
+    try:
+        async with (
+            reach_node(config) as node,
+            keeping(config, container, None, answer) as keeper,
+            keeper.telling(),
+        ):
+            watch.lap("node")
+            began: list[float] = []
+
+            def saw_output() -> None:
+                watch.lap("first output")
+                figures["first_output_seconds"] = round(command_age_seconds(), 3)
+                figures["container_seconds"] = round(trio.current_time() - began[0], 3)
+
+            def about_to_run() -> None:
+                watch.lap("request")
+                began.append(trio.current_time())
+
+            streams = Descriptors(0, 1, 2, tty=is_terminal(0, 1), on_first_output=saw_output)
+            with EventPrinter() as printer:
+                ran = await run_kept(config, node.client, keeper, streams, printer, about_to_run)
+            watch.lap("running")
+            keeper.end_run(ran.exit_code, ran.error, oom_killed=ran.oom_killed)
+            keeper.tell("destroy")
         watch.lap("ending")
-    timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, held.ready["timings"]).items()}
-    figures["timings"] = timings
+    finally:
+        container.remove()
+    timings = {stage: round(seconds, 4) for stage, seconds in _stages(started, watch, ran.timings).items()}
+    figures |= {**ran.figures, "timings": timings}
     await send_boot(timings, figures)
     if arguments["timings"]:
         _tell_timings(timings)
     if arguments["stats"] is not None:
-        _write_figures(arguments["stats"], figures | {"exit_code": status})
-    return status
+        _write_figures(arguments["stats"], figures | {"exit_code": ran.exit_code})
+    return ran.exit_code
 
 
-def make_spec(ready: Mapping[str, Any]) -> NspawnSpec:
-    """The container of a boot that is ready."""
-    settings = ready["config"]
-    name = f"hypernode-{os.urandom(6).hex()}"
-    environment = dict(variable.partition("=")[::2] for variable in settings["env"])
-    return NspawnSpec(
-        root=ready["root"],
-        argv=tuple(ready["argv"]),
-        machine=name,
-        hostname=name,
-        env=environment,
-        workdir=settings["workdir"] or "/",
-        user=settings["user"] or "root",
-    )
-
-
-class _Tie:
-    """What ties the container to its node, or to the one after it."""
-
-    def __init__(self, held: Held, line: Lifeline | None) -> None:
-        self.ready = held.ready
-        self.on_event: OnEvent = ignore_events
-        self._held = held
-        self._line = line
-        self._done = trio.Event()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._held.aclose()
-
-    async def wait_result(self) -> Json:
-        """The figures once it is released; none if there is no node then. Raises `NodeGone` when a node ended."""
-        while True:
-            self._held.on_event = self.on_event
-            try:
-                return await self._held.wait_result()
-            except NodeGone:
-                if self._done.is_set():
-                    return {}
-                if self._line is None:
-                    raise
-            await self._held.aclose()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
-                self._held = await self._line.regain()
-                nursery.cancel_scope.cancel()
-            if self._line.is_waiting:
-                note("the node is not back; what it mounted is cleared away when it starts")
-                return {}
-            if self._done.is_set():
-                await self._held.release()
-
-    async def release(self) -> None:
-        self._done.set()
-        await self._held.release()
-
-    async def _stop_waiting(self, waiting: trio.CancelScope) -> None:
-        await self._done.wait()
-        waiting.cancel()
-
-
-async def _run(held: _Tie, spec: NspawnSpec, watch: Stopwatch) -> tuple[int, Json]:
-    """The exit status and the transfer figures. The node's end in order ends the container with `NodeGone`."""
-    figures: Json = {key: held.ready[key] for key in ("link", "version", "image_bytes")}
-    figures["first_output_seconds"] = figures["container_seconds"] = None
-    failures = 0
-
-    def saw_output() -> None:
-        watch.lap("first output")
-        figures["first_output_seconds"] = round(command_age_seconds(), 3)
-        figures["container_seconds"] = round(trio.current_time() - started, 3)
-
-    def heard(kind: str, fields: Json) -> None:
-        nonlocal failures
-        if kind == "read_failed":
-            failures += 1
-            if failures <= _FAILURES_SHOWN:
-                note(f"the container got an I/O error: {fields['message']}")
-
-    async def follow() -> None:
-        figures.update(await held.wait_result())
-
-    held.on_event = heard
-    started = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow)
-        try:
-            status = await run_container(
-                spec,
-                stdin=0,
-                stdout=1,
-                stderr=2,
-                tty=is_terminal(0, 1),
-                on_first_output=saw_output,
-            )
-        except (ProgramNotFound, ProgramNotExecutable) as error:
-            note(error.message)
-            status = EXIT_NOT_FOUND_INSIDE if isinstance(error, ProgramNotFound) else EXIT_NOT_EXECUTABLE
-        watch.lap("running")
-        await held.release()
-    if failures > _FAILURES_SHOWN:
-        note(f"the container got {failures} I/O errors in all, because no peer delivered what it read")
-    return status, figures
+async def _boot_detached(config: Config, asked: CreateContainer) -> int:
+    async with reach_containers(config) as client:
+        made = await client.call(asked)
+        with EventPrinter() as printer:
+            await client.call(StartContainer(made["id"]), printer)
+        print(made["id"], flush=True)
+    return EXIT_OK
 
 
 def _stages(started: float, watch: Stopwatch, inside: Mapping[str, float]) -> dict[str, float]:

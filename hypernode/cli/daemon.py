@@ -21,6 +21,7 @@ from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
 from hypernode.operations import operate
+from hypernode.operations.supervising import supervise
 from hypernode.seeding import keep_seeding
 from hypernode.service_notify import ServiceManager
 from vmhost.process import open_child, own_module
@@ -89,6 +90,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
             if config.budget is not None:
                 work.start_soon(keep_budget, node, config.budget)
             await _open_sites(node, sites, work)
+            work.start_soon(supervise, node)
             async with _starter(config):
                 addresses = await node.wait_addresses()
                 if arguments["as_json"]:

@@ -10,7 +10,9 @@ import typer
 import typer.main
 
 from hypernode.cli import (
+    main_boot,
     main_config,
+    main_containers,
     main_export,
     main_guest,
     main_keys,
@@ -26,7 +28,6 @@ from hypernode.cli import (
 from hypernode.cli.invoke import invoke
 from hypernode.cli.options import (
     AuthFileOption,
-    DeadlineOption,
     Globals,
     InsecureOption,
     JsonOption,
@@ -172,80 +173,6 @@ def share(
 
 
 @app.command()
-def boot(
-    link: LinkArgument,
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- CMD ARG…]", help="Run this instead of the image's command; its entry point comes before it."
-        ),
-    ] = None,
-    entrypoint: Annotated[
-        str | None,
-        typer.Option(
-            "--entrypoint", metavar="PROGRAM", help='Run this instead of the image\'s entry point; "" for none.'
-        ),
-    ] = None,
-    peer: PeerOption = None,
-    stats: Annotated[
-        Path | None,
-        typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--keep", metavar="VOLUME", help="Keep what the container writes as this volume, or go on with it."
-        ),
-    ] = None,
-    timings: Annotated[
-        bool, typer.Option("--timings", help="At the end, say on standard error how long each stage took.")
-    ] = False,
-    prefetch: Annotated[
-        bool, typer.Option("--prefetch/--no-prefetch", help="Fetch what earlier starts read before it is asked for.")
-    ] = True,
-    prefetch_rate: Annotated[
-        str | None,
-        typer.Option("--prefetch-rate", metavar="RATE", help="Fetch ahead of reads no faster: 10M (bytes a second)."),
-    ] = None,
-    complete: Annotated[
-        bool, typer.Option("--complete", help="Fetch all the rest meanwhile; with a daemon also afterwards.")
-    ] = False,
-    read_deadline: DeadlineOption = None,
-    refresh: RefreshOption = False,
-    listen: ListenOption = None,
-) -> None:
-    """Run a container from an image that is still elsewhere.
-
-    Starts at once; what it reads is fetched from peers, verified and kept, so the next boot needs no network. What
-    the container writes is gone when it ends, unless --keep names a volume for it. While it runs, this node serves
-    what it has to others. Standard input, output, terminal, signals and the exit status are the command's own.
-
-    [bold]Examples[/bold]
-
-        hypernode boot hyper://KEY
-        hypernode boot hyper://KEY@3 -- python3 -c "print('hello')"
-        hypernode boot hyper://KEY --keep build -- apt-get install -y nginx
-        hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
-    """
-    run(
-        "boot",
-        link=link,
-        command=command or [],
-        entrypoint=entrypoint,
-        peers=peer or [],
-        stats=stats,
-        keep=keep,
-        prefetch=prefetch,
-        prefetch_rate=prefetch_rate,
-        complete=complete,
-        timings=timings,
-        read_deadline=read_deadline,
-        refresh=refresh,
-        listen=listen or [],
-    )
-
-
-@app.command()
 def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
     relay: Annotated[bool | None, option_of("relay")] = None,
@@ -339,6 +266,8 @@ main_config.register(app)
 main_shell.register(app)
 version_commands.register(app)
 main_network.register(app)
+main_boot.register(app)
+main_containers.register(app)
 main_export.register(app)
 main_guest.register(app)
 main_trace.register(app)

@@ -51,6 +51,10 @@ def events(
 
 
 def top(
+    container: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONTAINER]", help="Its processes, once, by this host's numbers; not the node."),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
     interval: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="How often to look.")
@@ -66,7 +70,10 @@ def top(
 
         hypernode top
         hypernode top --once --json | jq .rate_in
+        hypernode top web
     """
+    if container is not None:
+        run("processes", container=container, as_json=as_json)
     run("top", once=once, interval=interval, as_json=as_json)
 
 

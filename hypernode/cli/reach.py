@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import trio
+
 from hypernode.api.client import Client, answers, dial_socket
 from hypernode.cli.progress import note
 from hypernode.config import Config
@@ -33,3 +35,16 @@ async def reach_node(config: Config) -> AsyncIterator[Reached]:
         return
     async with host_node(config, repository, note) as client:
         yield Reached(client, hosted_here=True)
+
+
+@contextlib.asynccontextmanager
+async def reach_containers(config: Config) -> AsyncIterator[Client]:
+    """A client for requests about containers: of the node of `config.home`, or of this process, which needs none."""
+    if await answers(config):
+        yield Client(dial_socket(config))
+        return
+    from hypernode.operations.containers import dial_containers
+
+    async with trio.open_nursery() as nursery:
+        yield Client(dial_containers(config, nursery))
+        nursery.cancel_scope.cancel()

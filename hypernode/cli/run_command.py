@@ -65,6 +65,24 @@ _MODULES: Final = {
     ),
     **dict.fromkeys(
         (
+            "ps",
+            "start",
+            "stop",
+            "restart",
+            "kill",
+            "rm",
+            "wait",
+            "pause",
+            "unpause",
+            "inspect",
+            "stats",
+            "processes",
+        ),
+        "hypernode.cli.containers",
+    ),
+    **dict.fromkeys(("logs", "attach", "exec", "cp"), "hypernode.cli.container_streams"),
+    **dict.fromkeys(
+        (
             "show",
             "diff",
             "tag",

@@ -10,11 +10,11 @@ import trio
 
 from hyperlog.errors import Refused
 from hypernode.api.requests import Boot
-from hypernode.cli.boot import make_spec
 from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
 from hypernode.cli.tables import plain, size_text
 from hypernode.config import Config
+from hypernode.containers.wishes import make_spec, unkept
 from hypernode.exit_codes import EXIT_OK
 from hypernode.limits import TRACE_SECONDS
 from vmhost.console import run_container
@@ -42,9 +42,8 @@ async def trace(config: Config, arguments: Mapping[str, Any]) -> int:
         async with held:
             # What the container prints is not what this command says.
             with trio.move_on_after(float("inf") if arguments["until_exit"] else seconds):
-                status = await run_container(
-                    make_spec(held.ready), stdin=0, stdout=2, stderr=2, tty=False, on_first_output=lambda: None
-                )
+                spec = make_spec(unkept(request.link), held.ready, config.data)
+                status = await run_container(spec, stdin=0, stdout=2, stderr=2, tty=False, on_first_output=lambda: None)
                 if status:
                     note(f"the command ended with {status}; its start is traced all the same")
             with EventPrinter() as printer:

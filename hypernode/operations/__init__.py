@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from hypernode.api import version_requests as asked
+from hypernode.api.container_requests import ContainerRequest
 from hypernode.api.export_requests import Export
 from hypernode.api.key_requests import KeyRequest
 from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.node_requests import Events, Hello
 from hypernode.api.requests import (
     Boot,
+    HomeRequest,
     Images,
     Mount,
     Rejoin,
@@ -31,6 +33,7 @@ from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.chronicling import chronicle
+from hypernode.operations.containers import ContainerHost, operate_on_containers
 from hypernode.operations.exporting import export
 from hypernode.operations.keys import operate_on_keys
 from hypernode.operations.listing import list_images, list_names, show_log, show_status
@@ -44,6 +47,8 @@ from hypernode.operations.watching import follow_events, hello
 
 async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
     """Carry out `request`; the result as JSON fields. What it changed becomes an event."""
+    if isinstance(request, ContainerRequest):
+        return await operate_on_containers(ContainerHost(node.config, node), request, call)
     try:
         result = await _operate(node, request, call)
         chronicle(node.events, request, result)
@@ -52,7 +57,7 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
         remember_names(str(node.config.home), list_names(node))
 
 
-async def _operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]:
+async def _operate(node: Node, request: HomeRequest, call: Call) -> Mapping[str, Any]:
     match request:
         case Share():
             async with node.gate.passing():

@@ -13,12 +13,17 @@ import pytest
 from tests.support.sources import TOP
 
 WITHOUT_JSON = {
+    "attach": "its output is the container's",
     "boot": "its output is the container's; --stats writes the figures",
     "cat": "its output is the file's",
+    "cp": "it copies, and says nothing",
     "completion": "its output is a script",
     "config template": "its output is a configuration file",
     "guest run": "its output is the command's",
     "guest ssh": "its output is ssh's",
+    "exec": "its output is the program's",
+    "inspect": "its output is JSON already",
+    "logs": "its output is what the container printed",
 }
 
 # In a process of its own: typer makes warnings, which are errors here. Each command line runs in a fork of it, as the

@@ -40,7 +40,7 @@ def test_mountinfo_is_read() -> None:
         "/srv/with space\tand\\back",
         os.fsdecode(b"/srv/high\xffbyte"),
     ]
-    assert points[2] == MountPoint(40, 27, "0:50", "/srv/with space\tand\\back", "fuse.x", "hyper node")
+    assert points[2] == MountPoint(40, 27, "0:50", "/srv/with space\tand\\back", "fuse.x", "hyper node", "rw,user_id=0")
 
 
 def point(number: int, parent: int, path: str) -> MountPoint:

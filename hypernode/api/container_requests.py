@@ -1,0 +1,270 @@
+"""What can be asked about containers. They are answered from what their keepers keep on disk, and by the keepers.
+
+`container` is a container's name, its id, or so much of the beginning of the id as no other shares. Requests marked
+*streaming* carry frames after `ready` (hypernode/api/frames.py): the client speaks first, with a `begin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+
+@dataclass(frozen=True, slots=True)
+class CreateContainer:
+    """A container that does not run yet; it stays until it is removed. Result: `id`, `name`.
+
+    `env` and `labels` are NAME=VALUE, `binds` SOURCE:TARGET[:ro] where SOURCE is an absolute path or the name of a
+    directory that the node keeps, `ports` [ADDRESS:]HOST:CONTAINER.
+    """
+
+    op: ClassVar[str] = "container-create"
+    link: str
+    name: str | None = None
+    command: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    env: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    binds: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    network: str = "none"
+    """`none`, or `host`: this host's own."""
+    cpus: float | None = None
+    memory: int | None = None
+    """Bytes."""
+    processes: int | None = None
+    read_only: bool = False
+    restart: str = "no"
+    """`no`, `on-failure[:N]`, `always`, `unless-stopped`."""
+    auto_remove: bool = False
+    tty: bool = False
+    stdin: bool = False
+    """Keep its input open, for who attaches."""
+    stop_signal: str = "TERM"
+    stop_seconds: float = 10.0
+    keep: str | None = None
+    """As of `Boot`; None: a volume of its own, which goes with the container."""
+    peers: tuple[str, ...] = ()
+    read_deadline: float = 30.0
+    refresh: bool = False
+    prefetch: bool = True
+    prefetch_rate: int | None = None
+    complete: bool = False
+    isolation: str = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class StartContainer:
+    """Run it, again if it has ended. Events: those of `Boot` until its program runs. Result: `id`."""
+
+    op: ClassVar[str] = "container-start"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListContainers:
+    """Those that run, or all. `labels` (NAME or NAME=VALUE): only those that have all of them."""
+
+    op: ClassVar[str] = "container-list"
+    all: bool = False
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InspectContainer:
+    """Everything about one."""
+
+    op: ClassVar[str] = "container-inspect"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopContainer:
+    """Ask it to end, wait, then end it. `seconds`: how long to wait, None for its own; 0 or more."""
+
+    op: ClassVar[str] = "container-stop"
+    container: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartContainer:
+    """Stop it if it runs, then start it."""
+
+    op: ClassVar[str] = "container-restart"
+    container: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KillContainer:
+    """Send its program a signal: a name (with or without SIG) or a number. KILL ends all of the container."""
+
+    op: ClassVar[str] = "container-kill"
+    container: str
+    signal: str = "KILL"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveContainer:
+    """Forget it, with its log and what it wrote. `force`: end it first if it runs."""
+
+    op: ClassVar[str] = "container-remove"
+    container: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitContainer:
+    """Until it does not run. Result: `exit_code`."""
+
+    op: ClassVar[str] = "container-wait"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseContainer:
+    """Stop all its processes where they are."""
+
+    op: ClassVar[str] = "container-pause"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnpauseContainer:
+    """Let them go on."""
+
+    op: ClassVar[str] = "container-unpause"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """What it uses at this moment. Result: the fields of `vmhost.machine.Usage`, `time` in seconds since 1970."""
+
+    op: ClassVar[str] = "container-stats"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerProcesses:
+    """The processes inside. Result: `processes`."""
+
+    op: ClassVar[str] = "container-top"
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerLogs:
+    """Streaming: what it printed. `since`, `until`: seconds since 1970; `tail`: the last lines; then what it prints."""
+
+    op: ClassVar[str] = "container-logs"
+    container: str
+    follow: bool = False
+    since: float | None = None
+    until: float | None = None
+    tail: int | None = None
+    timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttachContainer:
+    """Streaming: what it prints from now on, and its input if that was kept open and `stdin` says so."""
+
+    op: ClassVar[str] = "container-attach"
+    container: str
+    stdin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExecInContainer:
+    """Streaming: one more program in it. It ends with the connection."""
+
+    op: ClassVar[str] = "container-exec"
+    container: str
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    tty: bool = False
+    rows: int = 0
+    columns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOut:
+    """Streaming: a tar of the absolute `path` in it, as standard output."""
+
+    op: ClassVar[str] = "container-copy-out"
+    container: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIn:
+    """Streaming: a tar as standard input, unpacked below the absolute directory `path` in it."""
+
+    op: ClassVar[str] = "container-copy-in"
+    container: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellContainer:
+    """From a keeper: something happened to its container. `attributes`: NAME=VALUE."""
+
+    op: ClassVar[str] = "container-tell"
+    container: str
+    action: str
+    attributes: tuple[str, ...] = ()
+
+
+KeptRequest = (
+    StopContainer
+    | KillContainer
+    | WaitContainer
+    | PauseContainer
+    | UnpauseContainer
+    | ContainerStats
+    | ContainerProcesses
+    | ContainerLogs
+    | AttachContainer
+    | ExecInContainer
+    | CopyOut
+    | CopyIn
+)
+"""Answered by the keeper while the container runs."""
+
+ContainerRequest = (
+    KeptRequest
+    | CreateContainer
+    | StartContainer
+    | ListContainers
+    | InspectContainer
+    | RestartContainer
+    | RemoveContainer
+    | TellContainer
+)
+
+STREAMING_REQUESTS: Final = (ContainerLogs, AttachContainer, ExecInContainer, CopyOut, CopyIn)
+
+CONTAINER_REQUESTS: Final[tuple[type[ContainerRequest], ...]] = (
+    StopContainer,
+    KillContainer,
+    WaitContainer,
+    PauseContainer,
+    UnpauseContainer,
+    ContainerStats,
+    ContainerProcesses,
+    *STREAMING_REQUESTS,
+    CreateContainer,
+    StartContainer,
+    ListContainers,
+    InspectContainer,
+    RestartContainer,
+    RemoveContainer,
+    TellContainer,
+)

@@ -1,0 +1,88 @@
+"""What the command line says of a container, as what is asked of the node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hyperlog.errors import NotFound, Refused
+from hypernode.api.container_requests import CreateContainer
+from hypernode.config import Config
+from hypernode.sizes import parse_rate, parse_size
+
+_ENV_FILE_BYTES_MAX: Final = 1 << 20
+
+
+def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
+    """Raises `Refused`, `NotFound`."""
+    if not arguments["detach"] and (arguments["interactive"] or arguments["tty"]):
+        raise Refused("in the foreground the streams are this command's own", "-i and -t go with --detach")
+    if arguments["detach"] and (arguments["stats"] is not None or arguments["timings"]):
+        raise Refused("--stats and --timings tell of the end", "leave --detach out")
+    rate = arguments["prefetch_rate"]
+    return CreateContainer(
+        link=arguments["link"],
+        name=arguments["name"],
+        command=tuple(arguments["command"] or ()),
+        entrypoint=arguments["entrypoint"],
+        env=environment(arguments["env"] or (), arguments["env_file"] or ()),
+        labels=tuple(arguments["label"] or ()),
+        workdir=arguments["workdir"],
+        user=arguments["user"],
+        hostname=arguments["hostname"],
+        binds=tuple(_absolute(text) for text in (*(arguments["bind"] or ()), *(arguments["volume"] or ()))),
+        ports=tuple(arguments["port"] or ()),
+        network=arguments["net"],
+        cpus=arguments["cpus"],
+        memory=None if arguments["memory"] is None else parse_size(arguments["memory"]),
+        processes=arguments["pids"],
+        read_only=arguments["read_only"],
+        restart=arguments["restart"],
+        auto_remove=arguments["auto_remove"],
+        tty=arguments["tty"],
+        stdin=arguments["interactive"],
+        stop_signal=arguments["stop_signal"],
+        stop_seconds=arguments["stop_seconds"],
+        keep=arguments["keep"],
+        peers=tuple(arguments["peers"] or ()),
+        read_deadline=config.read_deadline,
+        refresh=arguments["refresh"],
+        prefetch=arguments["prefetch"],
+        prefetch_rate=None if rate is None else parse_rate(rate),
+        complete=arguments["complete"],
+    )
+
+
+def environment(words: Sequence[str], files: Sequence[Path]) -> tuple[str, ...]:
+    """NAME=VALUE of `--env-file` and `--env`; a name alone takes its value from this process. Later ones win."""
+    found: dict[str, str] = {}
+    for word in (*(line for path in files for line in _lines(path)), *words):
+        name, equals, value = word.partition("=")
+        if not equals and name not in os.environ:
+            continue  # as Docker: what is not set here is not set there
+        found[name] = value if equals else os.environ[name]
+    return tuple(f"{name}={value}" for name, value in found.items())
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_ENV_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}", "name a file of NAME=VALUE lines") from None
+    if len(raw) > _ENV_FILE_BYTES_MAX:
+        raise Refused(f"{path} is longer than {_ENV_FILE_BYTES_MAX} bytes")
+    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield text
+
+
+def _absolute(text: str) -> str:
+    """A source that is a path (it has a slash, or is a dot) from here on without the directory it was said in."""
+    source, colon, rest = text.partition(":")
+    if "/" in source or source in (".", ".."):
+        source = os.path.abspath(source)
+    return f"{source}{colon}{rest}"

@@ -1,0 +1,261 @@
+"""`hypernode ps`, `start`, `stop`, `kill`, `rm`, `wait`, `pause`, `inspect`, `stats`, …: one answer a container."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from hyperlog.errors import Conflict, HyperError, NotFound
+from hypernode.api.client import Client
+from hypernode.api.container_requests import (
+    ContainerProcesses,
+    ContainerRequest,
+    ContainerStats,
+    InspectContainer,
+    KillContainer,
+    ListContainers,
+    PauseContainer,
+    RemoveContainer,
+    RestartContainer,
+    StartContainer,
+    StopContainer,
+    UnpauseContainer,
+    WaitContainer,
+)
+from hypernode.cli.progress import EventPrinter
+from hypernode.cli.reach import reach_containers
+from hypernode.cli.run_command import print_error
+from hypernode.cli.tables import plain, print_table, size_text
+from hypernode.config import Config
+from hypernode.exit_codes import EXIT_OK, exit_status
+
+_SHORT = 12
+_COMMAND_WIDTH = 30
+
+
+async def ps(config: Config, arguments: Mapping[str, Any]) -> int:
+    """One line a container, newest first."""
+    request = ListContainers(arguments["all"], tuple(arguments["labels"]))
+    async with reach_containers(config) as client:
+        result = await client.call(request)
+    if arguments["as_json"]:
+        print(json.dumps(result))
+        return EXIT_OK
+    rows = result["containers"][::-1]
+    if arguments["quiet"]:
+        for row in rows:
+            print(row["id"] if arguments["full"] else row["id"][:_SHORT])
+        return EXIT_OK
+    now = datetime.now(UTC)
+    print_table(
+        ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"),
+        [_row(row, now, full=arguments["full"]) for row in rows],
+    )
+    return EXIT_OK
+
+
+def _row(row: Mapping[str, Any], now: datetime, *, full: bool) -> tuple[str, ...]:
+    state, asked = row["state"], row["config"]
+    command = plain(" ".join(state["command"] or asked["command"])) or "-"
+    image = (state["link"] or asked["link"]).removeprefix("hyper://")
+    return (
+        row["id"] if full else row["id"][:_SHORT],
+        plain(image if full else image[:_SHORT]) or "-",
+        command if full or len(command) <= _COMMAND_WIDTH else command[: _COMMAND_WIDTH - 1] + "…",
+        _ago(row["created"], now),
+        _status_text(state, now),
+        ", ".join(state["ports"]) or "-",
+        plain(row["name"]),
+    )
+
+
+def _status_text(state: Mapping[str, Any], now: datetime) -> str:
+    """As Docker says it: Up 3 minutes, Exited (0) 2 hours ago."""
+    match state["status"]:
+        case "running":
+            return f"Up {_ago(state['started_at'], now, suffix='')}"
+        case "paused":
+            return f"Up {_ago(state['started_at'], now, suffix='')} (Paused)"
+        case "restarting":
+            return f"Restarting ({state['exit_code']}) {_ago(state['finished_at'], now)}"
+        case "exited":
+            return f"Exited ({state['exit_code']}) {_ago(state['finished_at'], now)}"
+        case other:
+            return str(other).capitalize()
+
+
+def _ago(moment: str, now: datetime, suffix: str = " ago") -> str:
+    try:
+        seconds = max(0, int((now - datetime.fromisoformat(moment)).total_seconds()))
+    except ValueError:
+        return "-"
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''}{suffix}"
+    return f"{seconds} second{'' if seconds == 1 else 's'}{suffix}"
+
+
+async def _each(
+    config: Config, arguments: Mapping[str, Any], request: Callable[[str], ContainerRequest], field: str | None = None
+) -> int:
+    """Ask the same about each; what was said of those that could not be is told. The status of the first failure."""
+    status = EXIT_OK
+    found = []
+    async with reach_containers(config) as client:
+        for name in arguments["containers"]:
+            try:
+                with EventPrinter() as printer:
+                    result = await client.call(request(name), printer)
+            except HyperError as error:
+                print_error(error)
+                status = status or exit_status(error.code)
+                continue
+            found.append({"container": name, **result})
+            if not arguments["as_json"]:
+                print(name if field is None else result[field], flush=True)
+    if arguments["as_json"]:
+        print(json.dumps({"containers": found}))
+    return status
+
+
+async def start(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Run them again."""
+    return await _each(config, arguments, StartContainer)
+
+
+async def stop(config: Config, arguments: Mapping[str, Any]) -> int:
+    """End them."""
+    return await _each(config, arguments, lambda name: StopContainer(name, arguments["seconds"]))
+
+
+async def restart(config: Config, arguments: Mapping[str, Any]) -> int:
+    """End them, run them again."""
+    return await _each(config, arguments, lambda name: RestartContainer(name, arguments["seconds"]))
+
+
+async def kill(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Send them a signal."""
+    return await _each(config, arguments, lambda name: KillContainer(name, arguments["signal"]))
+
+
+async def rm(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Forget them."""
+    return await _each(config, arguments, lambda name: RemoveContainer(name, arguments["force"]))
+
+
+async def wait(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Their exit codes."""
+    return await _each(config, arguments, WaitContainer, "exit_code")
+
+
+async def pause(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Stop them where they are."""
+    return await _each(config, arguments, PauseContainer)
+
+
+async def unpause(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Let them go on."""
+    return await _each(config, arguments, UnpauseContainer)
+
+
+async def inspect(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Everything about them."""
+    async with reach_containers(config) as client:
+        found = [await client.call(InspectContainer(name)) for name in arguments["containers"]]
+    print(json.dumps(found, indent=2))
+    return EXIT_OK
+
+
+async def processes(config: Config, arguments: Mapping[str, Any]) -> int:
+    """One line a process inside."""
+    async with reach_containers(config) as client:
+        result = await client.call(ContainerProcesses(arguments["container"]))
+    if arguments["as_json"]:
+        print(json.dumps(result))
+        return EXIT_OK
+    rows = [
+        (
+            str(row["pid"]),
+            str(row["parent"]),
+            str(row["uid"]),
+            row["state"],
+            f"{row['cpu_seconds']:.1f}s",
+            size_text(row["memory_bytes"]),
+            plain(row["command"]),
+        )
+        for row in result["processes"]
+    ]
+    print_table(("PID", "PPID", "UID", "STATE", "CPU", "MEMORY", "COMMAND"), rows)
+    return EXIT_OK
+
+
+async def stats(config: Config, arguments: Mapping[str, Any]) -> int:
+    """What they use, again and again."""
+    before: dict[str, Mapping[str, Any]] = {}
+    async with reach_containers(config) as client:
+        before = await _look(client, arguments["containers"])
+        while True:
+            await trio.sleep(1.0)
+            now = await _look(client, arguments["containers"])
+            found = [_use(name, before.get(name, use), use) for name, use in now.items()]
+            before = now
+            if arguments["as_json"]:
+                print(json.dumps({"containers": found}), flush=True)
+            else:
+                if not arguments["once"] and sys.stdout.isatty():
+                    print("\x1b[H\x1b[2J", end="")
+                _print_uses(found)
+            if arguments["once"]:
+                return EXIT_OK
+
+
+async def _look(client: Client, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    asked = list(names)
+    if not asked:
+        listed = await client.call(ListContainers())
+        asked = [row["name"] for row in listed["containers"]]
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in asked:
+        try:
+            found[name] = await client.call(ContainerStats(name))
+        except (Conflict, NotFound):
+            if names:  # else it has just ended
+                raise
+    return found
+
+
+def _use(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """With the share of one processor since the look before, in percent."""
+    seconds = now["time"] - before["time"]
+    share = None
+    with suppress(TypeError, ZeroDivisionError):
+        share = round(100 * (now["cpu_seconds"] - before["cpu_seconds"]) / seconds, 1)
+    return {"name": name, "cpu_percent": share, **now}
+
+
+def _print_uses(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = []
+    for use in found:
+        limit = f" / {size_text(use['memory_limit'])}" if use["memory_limit"] else ""
+        rows.append(
+            (
+                plain(use["name"]),
+                "-" if use["cpu_percent"] is None else f"{use['cpu_percent']:.1f} %",
+                "-" if use["memory_bytes"] is None else size_text(use["memory_bytes"]) + limit,
+                str(use["processes"]),
+                _pair(use["received_bytes"], use["sent_bytes"]),
+                _pair(use["read_bytes"], use["written_bytes"]),
+            )
+        )
+    print_table(("NAME", "CPU", "MEMORY", "PIDS", "NET I/O", "BLOCK I/O"), rows)
+
+
+def _pair(one: int | None, other: int | None) -> str:
+    return "-" if one is None or other is None else f"{size_text(one)} / {size_text(other)}"

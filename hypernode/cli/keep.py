@@ -1,0 +1,147 @@
+"""Keeping a detached container: its runs, one after the other, as its restart policy says (see keeper.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from hyperlog.errors import HyperError
+from hypernode.api.client import Client
+from hypernode.api.codec import encode_event, encode_failure, encode_result
+from hypernode.cli.reach import reach_node
+from hypernode.cli.run_command import print_error
+from hypernode.cli.running import Descriptors, Ran, run_kept
+from hypernode.config import Config
+from hypernode.containers.control import answer
+from hypernode.containers.keeper import Keeper, keeping
+from hypernode.containers.launch import read_launch
+from hypernode.containers.output import Output, Streams
+from hypernode.containers.policy import next_delay, parse_policy
+from hypernode.containers.store import ContainerStore
+from hypernode.errors import NodeGone, expected, first_leaf
+from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
+from hypernode.logs import set_up_logging
+
+
+class _Report:
+    """To whoever started the keeper: lines, until the program runs or cannot."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self._write(encode_event(kind, fields))
+
+    def done(self, keeper: Keeper) -> None:
+        self._last(encode_result({"id": keeper.container.spec.id}))
+
+    def failed(self, error: HyperError) -> None:
+        self._last(encode_failure(error))
+
+    def _last(self, line: bytes) -> None:
+        self._write(line)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError):  # nobody waits any more
+                os.write(self._descriptor, line)
+
+
+def keep_detached(raw: bytes, telling: int) -> int:
+    """Keep the container that `raw` names; what became of its start goes to the descriptor `telling`."""
+    report = _Report(telling)
+    try:
+        config, identity = read_launch(raw)
+        set_up_logging(config.log_level, config.log_format, with_tracebacks=True)
+        trio.run(_keep, config, identity, report)
+    except Exception as error:
+        known = expected(error)
+        if known is None:
+            report.failed(HyperError(f"bug in hypernode: {first_leaf(error)!r}", "see the container's keeper.log"))
+            raise
+        report.failed(known)
+        print_error(known)
+        return EXIT_BUG
+    return EXIT_OK
+
+
+async def _keep(config: Config, identity: str, report: _Report) -> None:
+    """Where this process becomes the node, it stays for its guests; the container is let go of before."""
+    container = ContainerStore(config.containers).get(identity)
+    async with reach_node(config) as node:
+        output = Output(container.log)
+        async with keeping(config, container, output, answer) as keeper, keeper.telling():
+            await _Keeping(config, keeper, output, report).run(node.client)
+        if container.spec.asked.auto_remove:
+            container.remove()
+
+
+class _Keeping:
+    """All the runs of one container."""
+
+    def __init__(self, config: Config, keeper: Keeper, output: Output, report: _Report) -> None:
+        self._config = config
+        self._keeper = keeper
+        self._output = output
+        self._report = report
+        self._policy = parse_policy(keeper.container.spec.asked.restart)
+        self._delay = 0.0
+        keeper.on_started = lambda: report.done(keeper)
+
+    async def run(self, client: Client) -> None:
+        """Until it is not to be run again."""
+        while True:
+            began = trio.current_time()
+            ran = await self._attempt(client)
+            if ran is None:
+                return
+            state = self._keeper.state
+            again = self._policy.wants(ran.exit_code, state.restart_count, stopped=state.stopped)
+            self._keeper.end_run(ran.exit_code, ran.error, oom_killed=ran.oom_killed, again=again)
+            self._report.done(self._keeper)
+            if not again:
+                if self._keeper.container.spec.asked.auto_remove:
+                    self._keeper.tell("destroy")
+                return
+            self._delay = next_delay(self._delay, trio.current_time() - began)
+            if not await self._keeper.wait_before_restart(self._delay):
+                return
+
+    async def _attempt(self, client: Client) -> Ran | None:
+        """One run. None when it could not be: the node has ended, or refuses; that is told and written down."""
+        asked = self._keeper.container.spec.asked
+        streams = Streams(self._output, tty=asked.tty, keeps_stdin=asked.stdin)
+        self._keeper.streams = streams
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(streams.pump)
+                try:
+                    descriptors = Descriptors(streams.stdin, streams.stdout, streams.stderr, tty=asked.tty)
+                    ran = await run_kept(self._config, client, self._keeper, descriptors, self._report.event)
+                finally:
+                    streams.end_of_run()
+            return ran
+        except Exception as error:
+            known = expected(error) or _no_node(error)
+            if known is None:
+                raise
+            code = EXIT_KILLED if isinstance(known, NodeGone) else EXIT_BOOT_FAILED
+            self._keeper.end_run(code, known.message)
+            self._report.failed(known)
+            print_error(known)
+            return None
+        finally:
+            self._keeper.streams = None
+            await streams.aclose()
+
+
+def _no_node(error: Exception) -> HyperError | None:
+    """What it means that the node cannot be dialled any more."""
+    return NodeGone("no node runs in this home any more") if isinstance(first_leaf(error), ConnectionError) else None

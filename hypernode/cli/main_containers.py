@@ -1,0 +1,268 @@
+"""The commands about containers that were booted, their options and their help (registered in main.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypernode.cli.options import JsonOption, run
+
+_ContainerArgument = Annotated[
+    str, typer.Argument(metavar="CONTAINER", help="Its name, its id, or the beginning of that.")
+]
+_ContainersArgument = Annotated[
+    list[str], typer.Argument(metavar="CONTAINER…", help="Names, ids, or the beginnings of ids.")
+]
+_TimeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--time", "-t", metavar="SECONDS", help="How long it may take to end by itself (default: its own, 10)."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (ps, start, stop, restart, kill, rm, wait, pause, unpause, inspect, stats, logs, attach, cp):
+        app.command()(command)
+    # What comes after the container is the program's, dashes and all.
+    app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
+
+
+def ps(
+    show_all: Annotated[bool, typer.Option("--all", "-a", help="Also those that do not run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids only.")] = False,
+    full: Annotated[bool, typer.Option("--no-trunc", help="Whole ids and commands.")] = False,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME[=VALUE]", help="Only those that have it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List containers: those that run, or all.
+
+    What a crash left is put right first, so what is listed as running does run.
+
+    [bold]Examples[/bold]
+
+        hypernode ps
+        hypernode ps -a --json
+        hypernode rm $(hypernode ps -aq --label job=nightly)
+    """
+    run("ps", all=show_all, quiet=quiet, full=full, labels=label or [], as_json=as_json)
+
+
+def start(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
+    """Run containers again that have ended, with what they wrote. Running already: nothing happens.
+
+    [bold]Examples[/bold]
+
+        hypernode start web
+    """
+    run("start", containers=containers, as_json=as_json)
+
+
+def stop(containers: _ContainersArgument, seconds: _TimeOption = None, as_json: JsonOption = False) -> None:
+    """End containers: ask (SIGTERM, or --stop-signal of boot), wait, then kill. Ended already: nothing happens.
+
+    [bold]Examples[/bold]
+
+        hypernode stop web
+        hypernode stop --time 60 db cache
+    """
+    run("stop", containers=containers, seconds=seconds, as_json=as_json)
+
+
+def restart(containers: _ContainersArgument, seconds: _TimeOption = None, as_json: JsonOption = False) -> None:
+    """Stop containers and start them again.
+
+    [bold]Examples[/bold]
+
+        hypernode restart web
+        hypernode restart --time 0 web db
+    """
+    run("restart", containers=containers, seconds=seconds, as_json=as_json)
+
+
+def kill(
+    containers: _ContainersArgument,
+    signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="A name or a number.")] = "KILL",
+    as_json: JsonOption = False,
+) -> None:
+    """Send containers' programs a signal; KILL ends all of the container.
+
+    [bold]Examples[/bold]
+
+        hypernode kill web
+        hypernode kill --signal HUP web
+    """
+    run("kill", containers=containers, signal=signal, as_json=as_json)
+
+
+def rm(
+    containers: _ContainersArgument,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Also those that run: they are killed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove containers, with their logs and what they wrote (but volumes and --keep).
+
+    [bold]Examples[/bold]
+
+        hypernode rm web
+        hypernode rm -f $(hypernode ps -aq)
+    """
+    run("rm", containers=containers, force=force, as_json=as_json)
+
+
+def wait(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
+    """Wait until containers have ended; print their exit codes, a line each.
+
+    [bold]Examples[/bold]
+
+        status=$(hypernode wait job)
+    """
+    run("wait", containers=containers, as_json=as_json)
+
+
+def pause(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
+    """Stop all processes of containers where they are.
+
+    [bold]Examples[/bold]
+
+        hypernode pause web
+    """
+    run("pause", containers=containers, as_json=as_json)
+
+
+def unpause(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
+    """Let paused containers go on.
+
+    [bold]Examples[/bold]
+
+        hypernode unpause web
+    """
+    run("unpause", containers=containers, as_json=as_json)
+
+
+def inspect(containers: _ContainersArgument) -> None:
+    """Show everything about containers: a JSON list.
+
+    [bold]Examples[/bold]
+
+        hypernode inspect web | jq .[0].state
+    """
+    run("inspect", containers=containers)
+
+
+def stats(
+    containers: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONTAINER…]", help="Which (default: all that run).")
+    ] = None,
+    once: Annotated[bool, typer.Option("--no-stream", help="One look, not until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what containers use: processor, memory, processes, network, disk; each second until Ctrl-C.
+
+    [bold]Examples[/bold]
+
+        hypernode stats
+        hypernode stats --no-stream --json web
+    """
+    run("stats", containers=containers or [], once=once, as_json=as_json)
+
+
+def logs(
+    container: _ContainerArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it prints, to its end.")] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From then on: 10m (ago), 2026-01-31T12:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only what was before.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="Only the last lines.")] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="The time before each line.")] = False,
+) -> None:
+    """Show what a container printed, its errors on standard error.
+
+    Kept are the last 30 MB, to its removal.
+
+    [bold]Examples[/bold]
+
+        hypernode logs web
+        hypernode logs -f --tail 20 web
+        hypernode logs --since 10m -t web
+    """
+    run("logs", container=container, follow=follow, since=since, until=until, tail=tail, timestamps=timestamps)
+
+
+def attach(
+    container: _ContainerArgument,
+    no_stdin: Annotated[bool, typer.Option("--no-stdin", help="Only watch.")] = False,
+) -> None:
+    """Be at a container's streams: what it prints from now on, and its input if it was booted with -i.
+
+    Ctrl-P Ctrl-Q leaves a terminal without ending anything; where the container has none, Ctrl-C leaves. The exit
+    status is the container's, if it ends meanwhile.
+
+    [bold]Examples[/bold]
+
+        hypernode boot -d -i -t --name shell hyper://KEY -- bash
+        hypernode attach shell
+    """
+    run("attach", container=container, stdin=not no_stdin)
+
+
+def exec_(
+    container: _ContainerArgument,
+    command: Annotated[list[str], typer.Argument(metavar="CMD [ARG…]", help="The program and its arguments.")],
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Hand it this command's standard input.")
+    ] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Also set this.")] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Lines of NAME=VALUE.")
+    ] = None,
+    workdir: Annotated[
+        str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Start there (default: as the container).")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", metavar="USER[:GROUP]", help="As whom (default: as the container).")
+    ] = None,
+) -> None:
+    """Run one more program in a container. Its streams and exit status are this command's; it ends with this command.
+
+    [bold]Examples[/bold]
+
+        hypernode exec web ps
+        hypernode exec -it web sh
+        tar c . | hypernode exec -i web tar x -C /srv
+    """
+    run(
+        "exec",
+        container=container,
+        command=command,
+        interactive=interactive,
+        tty=tty,
+        env=env or [],
+        env_file=env_file or [],
+        workdir=workdir,
+        user=user,
+    )
+
+
+def cp(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="CONTAINER:/PATH, a path here, or - for a tar.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A path here, CONTAINER:/PATH, or - for a tar.")],
+) -> None:
+    """Copy files out of a running container, or into one; directories whole.
+
+    As cp(1): into TO if that is a directory, else as TO. Owners are kept on the way in if this is root's.
+
+    [bold]Examples[/bold]
+
+        hypernode cp web:/etc/nginx ./nginx
+        hypernode cp ./site web:/var/www
+        hypernode cp web:/var/log - | tar t
+    """
+    run("cp", source=source, target=target)

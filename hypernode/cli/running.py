@@ -1,0 +1,120 @@
+"""One run of a container that this process keeps: the boot on the node, and the container on it, to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from hypernode.api.client import Client, OnEvent
+from hypernode.api.codec import Json
+from hypernode.cli.lifeline import lifeline
+from hypernode.cli.progress import note
+from hypernode.cli.tie import Tie
+from hypernode.config import Config
+from hypernode.containers.keeper import Keeper
+from hypernode.containers.ports import Published, parse_port, published
+from hypernode.containers.wishes import boot_request, make_spec
+from hypernode.exit_codes import EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
+from vmhost.console import run_container
+from vmhost.errors import ProgramNotExecutable, ProgramNotFound
+from vmhost.machine import Machine
+from vmhost.nspawn import NspawnSpec
+
+_FAILURES_SHOWN: Final = 3
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """The container's streams, as descriptors of ours. `tty`: those of input and output are a terminal."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    tty: bool
+    on_first_output: Callable[[], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a run ended. `error`: why, if the program's own status does not say it; `timings` are the node's stages."""
+
+    exit_code: int = EXIT_KILLED
+    error: str = ""
+    oom_killed: bool = False
+    figures: Json = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+async def run_kept(
+    config: Config,
+    client: Client,
+    keeper: Keeper,
+    streams: Descriptors,
+    on_event: OnEvent,
+    about_to_run: Callable[[], None] = _ignore,
+) -> Ran:
+    """Run it to its end, or until somebody stops it. Raises what keeps it from running, `NodeGone`."""
+    spec = keeper.container.spec
+    ran = Ran(error="it was stopped before it ran")
+    with keeper.begin_run():
+        async with published([parse_port(text) for text in spec.asked.ports]) as ports:
+            held = await client.hold(boot_request(spec), on_event)
+            keeper.booted(held.ready)
+            with lifeline(config, held.ready) as line:
+                async with Tie(held, line) as tie:
+                    about_to_run()
+                    made = make_spec(spec, held.ready, config.data)
+                    ran = await _run(tie, keeper, made, ports, streams)
+    return ran
+
+
+async def _run(tie: Tie, keeper: Keeper, spec: NspawnSpec, ports: Published, streams: Descriptors) -> Ran:
+    """The node's end in order ends the container with `NodeGone`."""
+    figures: Json = {key: tie.ready[key] for key in ("link", "version", "image_bytes")}
+    failures, error = 0, ""
+    machines: list[Machine] = []
+
+    def started(machine: Machine) -> None:
+        machines.append(machine)
+        ports.attach(machine)
+        keeper.started(machine, ports.texts)
+
+    def heard(kind: str, fields: Json) -> None:
+        nonlocal failures
+        if kind == "read_failed":
+            failures += 1
+            if failures <= _FAILURES_SHOWN:
+                note(f"the container got an I/O error: {fields['message']}")
+
+    async def follow() -> None:
+        figures.update(await tie.wait_result())
+
+    tie.on_event = heard
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        try:
+            status = await run_container(
+                spec,
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                tty=streams.tty,
+                on_first_output=streams.on_first_output,
+                on_started=started,
+            )
+        except (ProgramNotFound, ProgramNotExecutable) as failure:
+            error = failure.message
+            note(error)
+            status = EXIT_NOT_FOUND_INSIDE if isinstance(failure, ProgramNotFound) else EXIT_NOT_EXECUTABLE
+        await tie.release()
+    if failures > _FAILURES_SHOWN:
+        note(f"the container got {failures} I/O errors in all, because no peer delivered what it read")
+    oom_killed = any(machine.oom_killed for machine in machines)
+    return Ran(status, error, oom_killed, figures, tie.ready["timings"])

@@ -1,0 +1,246 @@
+"""Keeping one container: its state on disk, and what can be asked of it while it runs (control.py).
+
+Whoever boots the container (`boot` in the foreground, the keeper's process otherwise) says what happens to it; this
+writes it down, tells the node's event log, and carries out what others ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hyperlog.errors import Conflict, HyperError, Refused
+from hypernode.api.client import Client, dial_socket
+from hypernode.api.container_requests import TellContainer
+from hypernode.api.requests import Request
+from hypernode.api.server import Call, Operation, serve_socket
+from hypernode.config import Config
+from hypernode.containers.model import EXITED, PAUSED, RESTARTING, RUNNING, now_text
+from hypernode.containers.output import Output, Streams
+from hypernode.containers.store import Container
+from hypernode.limits import CLOSE_SECONDS
+from vmhost.machine import Machine
+
+_TOLD_MAX: Final = 64
+_TELL_SECONDS: Final = 2.0
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
+
+
+class Keeper:
+    """Of one container, which this process runs. `output` is None in the foreground."""
+
+    def __init__(self, config: Config, container: Container, output: Output | None) -> None:
+        self.container = container
+        self.output = output
+        self.streams: Streams | None = None
+        self.machine: Machine | None = None
+        self.state = replace(
+            container.read_state(), keeper=os.getpid(), stopped=False, error="", pid=0, host_start=host_start()
+        )
+        self.ended = trio.Event()
+        """It will not run again by itself."""
+        self._config = config
+        self._run_ended = trio.Event()
+        self._scope = trio.CancelScope()
+        self._sender: trio.MemorySendChannel[TellContainer] | None = None
+        self.on_started: Callable[[], None] = _ignore
+
+    def _put(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        self.container.write_state(self.state)
+
+    def tell(self, action: str, **attributes: object) -> None:
+        """An event of Docker's name. Lost where no node takes it."""
+        told = {"name": self.container.spec.name, "image": self.state.link, **self.container.spec.labels, **attributes}
+        event = TellContainer(self.container.spec.id, action, tuple(f"{name}={value}" for name, value in told.items()))
+        if self._sender is not None:
+            with suppress(trio.WouldBlock, trio.ClosedResourceError):
+                self._sender.send_nowait(event)
+
+    @asynccontextmanager
+    async def telling(self) -> AsyncIterator[None]:
+        """Hand events on to the node, for the block; all of them by its end."""
+        self._sender, receiver = trio.open_memory_channel[TellContainer](_TOLD_MAX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hand_on, receiver)
+            try:
+                yield
+            finally:
+                self._sender.close()
+
+    async def _hand_on(self, receiver: trio.MemoryReceiveChannel[TellContainer]) -> None:
+        client = Client(dial_socket(self._config))
+        async for event in receiver:
+            with suppress(OSError, HyperError), trio.move_on_after(_TELL_SECONDS, shield=True):
+                await client.call(event)
+
+    def booted(self, ready: Mapping[str, Any]) -> None:
+        """The node holds its root."""
+        self._put(root=ready["root"], link=ready["link"], version=ready["version"], command=tuple(ready["argv"]))
+
+    def begin_run(self) -> trio.CancelScope:
+        """To run it in."""
+        self._run_ended = trio.Event()
+        self._scope = trio.CancelScope()
+        if self.state.stopped:
+            self._scope.cancel()
+        return self._scope
+
+    def started(self, machine: Machine, ports: tuple[str, ...] = ()) -> None:
+        """Its program runs."""
+        self.machine = machine
+        self._put(status=RUNNING, pid=machine.pid, started_at=now_text(), finished_at="", exit_code=0, ports=ports)
+        self.tell("start")
+        self.on_started()
+
+    def end_run(self, exit_code: int, error: str = "", *, oom_killed: bool = False, again: bool = False) -> None:
+        """It ended; `again`: and is to be run again."""
+        self.machine = None
+        restarts = self.state.restart_count + again
+        self._put(
+            status=RESTARTING if again else EXITED,
+            pid=0,
+            keeper=self.state.keeper if again else 0,
+            exit_code=exit_code,
+            error=error,
+            finished_at=now_text(),
+            root="",
+            ports=(),
+            oom_killed=oom_killed,
+            restart_count=restarts,
+        )
+        if oom_killed:
+            self.tell("oom")
+        self.tell("die", exitCode=exit_code)
+        if self.state.stopped:
+            self.tell("stop")
+        self._run_ended.set()
+
+    async def wait_before_restart(self, seconds: float) -> bool:
+        """Whether to go on then: nobody stopped it."""
+        with trio.CancelScope() as self._scope:
+            await trio.sleep(seconds)
+        if self.state.stopped:
+            self._put(status=EXITED)
+        return not self.state.stopped
+
+    def running(self) -> Machine:
+        """What runs. Raises `Conflict`."""
+        if self.machine is None:
+            raise Conflict(
+                f"container {self.container.spec.name} is not running", "`hypernode ps -a` says how it fares"
+            )
+        return self.machine
+
+    async def stop(self, seconds: float | None) -> None:
+        """Ask it to end, wait, end it."""
+        asked = self.container.spec.asked
+        self._put(stopped=True)
+        machine = self.machine
+        if machine is None:
+            self._scope.cancel()  # it is being booted, or waits to be run again
+        else:
+            await self.unpause()
+            self.tell("kill", signal=int(parse_signal(asked.stop_signal)))
+            machine.signal(parse_signal(asked.stop_signal))
+            with trio.move_on_after(asked.stop_seconds if seconds is None else seconds):
+                await self._run_ended.wait()
+            if not self._run_ended.is_set():
+                machine.kill()
+        await self.ended.wait()
+
+    async def kill(self, name: str) -> None:
+        """Send a signal."""
+        number = parse_signal(name)
+        machine = self.running()
+        self.tell("kill", signal=int(number))
+        if number == signal.SIGKILL:
+            self._put(stopped=True)
+            machine.kill()
+            await self._run_ended.wait()
+        else:
+            machine.signal(number)
+
+    async def pause(self) -> None:
+        """Raises `Conflict`, HostUnfit."""
+        machine = self.running()
+        if self.state.status == PAUSED:
+            raise Conflict(f"container {self.container.spec.name} is paused already", "hypernode unpause")
+        await machine.pause()
+        self._put(status=PAUSED)
+        self.tell("pause")
+
+    async def unpause(self) -> None:
+        """Nothing happens if it is not paused."""
+        if self.state.status == PAUSED:
+            await self.running().resume()
+            self._put(status=RUNNING)
+            self.tell("unpause")
+
+
+Answer = Callable[[Keeper, Request, Call], Awaitable[Mapping[str, Any]]]
+"""What answers requests at the control socket (control.py)."""
+
+
+@asynccontextmanager
+async def keeping(config: Config, container: Container, output: Output | None, answer: Answer) -> AsyncIterator[Keeper]:
+    """Keep `container` for the block, which runs it. Raises `Conflict` when it is kept already."""
+    with container.try_lock() as is_ours:
+        if not is_ours:
+            raise Conflict(f"container {container.spec.name} is running already", "hypernode stop ends it")
+        with contextlib.suppress(FileNotFoundError):
+            container.control.unlink()
+        keeper = Keeper(config, container, output)
+        calls = _Calls(partial(answer, keeper))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_socket, container.control, calls.operate)
+            try:
+                yield keeper
+            finally:
+                keeper.ended.set()
+                if output is not None:
+                    output.close()
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await calls.wait_none()
+                nursery.cancel_scope.cancel()
+
+
+class _Calls:
+    """Those under way, so that they get their answers before the keeper ends."""
+
+    def __init__(self, operate: Operation) -> None:
+        self._operate = operate
+        self._open: set[Call] = set()
+
+    async def operate(self, request: Request, call: Call) -> Mapping[str, Any]:
+        self._open = {other for other in self._open if not other.answered.is_set()} | {call}
+        return await self._operate(request, call)
+
+    async def wait_none(self) -> None:
+        for call in self._open:
+            await call.answered.wait()
+
+
+def parse_signal(text: str) -> signal.Signals:
+    """Of a name with or without SIG, or a number. Raises `Refused`."""
+    name = text.upper().removeprefix("SIG")
+    with suppress(KeyError, ValueError):
+        return signal.Signals(int(name)) if name.isdigit() else signal.Signals[f"SIG{name}"]
+    raise Refused(f"{text!r} is no signal", "TERM, HUP, USR1, 9, …: see `kill -l`")
+
+
+def host_start() -> str:
+    """A name for the time since this host was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

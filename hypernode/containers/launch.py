@@ -1,0 +1,95 @@
+"""Starting a keeper: a process of its own session that is nobody's child, so that it outlives whoever starts it.
+
+    launcher ──configuration, id (stdin)──▶ keeper
+             ◀──lines as of the API (stdout): events, then a result once the program runs, or an error
+
+What it has to say later goes to `keeper.log`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from hypernode.api.codec import Json, decode_failure, decode_object
+from hypernode.api.lines import LineReader
+from hypernode.config import Config
+from hypernode.containers.store import Container
+from hypernode.errors import KeeperFailed
+from hypernode.limits import KEEPER_START_SECONDS
+from vmhost.process import own_module
+
+_WORDS_BYTES: Final = 2000
+
+OnEvent = Callable[[str, Json], Awaitable[None]]
+
+
+async def launch_keeper(config: Config, container: Container, on_event: OnEvent) -> None:
+    """Returns once its program runs, or has run. Raises what kept it from running, `KeeperFailed`.
+
+    Cancelled, the keeper goes on.
+    """
+    told, telling = os.pipe2(os.O_CLOEXEC)
+    async with trio.lowlevel.FdStream(told) as stream:
+        try:
+            await trio.to_thread.run_sync(partial(_spawn, config, container, telling))
+        finally:
+            os.close(telling)
+        lines = LineReader(stream)
+        with trio.move_on_after(KEEPER_START_SECONDS) as waiting:
+            while (line := await lines.next_line()) is not None:
+                waiting.deadline = float("inf")  # it lives: what it fetches may take its time, and it tells
+                fields = decode_object(line)
+                if "error" in fields:
+                    raise decode_failure(fields["error"])
+                if "result" in fields:
+                    return
+                await on_event(str(fields.pop("event", "")), fields)
+    raise KeeperFailed(
+        f"the keeper of container {container.spec.name} did not start: {_last_words(container.path)}",
+        f"see {container.path / 'keeper.log'}",
+    )
+
+
+def _spawn(config: Config, container: Container, telling: int) -> None:
+    argv, environment = own_module("hypernode.cli.keeper")
+    log = os.open(container.path / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if os.fstat(log).st_size > _WORDS_BYTES * 100:
+        os.ftruncate(log, 0)
+    try:
+        subprocess.run(
+            argv,
+            input=pickle.dumps((config, container.spec.id)),
+            stdout=telling,
+            stderr=log,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+            timeout=KEEPER_START_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise KeeperFailed("the keeper's process does not start", "is this host out of memory?") from None
+    finally:
+        os.close(log)
+
+
+def _last_words(path: Path) -> str:
+    try:
+        text = (path / "keeper.log").read_text(errors="replace")[-_WORDS_BYTES:].strip()
+    except OSError:
+        text = ""
+    return text.rpartition("\n")[2] or "it said nothing"
+
+
+def read_launch(raw: bytes) -> tuple[Config, str]:
+    """What `launch_keeper` wrote."""
+    found: tuple[Config, str] = pickle.loads(raw)
+    return found

@@ -1,0 +1,129 @@
+"""What is asked of a container: checked before it is kept, and turned into what runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from hyperlog.errors import Refused
+from hypernode.api.container_requests import CreateContainer
+from hypernode.api.requests import Boot
+from hypernode.containers.keeper import parse_signal
+from hypernode.containers.model import SHORT_ID, ContainerSpec
+from hypernode.containers.names import check_name, new_id
+from hypernode.containers.policy import parse_policy
+from hypernode.containers.ports import parse_port
+from vmhost.nspawn import Bind, Limits, NspawnSpec
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.DOTALL)
+_DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
+NETWORKS: Final = ("none", "host")
+_MEMORY_MIN: Final = 4 << 20
+_SECONDS_MAX: Final = 86400.0
+
+
+def check(asked: CreateContainer) -> None:
+    """Raises `Refused` for what cannot be, in words for who asked."""
+    if asked.name is not None:
+        check_name(asked.name)
+    policy = parse_policy(asked.restart)
+    if asked.auto_remove and policy.name != "no":
+        raise Refused("a container that is removed when it ends cannot be started again", "choose --rm or --restart")
+    for text in asked.env:
+        if not _VARIABLE.fullmatch(text):
+            raise Refused(f"{text.partition('=')[0]!r} is no environment variable", "write NAME=VALUE")
+    for text in asked.labels:
+        if not text.partition("=")[0] or len(text) > 4096:
+            raise Refused(f"{text[:64]!r} is no label", "write NAME=VALUE")
+    for text in asked.binds:
+        _parse_bind(text)
+    if asked.network not in NETWORKS:
+        raise Refused(f"there is no network {asked.network!r}", f"choose among {', '.join(NETWORKS)}")
+    if asked.ports and asked.network == "host":
+        raise Refused("with this host's network there is nothing to publish", "leave --port out")
+    for text in asked.ports:
+        parse_port(text)
+    if asked.hostname is not None and not _HOST_NAME.fullmatch(asked.hostname):
+        raise Refused(f"{asked.hostname!r} is no host name", "letters, digits and dashes")
+    if asked.workdir is not None and not asked.workdir.startswith("/"):
+        raise Refused(f"the working directory {asked.workdir!r} is not absolute")
+    if asked.cpus is not None and not 0.01 <= asked.cpus <= 4096:
+        raise Refused(f"{asked.cpus:g} processors make no sense", "0.01 or more: 1.5 is one and a half")
+    if asked.memory is not None and asked.memory < _MEMORY_MIN:
+        raise Refused(f"{asked.memory} bytes of memory are too few", f"allow at least {_MEMORY_MIN} bytes")
+    if asked.processes is not None and asked.processes < 1:
+        raise Refused("a container has at least one process")
+    parse_signal(asked.stop_signal)
+    if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
+        raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
+
+
+def unkept(link: str) -> ContainerSpec:
+    """Of a container that nobody is to find: it is run and gone."""
+    return ContainerSpec(new_id(), "", "", CreateContainer(link), foreground=True)
+
+
+def boot_request(spec: ContainerSpec) -> Boot:
+    """What the node is asked for it."""
+    asked = spec.asked
+    return Boot(
+        link=asked.link,
+        peers=asked.peers,
+        read_deadline=asked.read_deadline,
+        refresh=asked.refresh,
+        command=asked.command,
+        entrypoint=asked.entrypoint,
+        prefetch=asked.prefetch,
+        prefetch_rate=asked.prefetch_rate,
+        complete=asked.complete,
+        keep=spec.volume,
+    )
+
+
+def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) -> NspawnSpec:
+    """How it is run on what the node made `ready`. `directories`: where named ones lie, made here if need be."""
+    asked = spec.asked
+    settings = ready["config"]
+    environment = dict(variable.partition("=")[::2] for variable in (*settings["env"], *asked.env))
+    return NspawnSpec(
+        root=ready["root"],
+        argv=tuple(ready["argv"]),
+        machine=spec.machine,
+        hostname=asked.hostname or spec.id[:SHORT_ID],
+        env=environment,
+        workdir=asked.workdir or settings["workdir"] or "/",
+        user=settings["user"] or "root" if asked.user is None else asked.user,
+        host_network=asked.network == "host",
+        binds=tuple(_place(_parse_bind(text), directories) for text in asked.binds),
+        read_only=asked.read_only,
+        limits=Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes),
+    )
+
+
+def _parse_bind(text: str) -> Bind:
+    """`SOURCE:TARGET[:ro|:rw]`; the source may still be a name. Raises `Refused`."""
+    words = text.split(":")
+    mode = words.pop() if len(words) == 3 else "rw"
+    if len(words) != 2 or mode not in ("ro", "rw") or "\0" in text:
+        raise Refused(f"{text!r} says not what is to be seen where", "write /host/path:/inside, NAME:/inside, with :ro")
+    source, target = words
+    if not target.startswith("/") or target == "/" or ".." in target.split("/"):
+        raise Refused(f"{text!r}: {target!r} is no place in a container", "an absolute path that is not /")
+    if not source.startswith("/") and not _DIRECTORY.fullmatch(source):
+        raise Refused(f"{text!r}: {source!r} is neither an absolute path nor a name")
+    return Bind(source, target, read_only=mode == "ro")
+
+
+def _place(bind: Bind, directories: Path) -> Bind:
+    """With its source as a path that is there. Raises `Refused`."""
+    if not bind.source.startswith("/"):
+        path = directories / bind.source
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return replace(bind, source=str(path))
+    if not Path(bind.source).exists():
+        raise Refused(f"there is no {bind.source} on this host to bind", "make it first")
+    return bind

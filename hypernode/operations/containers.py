@@ -1,0 +1,277 @@
+"""Containers: made, started, listed and removed here; what is about one that runs is handed to its keeper.
+
+Needs no node: where none runs, a command answers its own requests from the home's directory (`dial_containers`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from hyperlog.errors import Conflict, HyperError, NotFound
+from hypernode.api import container_requests as asked
+from hypernode.api.client import Client, Dial
+from hypernode.api.codec import decode_failure, decode_object, encode_request
+from hypernode.api.container_requests import STREAMING_REQUESTS, ContainerRequest, KeptRequest
+from hypernode.api.lines import LineReader
+from hypernode.api.requests import Request
+from hypernode.api.server import Call, serve_stream
+from hypernode.api.socket_path import short_path
+from hypernode.config import Config
+from hypernode.containers.control import show_log, streaming
+from hypernode.containers.launch import OnEvent, launch_keeper
+from hypernode.containers.logs import read_log
+from hypernode.containers.model import CREATED, LIVING, PAUSED, SHORT_ID
+from hypernode.containers.reconcile import reconcile, wait_free
+from hypernode.containers.store import Container, ContainerStore
+from hypernode.containers.wishes import check
+from hypernode.errors import BadRequest, KeeperFailed, NodeGone
+from hypernode.limits import CLOSE_SECONDS, KEEPER_DIAL_SECONDS, VOLUME_BUSY_SECONDS
+from hypernode.node import Node
+from hypernode.volumes import VolumeStore
+
+_PIECE_BYTES: Final = 65536
+
+
+class ContainerHost:
+    """The containers of a home, and its node if that is in this process."""
+
+    def __init__(self, config: Config, node: Node | None) -> None:
+        self.config = config
+        self.node = node
+        self.store = ContainerStore(config.containers)
+        self.volumes = VolumeStore(config.volumes) if node is None else node.volumes
+
+    async def find(self, text: str) -> Container:
+        """As it really is. Raises `NotFound`, `Conflict`."""
+        container = self.store.get(text)
+        await self.reconcile([container])
+        return self.store.get(container.spec.id)
+
+    async def reconcile(self, containers: list[Container]) -> list[Container]:
+        """Put right what a crash left; those that it was about."""
+        found = await reconcile(self.config, containers, has_node=self.node is not None)
+        for ended in found:
+            self.tell(ended, "die", exitCode=ended.read_state().exit_code)
+        return found
+
+    def tell(self, container: Container, action: str, **attributes: object) -> None:
+        """An event of Docker's name."""
+        if self.node is not None:
+            spec = container.spec
+            told = {**spec.labels, "image": spec.asked.link, "name": spec.name, **attributes}
+            told = {name: value for name, value in told.items() if name.isidentifier()}
+            self.node.events.emit("container", action, spec.id, **told)
+
+
+def dial_containers(config: Config, nursery: trio.Nursery) -> Dial:
+    """Reach what answers requests about containers in this process, where no node runs."""
+    host = ContainerHost(config, None)
+
+    async def operate(request: Request, call: Call) -> Mapping[str, Any]:
+        if not isinstance(request, ContainerRequest):
+            raise BadRequest(f"{request.op} needs a node")
+        return await operate_on_containers(host, request, call)
+
+    async def dial() -> trio.abc.Stream:
+        near, far = trio.socket.socketpair()
+        nursery.start_soon(serve_stream, trio.SocketStream(far), operate)
+        return trio.SocketStream(near)
+
+    return dial
+
+
+async def operate_on_containers(host: ContainerHost, request: ContainerRequest, call: Call) -> Mapping[str, Any]:
+    """Carry out `request`; the result as JSON fields."""
+    match request:
+        case asked.CreateContainer():
+            return await _create(host, request)
+        case asked.StartContainer():
+            return await _start(host, request.container, call)
+        case asked.RestartContainer():
+            container = await host.find(request.container)
+            if container.is_kept():
+                with suppress(_KeeperEnded):
+                    await _hand_on(host, container, asked.StopContainer(container.spec.id, request.seconds), call)
+            host.tell(container, "restart")
+            return await _start(host, container.spec.id, call)
+        case asked.ListContainers():
+            return await _list(host, request)
+        case asked.InspectContainer():
+            return describe(await host.find(request.container))
+        case asked.RemoveContainer():
+            return await _remove(host, request, call)
+        case asked.TellContainer():
+            container = host.store.get(request.container)
+            host.tell(container, request.action, **dict(text.partition("=")[::2] for text in request.attributes))
+            return {}
+        case _:
+            return await _ask_keeper(host, request, call)
+
+
+async def _create(host: ContainerHost, request: asked.CreateContainer) -> Mapping[str, Any]:
+    check(request)
+    container = await trio.to_thread.run_sync(partial(host.store.create, request))
+    host.tell(container, "create")
+    return {"id": container.spec.id, "name": container.spec.name}
+
+
+async def _start(host: ContainerHost, text: str, call: Call) -> Mapping[str, Any]:
+    async def on_event(kind: str, fields: Mapping[str, Any]) -> None:
+        await call.event(kind, **fields)
+
+    container = await host.find(text)
+    await start_container(host, container, on_event)
+    return {"id": container.spec.id}
+
+
+async def start_container(host: ContainerHost, container: Container, on_event: OnEvent) -> None:
+    """Returns once its program runs. Raises what keeps it from that."""
+    if container.read_state().status in LIVING:
+        return  # as Docker: it runs, which is what was asked for
+    if not await wait_free(container, CLOSE_SECONDS):
+        raise Conflict(f"container {container.spec.name} is being started already", "see `hypernode ps -a`")
+    volume = container.spec.volume
+    if volume is not None:
+        with trio.move_on_after(VOLUME_BUSY_SECONDS):
+            while host.volumes.is_used(volume):  # noqa: ASYNC110  (of its last run, just being unmounted)
+                await trio.sleep(0.02)
+    await launch_keeper(host.config, container, on_event)
+
+
+async def _list(host: ContainerHost, request: asked.ListContainers) -> Mapping[str, Any]:
+    await host.reconcile(host.store.list())
+    wanted = [text.partition("=") for text in request.labels]
+    rows = []
+    for container in host.store.list():
+        labels = container.spec.labels
+        fits = all(name in labels and (not equals or labels[name] == value) for name, equals, value in wanted)
+        row = describe(container)
+        if fits and (request.all or row["state"]["status"] in LIVING):
+            rows.append(row)
+    return {"containers": rows}
+
+
+def describe(container: Container) -> dict[str, Any]:
+    """Everything that is known of it."""
+    spec, state = container.spec, container.read_state()
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "created": spec.created,
+        "foreground": spec.foreground,
+        "labels": dict(spec.labels),
+        "volume": spec.volume,
+        "state": dataclasses.asdict(state),
+        "config": dataclasses.asdict(spec.asked),
+    }
+
+
+async def _remove(host: ContainerHost, request: asked.RemoveContainer, call: Call) -> Mapping[str, Any]:
+    container = await host.find(request.container)
+    if container.is_kept():
+        if not request.force:
+            status = container.read_state().status
+            raise Conflict(f"container {container.spec.name} is {status}", "stop it first, or remove it with --force")
+        with suppress(HyperError):
+            await _hand_on(host, container, asked.StopContainer(container.spec.id, 0.0), call)
+    if not await wait_free(container, CLOSE_SECONDS):
+        raise KeeperFailed(f"container {container.spec.name} does not end", f"see {container.path / 'keeper.log'}")
+    await trio.to_thread.run_sync(partial(_forget, host, container))
+    host.tell(container, "destroy")
+    return {"id": container.spec.id}
+
+
+def _forget(host: ContainerHost, container: Container) -> None:
+    with container.try_lock() as is_free:
+        if not is_free and container.path.exists():
+            raise Conflict(f"container {container.spec.name} was started again", "stop it first")
+        if container.spec.volume == container.spec.own_volume:
+            with suppress(NotFound):
+                host.volumes.remove(container.spec.own_volume)
+        container.remove()
+
+
+async def _ask_keeper(host: ContainerHost, request: KeptRequest, call: Call) -> Mapping[str, Any]:
+    container = await host.find(request.container)
+    if container.is_kept():
+        with suppress(_KeeperEnded):
+            return await _hand_on(host, container, request, call)
+        await wait_free(container, CLOSE_SECONDS)
+        container = await host.find(request.container)
+    state = container.read_state()
+    match request:
+        case asked.StopContainer():
+            return {}  # as Docker: it does not run, which is what was asked for
+        case asked.WaitContainer():
+            return {"exit_code": state.exit_code}
+        case asked.ContainerLogs():
+            lines = partial(read_log, container.log, since=request.since, until=request.until, tail=request.tail)
+            found = await trio.to_thread.run_sync(lines)
+            async with streaming(call) as frames:
+                await show_log(frames, found, request)
+                await frames.control(exit=0)
+            return {}
+        case _:
+            word = "not running" if state.status not in (CREATED, PAUSED) else state.status
+            raise Conflict(
+                f"container {container.spec.name} is {word}", f"hypernode start {container.spec.id[:SHORT_ID]}"
+            )
+
+
+class _KeeperEnded(NodeGone):
+    """While it was asked."""
+
+
+async def _hand_on(host: ContainerHost, container: Container, request: KeptRequest, call: Call) -> Mapping[str, Any]:
+    """Its keeper's answer. Raises `_KeeperEnded`."""
+
+    async def dial() -> trio.abc.Stream:
+        try:
+            with trio.fail_after(KEEPER_DIAL_SECONDS), short_path(container.control) as address:
+                return await trio.open_unix_socket(address)
+        except OSError:
+            raise _KeeperEnded(f"the keeper of container {container.spec.name} has ended") from None
+        except trio.TooSlowError:
+            raise KeeperFailed(f"the keeper of container {container.spec.name} does not answer") from None
+
+    if isinstance(request, STREAMING_REQUESTS):
+        return await _relay(await dial(), request, call)
+    try:
+        return await Client(dial).call(request)
+    except NodeGone as error:
+        raise _KeeperEnded(error.message) from None
+
+
+async def _relay(keeper: trio.abc.Stream, request: KeptRequest, call: Call) -> Mapping[str, Any]:
+    """What the keeper says up to `ready`, then bytes both ways."""
+    async with keeper:
+        lines = LineReader(keeper)
+        try:
+            await keeper.send_all(encode_request(request))
+            line = await lines.next_line()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            line = None
+        if line is None:
+            raise _KeeperEnded("the keeper ended")
+        fields = decode_object(line)
+        if "error" in fields:
+            raise decode_failure(fields["error"])
+        await call.send(line + b"\n")
+        client = call.take_stream()
+        async with trio.open_nursery() as nursery:
+
+            async def copy(source: trio.abc.Stream, target: trio.abc.Stream) -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while data := await source.receive_some(_PIECE_BYTES):
+                        await target.send_all(data)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(copy, client, keeper)
+            await copy(keeper, client)
+    return {}
