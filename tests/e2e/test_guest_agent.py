@@ -143,7 +143,7 @@ async def test_a_container_as_its_keeper_sees_it(line: Path) -> None:
         spec = NspawnSpec(
             "/run/c1", ("/bin/sh",), "c1", "inside", env={"FROM": "image"}, workdir="/home/joe", user="joe"
         )
-        machine: Machine = AgentMachine(_Unused(), agent, main, spec)  # type: ignore[arg-type]  # only what is used
+        machine: Machine = AgentMachine(_Unused(), agent, spec, main)  # type: ignore[arg-type]  # only what is used
         await _programs(machine)
         await _terminals(machine)
         await _figures(machine)

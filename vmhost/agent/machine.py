@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 
 import trio
 
@@ -14,6 +14,7 @@ from vmhost.agent.client import Agent
 from vmhost.agent.multiplexer import words
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import container_usage, process_rows
+from vmhost.errors import AgentLost, MachineGone
 from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.machines.driver import VirtualMachine
 from vmhost.nspawn import NspawnSpec
@@ -22,13 +23,17 @@ from vmhost.nspawn import NspawnSpec
 class AgentMachine:
     """Implements `vmhost.machine.Machine`."""
 
-    def __init__(self, machine: VirtualMachine, agent: Agent, main: Session, spec: NspawnSpec) -> None:
-        """`main` leads the container `spec.machine`, and its program runs."""
-        self.pid = machine.pid
-        self._machine = machine
+    def __init__(
+        self, vm: VirtualMachine, agent: Agent, spec: NspawnSpec, main: Session, *, lead: Session | None = None
+    ) -> None:
+        """`main`: the container's program, which runs. `lead`: the session that leads it, if that is another one."""
+        self.pid = vm.pid
+        self.is_killed = False
+        self._vm = vm
         self._agent = agent
-        self._main = main
         self._spec = spec
+        self._main = main
+        self._idle = 0 if lead is None else lead.program_pid
         self._paused: AbstractContextManager[None] | None = None
 
     @property
@@ -40,7 +45,9 @@ class AgentMachine:
         self._main.signal(number)
 
     def kill(self) -> None:
-        self._main.kill()
+        """The machine itself: that works on one that hangs, too."""
+        self.is_killed = True
+        self._vm.kill()
 
     def resize(self, size: TerminalSize) -> None:
         self._main.resize(size.rows, size.columns)
@@ -52,37 +59,39 @@ class AgentMachine:
         environment = {"container": "systemd-nspawn", **self._spec.env, **spec.env}
         if terminal is not None:
             environment = {"TERM": os.environ.get("TERM") or "xterm", **environment}
-        session = await self._agent.exec(
-            spec.argv,
-            env=environment,
-            workdir=spec.workdir or self._spec.workdir,
-            user=self._spec.user if spec.user is None else spec.user,
-            tty=None if terminal is None else (terminal.rows, terminal.columns),
-            container=self._spec.machine,
-        )
+        with _while_it_runs():
+            session = await self._agent.exec(
+                spec.argv,
+                env=environment,
+                workdir=spec.workdir or self._spec.workdir,
+                user=self._spec.user if spec.user is None else spec.user,
+                tty=None if terminal is None else (terminal.rows, terminal.columns),
+                container=self._spec.machine,
+            )
         async with session:
             yield AgentRunning(session, with_terminal=terminal is not None)
 
     async def usage(self) -> Usage:
         self._check_running()
-        tables = await self._agent.usage_tables(self._spec.machine)
+        with _while_it_runs():
+            tables = await self._agent.usage_tables(self._spec.machine)
         return container_usage(tables, len(await self.processes()))
 
     async def processes(self) -> Sequence[ProcessRow]:
         self._check_running()
-        rows = process_rows(await self._agent.process_tables(self._spec.machine))
-        init = next((row.parent for row in rows if row.pid == self._main.program_pid), None)
-        return [row for row in rows if row.pid != init]  # nspawn's own, which is process 1 inside
+        with _while_it_runs():
+            rows = process_rows(await self._agent.process_tables(self._spec.machine))
+        return [row for row in rows if row.pid != self._idle]
 
     async def pause(self) -> None:
         if self._paused is None:
             self._paused = self._agent.quiet()
             self._paused.__enter__()
-            await self._machine.pause()
+            await self._vm.pause()
 
     async def resume(self) -> None:
         if self._paused is not None:
-            await self._machine.resume()
+            await self._vm.resume()
             self._paused.__exit__(None, None, None)
             self._paused = None
 
@@ -94,26 +103,32 @@ class AgentMachine:
     async def open_archive(self, path: str) -> AsyncIterator[trio.abc.ReceiveStream]:
         self._check_running()
         _check_absolute(path)
-        async with await self._agent.archive(path, container=self._spec.machine) as session:
+        with _while_it_runs():
+            session = await self._agent.archive(path, container=self._spec.machine)
+        async with session:
             session.stdin.close()
             yield _Checked(session)
 
     async def extract(self, directory: str, source: trio.abc.ReceiveStream) -> None:
         self._check_running()
         _check_absolute(directory)
-        async with await self._agent.extract(directory, container=self._spec.machine) as session:
-            with suppress(trio.BrokenResourceError):  # it has ended, and says why
-                async for data in source:
-                    await session.stdin.send_all(data)
-            session.stdin.close()
-            await _check_ended(session)
+        with _while_it_runs():
+            async with await self._agent.extract(directory, container=self._spec.machine) as session:
+                with suppress(trio.BrokenResourceError):  # it has ended, and says why
+                    async for data in source:
+                        await session.stdin.send_all(data)
+                session.stdin.close()
+                await _check_ended(session)
 
     async def connect(self, port: int) -> trio.abc.Stream:
         self._check_running()
-        try:
-            session = await self._agent.connect(port, container=self._spec.machine)
-        except Unavailable as error:
-            raise ConnectionRefusedError(error.message) from error
+        with _while_it_runs():
+            try:
+                session = await self._agent.connect(port, container=self._spec.machine)
+            except (AgentLost, MachineGone):
+                raise
+            except Unavailable as error:
+                raise ConnectionRefusedError(error.message) from error
         return _Connection(session)
 
 
@@ -134,7 +149,8 @@ class AgentRunning:
         self._session.signal(number)
 
     async def wait(self) -> int:
-        return await self._session.wait()
+        with _while_it_runs():
+            return await self._session.wait()
 
 
 class _Checked(trio.abc.ReceiveStream):
@@ -144,9 +160,10 @@ class _Checked(trio.abc.ReceiveStream):
         self._session = session
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = await self._session.stdout.receive_some(max_bytes)
-        if not data:
-            await _check_ended(self._session)
+        with _while_it_runs():
+            data = await self._session.stdout.receive_some(max_bytes)
+            if not data:
+                await _check_ended(self._session)
         return data
 
     async def aclose(self) -> None:
@@ -174,6 +191,14 @@ class _Connection(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._session.aclose()
+
+
+@contextmanager
+def _while_it_runs() -> Iterator[None]:
+    try:
+        yield
+    except AgentLost as error:
+        raise MachineGone(f"the container has ended: {error.message}") from None
 
 
 def _check_absolute(path: str) -> None:

@@ -65,7 +65,7 @@ class Ended:
     kind: str = ""
     error: str = ""
     oom_killed: bool = False
-    """While it led a container, the guest's kernel killed something for want of memory."""
+    """While it ran in a container, or led one, the guest's kernel killed something for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)

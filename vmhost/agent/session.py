@@ -145,7 +145,7 @@ class Session:
         self.stderr = OutputStream(line, self._number, STDERR)
         """Nothing comes of it with a terminal."""
         self.oom_killed = False
-        """Of a container, after its end: the guest ran out of memory, and its kernel killed something."""
+        """In a container, after its end: the guest ran out of memory, and its kernel killed something meanwhile."""
         line.listen(self._number, self)
 
     def handle(self, event: Event) -> None:

@@ -121,6 +121,7 @@ function Agent:start(number, request, container)
   end
   local session = Session.new(self.loop, number, streams)
   session.terminal, session.tells_start = terminal, request.op == "exec"
+  session.oom_kills = (request.leads or request.namespace) and posix.oom_kills()
   local forked, pid = pcall(self.fork, self, request, given, container)
   close_all(theirs)
   C.close(tells)

@@ -5,11 +5,6 @@ local ffi = require("ffi")
 local posix = require("posix")
 local C = posix.C
 
--- How many processes this kernel has killed for want of memory.
-local function oom_kills()
-  return tonumber((posix.read_file("/proc/vmstat", 65536) or ""):match("\noom_kill (%d+)")) or 0
-end
-
 local LOOK_SECONDS = 0.01 -- between two looks for a container's program
 
 local Container = {}
@@ -18,7 +13,6 @@ Container.__index = Container
 -- `on_running(pid)` is told once its program runs.
 function Container.new(loop, deaths, name, nspawn, on_running)
   local fields = { loop = loop, deaths = deaths, name = name, nspawn = nspawn, on_running = on_running }
-  fields.oom_kills = oom_kills()
   return setmetatable(fields, Container)
 end
 
@@ -110,10 +104,6 @@ function Container:status(status)
     return status
   end
   return self.deaths:status_of(self.program_pid, self.leader) or status
-end
-
-function Container:oom_killed()
-  return oom_kills() > self.oom_kills
 end
 
 function Container:close()

@@ -97,12 +97,13 @@ local function process(pid, namespace)
   return { stat = stat, uid = status:match("\nUid:%s+(%d+)") or "", command = command }
 end
 
--- [{stat, uid, command}] of all processes, as /proc has them.
+-- [{stat, uid, command}] of all processes, as /proc has them; of a container without nspawn's own process 1.
 function operations.processes(_, context)
-  local namespace = context.container and posix.readlink(("/proc/%d/ns/pid"):format(context.container.leader))
+  local leader = context.container and tostring(context.container.leader)
+  local namespace = leader and posix.readlink(("/proc/%s/ns/pid"):format(leader))
   local found = cbor.list({})
   for _, name in ipairs(posix.names("/proc", 65536)) do
-    local row = name:match("^%d+$") and #found < PROCESSES and process(name, namespace)
+    local row = name:match("^%d+$") and name ~= leader and #found < PROCESSES and process(name, namespace)
     if row then
       found[#found + 1] = row
     end

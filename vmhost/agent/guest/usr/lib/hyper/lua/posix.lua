@@ -212,6 +212,11 @@ function posix.write_file(path, text)
   return written or false, errno
 end
 
+-- How many processes this kernel has killed for want of memory.
+function posix.oom_kills()
+  return tonumber((posix.read_file("/proc/vmstat", 65536) or ""):match("\noom_kill (%d+)")) or 0
+end
+
 function posix.readlink(path)
   local buffer = ffi.new("char[256]")
   local count = tonumber(C.readlink(path, buffer, 256))

@@ -50,7 +50,7 @@ function Session:reap()
     self.loop:forget(self.pidfd)
     self.pidfd = nil
     self.ended = ended(self.leads and self.leads:status(status[0]) or status[0])
-    self.ended.oom = self.leads and self.leads:oom_killed() and 1 or 0
+    self.ended.oom = self.oom_kills and posix.oom_kills() > self.oom_kills and 1 or 0
     for _, output in pairs(self.outputs) do
       output.readable = true -- once more, until there is nothing
     end
