@@ -48,7 +48,8 @@ def machine_platform(arch: str, accelerator: str) -> Platform:
     return Platform(arch, chosen, choose_model(arch, chosen, tsc_khz=khz, needs_pci=False), khz)
 
 
-def _spec(plan: dict[str, Any]) -> MachineSpec:
+def machine_spec(plan: dict[str, Any]) -> MachineSpec:
+    """The machine of a plan, as `machine.json` has it. Raises `Refused`."""
     return MachineSpec(
         name=plan["hostname"],
         kernel=plan["kernel"],
@@ -68,7 +69,7 @@ async def keep(directory: Path) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-            async with QemuDriver(platform).running(_spec(plan), directory) as machine:
+            async with QemuDriver(platform).running(machine_spec(plan), directory) as machine:
                 running = {"pid": os.getpid(), "qemu_pid": machine.pid, "accelerator": platform.accelerator.value}
                 write_json(directory / RUNNING, running)
                 end = await machine.wait()

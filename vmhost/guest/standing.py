@@ -7,7 +7,7 @@
     running.json        who keeps it, while somebody does
     end.json            how it last ended
     console.log, .old   its serial console, within bounds
-    lock                held while it runs
+    lock, booting       held while it runs; while it is being booted
 
 Whether it runs is what the lock says, not a number in a file that may be another process's by now.
 """
@@ -36,7 +36,7 @@ from hyperlog.errors import Refused
 from vmhost.errors import HostUnfit
 from vmhost.guest import limits
 from vmhost.guest.cache import Guest
-from vmhost.guest.keeper import END, PLAN, RUNNING, write_json
+from vmhost.guest.keeper import END, PLAN, RUNNING, machine_spec, write_json
 from vmhost.guest.words import guest_words
 from vmhost.machines.console_log import CONSOLE_LOG, printable_lines
 from vmhost.machines.errors import MachineBusy, MachineFailed, MachineHangs
@@ -123,8 +123,23 @@ class StandingMachine:
         Raises `MachineBusy`, `MachineFailed` with what the console last said, `HostUnfit`, `Refused`.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.refuse_running()
-        await trio.to_thread.run_sync(self._prepare, wish)
+        with self._booting():
+            self.refuse_running()
+            await trio.to_thread.run_sync(self._prepare, wish)
+            return await self._start(seconds)
+
+    @contextlib.contextmanager
+    def _booting(self) -> Iterator[None]:
+        """One at a time: the keeper takes the machine's lock only when it is about to start QEMU."""
+        with (self.directory / "booting").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hint = "`hypernode guest status` tells when it runs"
+                raise MachineBusy(f"the machine {self.name} is being booted by somebody else", hint=hint) from None
+            yield
+
+    async def _start(self, seconds: float) -> Status:
         keeper = self._start_keeper()
         try:
             with trio.move_on_after(seconds):
@@ -166,6 +181,7 @@ class StandingMachine:
             "port": _free_port(),
             "since": time.time(),
         }
+        machine_spec(plan)  # refuses odd wishes here, before anything runs
         write_json(self.directory / PLAN, plan)
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:

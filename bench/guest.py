@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""How small is the guest, and how long until a container in it says its first word?
+
+    .venv/bin/python bench/guest.py [--rounds N] [--json]          as root
+
+The same container (busybox on EROFS, an overlay in memory, `echo`) is started in machines of the same memory, under
+the same accelerator, in turns; figures are medians over rounds, each time from QEMU's start to the first
+byte that the container says.
+
+guest_mb            kernel and initrd as they are carried, in MB (profile fast)
+vs_stock_debian_vm  ours ÷ a Debian VM: cloud kernel, initramfs-tools' initrd, root on a disk, systemd-nspawn
+vs_busybox_floor    ours ÷ a guest that has nothing but busybox and the modules, and runs the container by chroot
+template_vs_cold    restored from a template ÷ booted
+overhead_mb         memory of QEMU on the host (PSS) − that of the container's control group in the guest, in MB
+
+"Ours" is a restored template, which is how containers are started; `cold_vs_…` are the same for a boot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.cache import kept
+from tests.support.debian_root import debootstrap
+from tests.support.guest import GUESTS, built_guest
+from vmhost.agent.client import Agent, open_agent
+from vmhost.agent.protocol import PORT_NAME
+from vmhost.guest.build import Overlay, make_initrd
+from vmhost.guest.cache import Guest, find_guest
+from vmhost.guest.keeper import machine_platform
+from vmhost.guest.packages import Archive
+from vmhost.guest.pool import Pool
+from vmhost.guest.recipe import Recipe, host_arch, recipe
+from vmhost.guest.tree import File
+from vmhost.guest.words import TEMPLATE_WORD, guest_words
+from vmhost.machines.qemu import QemuDriver
+from vmhost.machines.qemu_argv import Platform, channel_socket, qemu_argv
+from vmhost.machines.spec import FileDisk, MachineSpec, Model
+
+_WORD: Final = "first-output"
+_SECONDS: Final = 300.0
+_MEMORY_MIB: Final = 512
+_SETTLE_SECONDS: Final = 10.0
+_NSPAWN: Final = (
+    "systemd-nspawn -q --register=no --keep-unit --as-pid2 --private-network --link-journal=no --resolv-conf=off "
+    "--timezone=off --console=pipe -D /run/c/root"
+)
+_MOUNT: Final = """
+set -e
+for d in /sys/block/vd*; do
+    if [ "$(cat "$d/serial")" = container ]; then disk=/dev/${d##*/}; fi
+done
+mkdir -p /run/c/lower /run/c/memory /run/c/root
+mount -t erofs -o ro "$disk" /run/c/lower
+mount -t tmpfs tmpfs /run/c/memory
+mkdir /run/c/memory/upper /run/c/memory/work
+mount -t overlay -o lowerdir=/run/c/lower,upperdir=/run/c/memory/upper,workdir=/run/c/memory/work overlay /run/c/root
+"""
+_FLOOR_INIT: Final = f"""#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /run
+modprobe -a $(cat /usr/lib/hyper/modules /usr/lib/hyper/modules.late)
+{_MOUNT}
+chroot /run/c/root /bin/echo {_WORD}
+while :; do sleep 1000; done
+"""
+_STOCK_PACKAGES: Final = (
+    "linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,systemd-container,kmod,busybox-static"
+)
+_STOCK_UNIT: Final = """[Unit]
+Description=The container
+[Service]
+ExecStart=/usr/local/sbin/container
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+[Install]
+WantedBy=multi-user.target
+"""
+_STOCK_SCRIPT: Final = f"#!/bin/sh\nmodprobe -a erofs overlay\n{_MOUNT}\nexec {_NSPAWN} /bin/echo {_WORD}\n"
+
+
+def make_container(directory: Path) -> Path:
+    """The container's disk: an EROFS image of a root with busybox."""
+    root = directory / "container"
+    for name in ("bin", "dev", "etc", "proc", "sys", "run", "tmp", "usr", "var"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for applet in ("sh", "echo", "sleep"):
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/os-release").write_text("ID=bench\n")
+    image = directory / "container.erofs"
+    subprocess.run(["mkfs.erofs", "--quiet", str(image), str(root)], check=True, capture_output=True)
+    return image
+
+
+def make_stock(place: Path) -> None:
+    """A Debian VM as one installs it: kernel, initrd, a disk."""
+    place.mkdir()
+    root = place / "tree"
+    debootstrap(root, "--variant=minbase", f"--include={_STOCK_PACKAGES}")
+    script = root / "usr/local/sbin/container"
+    script.write_text(_STOCK_SCRIPT)
+    script.chmod(0o755)
+    units = root / "etc/systemd/system"
+    (units / "container.service").write_text(_STOCK_UNIT)
+    (units / "multi-user.target.wants").mkdir(exist_ok=True)
+    (units / "multi-user.target.wants/container.service").symlink_to("../container.service")
+    for kind in ("vmlinuz", "initrd.img"):
+        shutil.copy(next((root / "boot").glob(f"{kind}-*")), place / kind)
+    image = ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(place / "disk.ext4"), "1500M"]
+    subprocess.run(image, check=True, capture_output=True)
+    shutil.rmtree(root)
+
+
+async def make_floor(wanted: Recipe, directory: Path) -> Path:
+    """An initrd with busybox and the modules."""
+    packages = await Archive(GUESTS / f"apt-{wanted.arch}", wanted.arch, None).resolve(
+        wanted.packages, wanted.unwanted, lambda words: None
+    )
+    with Pool([GUESTS / "debs" / package.file for package in packages], directory) as pool:
+        bare = replace(wanted, programs=("/bin/busybox",), libraries=(), units=(), wants=())
+        links = tuple(link for link in bare.links if link[0] != "/init")
+        init = Overlay((("init", File(_FLOOR_INIT.encode(), 0o755)),))
+        archive, _ = make_initrd(pool, replace(bare, links=links), init, None)
+    path = directory / "floor.cpio"
+    path.write_bytes(archive)
+    return path
+
+
+async def said_on_console(spec: MachineSpec, platform: Platform, directory: Path) -> float:
+    """Seconds from QEMU's start until the container's word stands on the console."""
+    argv = qemu_argv(spec, platform)
+    start = time.monotonic()
+    process = await trio.lowlevel.open_process(argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    seen = b""
+    assert process.stdout is not None
+    try:
+        with trio.fail_after(_SECONDS):
+            # On a line of its own: systemd may print the unit's command.
+            while f"\n{_WORD}" not in seen.decode("utf-8", "replace").replace("\r", ""):
+                data = await process.stdout.receive_some(65536)
+                assert data, f"QEMU ended: {seen[-2000:].decode('utf-8', 'replace')}"
+                seen += data
+            return time.monotonic() - start
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdout.aclose()
+
+
+async def first_output(agent: Agent, command: str) -> None:
+    """Start the container with `command`; until it says its word."""
+    session = await agent.exec(("/bin/sh", "-c", f"{_MOUNT}\nexec {_NSPAWN} /bin/sh -c '{command}'"))
+    seen = b""
+    while _WORD.encode() not in seen:
+        data = await session.stdout.receive_some()
+        assert data, "the container ended without a word"
+        seen += data
+
+
+async def ours(spec: MachineSpec, platform: Platform, directory: Path, template: Path | None) -> tuple[float, float]:
+    """Seconds from QEMU's start until the container speaks; and the memory on top of the container's, in MB."""
+    start = time.monotonic()
+    async with QemuDriver(platform).running(spec, directory, restore=template) as machine:
+        async with open_agent(directory / channel_socket(PORT_NAME), deadline=_SECONDS, silence=_SECONDS) as agent:
+            if template is not None:
+                await agent.reseed("host=bench")
+            await first_output(agent, f"echo {_WORD}; exec sleep 1000")
+            seconds = time.monotonic() - start
+            used = await container_bytes(agent)
+            deadline = time.monotonic() + _SETTLE_SECONDS
+            resident = proportional_bytes(machine.pid)
+            while time.monotonic() < deadline:  # the guest gives free pages back, by and by
+                await trio.sleep(0.5)
+                resident = min(resident, proportional_bytes(machine.pid))
+    return seconds, (resident - used) / 1e6
+
+
+async def container_bytes(agent: Agent) -> int:
+    script = "cat $(find /sys/fs/cgroup -type d -name payload | head -n 1)/memory.current"
+    session = await agent.exec(("/bin/sh", "-c", script))
+    return int(await session.stdout.receive_some())
+
+
+def proportional_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+async def save_template(spec: MachineSpec, platform: Platform, directory: Path) -> Path:
+    path = directory / "template.state"
+    async with QemuDriver(platform).running(spec, directory) as machine:
+        async with open_agent(directory / channel_socket(PORT_NAME), deadline=_SECONDS) as agent:
+            await agent.ping()
+        await machine.save(path)
+    return path
+
+
+async def measure(rounds: int, scratch: Path) -> dict[str, float]:
+    arch = host_arch()
+    guest = await find_or_build(scratch)
+    platform = machine_platform(arch, "auto")
+    stock = kept(f"bench/guest.py\n{_STOCK_PACKAGES}\n{_STOCK_UNIT}\n{_STOCK_SCRIPT}", make_stock)
+    floor = await make_floor(recipe(arch, "fast"), scratch)
+    container = FileDisk("container", str(make_container(scratch)), read_only=True)
+    common = partial(MachineSpec, memory_mib=_MEMORY_MIB, disks=(container,))
+    our_guest = partial(common, name="ours", kernel=str(guest.kernel), initrd=str(guest.initrd), channels=(PORT_NAME,))
+    machine = scratch / "machine"
+    machine.mkdir()
+    template = await save_template(our_guest(words=(TEMPLATE_WORD,)), platform, machine)
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        seconds, _over = await ours(our_guest(words=guest_words("bench", None)), platform, machine, None)
+        times["cold"].append(seconds)
+        seconds, overhead = await ours(our_guest(words=(TEMPLATE_WORD,)), platform, machine, template)
+        times["template"].append(seconds)
+        times["overhead"].append(overhead)
+        bare = common(name="floor", kernel=str(guest.kernel), initrd=str(floor), words=("rdinit=/init",))
+        times["floor"].append(await said_on_console(bare, platform, machine))
+        disk = shutil.copy(stock / "disk.ext4", scratch / "disk.ext4")
+        debian = MachineSpec(
+            name="stock",
+            kernel=str(stock / "vmlinuz"),
+            initrd=str(stock / "initrd.img"),
+            words=("root=/dev/disk/by-id/virtio-root", "rw"),
+            memory_mib=_MEMORY_MIB,
+            disks=(FileDisk("root", str(disk), read_only=False), container),
+        )
+        times["stock"].append(await said_on_console(debian, replace(platform, model=Model.Q35), machine))
+    return figures(guest.info.packed_bytes, times) | {"accelerator_is_kvm": platform.accelerator.value == "kvm"}
+
+
+async def find_or_build(scratch: Path) -> Guest:
+    built_guest("fast", scratch)
+    return find_guest(host_arch(), "fast", GUESTS)
+
+
+def figures(packed_bytes: int, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "guest_mb": packed_bytes / 1e6,
+        "vs_stock_debian_vm": middle["template"] / middle["stock"],
+        "vs_busybox_floor": middle["template"] / middle["floor"],
+        "template_vs_cold": middle["template"] / middle["cold"],
+        "overhead_mb": middle["overhead"],
+        "cold_vs_stock_debian_vm": middle["cold"] / middle["stock"],
+        "cold_vs_busybox_floor": middle["cold"] / middle["floor"],
+        **{f"{name}_seconds": middle[name] for name in ("template", "cold", "floor", "stock")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-guest-") as scratch:
+        found = trio.run(measure, arguments.rounds, Path(scratch))
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:26} {value:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
