@@ -4,8 +4,8 @@
 
 The double is the client as nearly as can be: same streams, directory, environment, umask, limits, priorities and
 control group, and the same code runs in it as would have in the client. It declines, and the client does it itself,
-if its rights or its view of the host are not the client's: other users, capabilities, namespaces or root. Capabilities
-that no container ever gets (service.py) do not count: the service has none of them, a root's shell has.
+if its rights or its view of the host are not the client's: other users, capabilities, namespaces or root. It may lack
+capabilities that no container ever gets (service.py): the service has none of them, a root's shell has.
 The starter ends with its daemon; doubles do not, for containers outlive a killed node. A double ends at once when its
 client is gone.
 
@@ -137,7 +137,7 @@ def _receive(connection: socket.socket) -> _Request | None:
 def _take_on(client: int, request: _Request) -> bool:
     """Become like the process `client`; False if we may not or cannot."""
     try:
-        if _identity(client) != _identity(os.getpid()) or not _join_cgroup(client):
+        if not _is_alike(client) or not _join_cgroup(client):
             return False
         for limit in _LIMITS:
             resource.setrlimit(limit, resource.prlimit(client, limit))
@@ -159,21 +159,32 @@ def _take_on(client: int, request: _Request) -> bool:
     return True
 
 
-def _identity(pid: int) -> tuple[object, ...]:
-    """What must be the same in both: users, rights, and what of the host is seen."""
-    spaces = sorted(os.listdir(f"/proc/{pid}/ns"))
+def _is_alike(client: int) -> bool:
+    """Whether users, rights, and what of the host is seen are the client's, but for capabilities that are not used."""
+    theirs, ours = _identity(client), _identity(os.getpid())
+    pairs = list(zip(theirs.capabilities, ours.capabilities, strict=True))
     return (
-        [_without_unused(line) for line in _read(pid, "status").splitlines() if line.startswith(_SAME)],
-        [(name, os.readlink(f"/proc/{pid}/ns/{name}")) for name in spaces],
-        os.readlink(f"/proc/{pid}/root"),
+        theirs._replace(capabilities=()) == ours._replace(capabilities=())
+        and all(them & ~_UNUSED == us & ~_UNUSED for them, us in pairs)
+        and not any(us & ~them for them, us in pairs)
     )
 
 
-def _without_unused(line: bytes) -> bytes:
-    name, _, value = line.partition(b":")
-    if not name.startswith(b"Cap"):
-        return line
-    return b"%s:%x" % (name, int(value, 16) & ~_UNUSED)
+class _Identity(NamedTuple):
+    capabilities: tuple[int, ...]
+    rights: tuple[bytes, ...]
+    spaces: tuple[tuple[str, str], ...]
+    root: str
+
+
+def _identity(pid: int) -> _Identity:
+    lines = [line for line in _read(pid, "status").splitlines() if line.startswith(_SAME)]
+    return _Identity(
+        tuple(int(line.partition(b":")[2], 16) for line in lines if line.startswith(b"Cap")),
+        tuple(line for line in lines if not line.startswith(b"Cap")),
+        tuple((name, os.readlink(f"/proc/{pid}/ns/{name}")) for name in sorted(os.listdir(f"/proc/{pid}/ns"))),
+        os.readlink(f"/proc/{pid}/root"),
+    )
 
 
 def _join_cgroup(client: int) -> bool:
