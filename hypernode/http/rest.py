@@ -31,11 +31,14 @@ from starlette.routing import BaseRoute, Route
 from hyperlog.errors import Refused
 from hypernode.api import version_requests as asked
 from hypernode.api.codec import API_VERSION, decode_failure, decode_object, decode_request, encode_request
+from hypernode.api.key_requests import Keys, Writers
 from hypernode.api.lines import LineReader
 from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.node_requests import Events, Hello
 from hypernode.api.requests import REQUESTS, Boot, Images, Rejoin, Request, Seed, ServeMounts, ShowLog, Status
+from hypernode.api.seed_requests import Seeds
 from hypernode.api.server import Operation, serve_stream
+from hypernode.api.token_requests import Tokens
 from hypernode.errors import BadRequest, NodeGone
 from hypernode.http.answers import UnsupportedBody, failure
 from hypernode.http.limits import ANSWER_BYTES_MAX
@@ -58,6 +61,10 @@ LOOKS: Final[frozenset[type[Request]]] = frozenset(
         asked.Cat,
         asked.Volumes,
         asked.Usage,
+        Keys,
+        Writers,
+        Seeds,
+        Tokens,
     }
 )
 OFFERED: Final = {op: kind for op, kind in REQUESTS.items() if kind not in NOT_OFFERED}
