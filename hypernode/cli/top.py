@@ -12,7 +12,8 @@ import trio
 
 from hypernode.api.client import Client
 from hypernode.api.codec import Json
-from hypernode.api.requests import REQUESTS, Status
+from hypernode.api.container_requests import ListContainers
+from hypernode.api.requests import Status
 from hypernode.cli.reach import reach_node
 from hypernode.cli.tables import plain, size_text
 from hypernode.config import Config
@@ -63,8 +64,7 @@ async def _draw(client: Client, interval: float, *, is_once: bool) -> None:
 async def snapshot(client: Client) -> Json:
     """What there is to show, at this moment. Rates are bytes a second, over the last few."""
     status = await client.call(Status())
-    kind: Any = REQUESTS.get("container-list")
-    containers = [] if kind is None else (await client.call(kind()))["containers"]
+    listed = await client.call(ListContainers(all=True))
     return {
         "time": time.time(),
         "peer_id": status["peer_id"],
@@ -78,7 +78,15 @@ async def snapshot(client: Client) -> Json:
         "peers": status["peers"],
         "mounts": status["mounts"],
         "sites": status["sites"],
-        "containers": containers,
+        "containers": [
+            {
+                "id": one["id"],
+                "name": one["name"],
+                "status": one["state"]["status"],
+                "link": one["config"]["link"],
+            }
+            for one in listed["containers"]
+        ],
     }
 
 
@@ -137,4 +145,4 @@ def _peer_row(peer: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _container_row(container: Mapping[str, Any]) -> Sequence[str]:
-    return (container["name"], container["state"]["status"], container["config"]["link"])
+    return (container["name"], container["status"], container["link"])

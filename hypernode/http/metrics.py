@@ -7,6 +7,7 @@ kinds of events are few, images are those of this home, and peers have none (the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hyperlog.link import Link
+from hypernode.containers.store import ContainerStore
 from hypernode.node import Node
 
 
@@ -30,7 +32,7 @@ def routes(node: Node) -> list[BaseRoute]:
     registry.register(collector)
 
     async def metrics(_request: Request) -> Response:
-        collector.disk_bytes = await trio.to_thread.run_sync(node.repository.blocks.disk_bytes)
+        await trio.to_thread.run_sync(collector.look)
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [Route("/metrics", metrics)]
@@ -39,8 +41,14 @@ def routes(node: Node) -> list[BaseRoute]:
 class _NodeCollector(Collector):
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.disk_bytes = 0
-        """Looked up before, in a thread: it asks the file system."""
+        self._disk_bytes = 0
+        self._containers: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """Look up what is in files. Blocks for it."""
+        self._disk_bytes = self._node.repository.blocks.disk_bytes()
+        store = ContainerStore(self._node.config.containers)
+        self._containers = Counter(container.read_state().status for container in store.list())
 
     def describe(self) -> list[Metric]:
         return []  # else the registry would collect at once
@@ -54,8 +62,12 @@ class _NodeCollector(Collector):
 
     def _of_store(self) -> Iterator[Metric]:
         logs = [log for log in self._node.repository.logs.list() if log.length]
-        yield _gauge("hypernode_store_disk_bytes", "Disk that blocks take", self.disk_bytes)
+        yield _gauge("hypernode_store_disk_bytes", "Disk that blocks take", self._disk_bytes)
         yield _gauge("hypernode_images", "Images here", len(logs))
+        containers = GaugeMetricFamily("hypernode_containers", "Containers of this home", labels=["status"])
+        for status, count in sorted(self._containers.items()):
+            containers.add_metric([status], count)
+        yield containers
         yield _gauge("hypernode_mounts", "Directories where an image is mounted", len(self._node.views))
 
     def _of_swarm(self) -> Iterator[Metric]:

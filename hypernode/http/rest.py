@@ -31,6 +31,14 @@ from starlette.routing import BaseRoute, Route
 from hyperlog.errors import Refused
 from hypernode.api import version_requests as asked
 from hypernode.api.codec import API_VERSION, decode_failure, decode_object, decode_request, encode_request
+from hypernode.api.container_requests import (
+    STREAMING_REQUESTS,
+    ContainerProcesses,
+    ContainerStats,
+    InspectContainer,
+    ListContainers,
+    TellContainer,
+)
 from hypernode.api.key_requests import Keys, Writers
 from hypernode.api.lines import LineReader
 from hypernode.api.network_requests import Diagnose, Peers
@@ -45,7 +53,9 @@ from hypernode.http.limits import ANSWER_BYTES_MAX
 from hypernode.http.server import Message, Receive, Send
 
 LINES: Final = "application/x-ndjson"
-NOT_OFFERED: Final[frozenset[type[Request]]] = frozenset({Seed, Boot, Rejoin, ServeMounts})
+NOT_OFFERED: Final[frozenset[type[Request]]] = frozenset(
+    {Seed, Boot, Rejoin, ServeMounts, TellContainer, *STREAMING_REQUESTS}
+)
 LOOKS: Final[frozenset[type[Request]]] = frozenset(
     {
         Hello,
@@ -65,6 +75,10 @@ LOOKS: Final[frozenset[type[Request]]] = frozenset(
         Writers,
         Seeds,
         Tokens,
+        ListContainers,
+        InspectContainer,
+        ContainerStats,
+        ContainerProcesses,
     }
 )
 OFFERED: Final = {op: kind for op, kind in REQUESTS.items() if kind not in NOT_OFFERED}
