@@ -80,17 +80,21 @@ class GatewayImages:
 
     def _admit(self, key: LogKey) -> None:
         """Raises `Refused` when too many logs that are not here were asked for."""
-        try:
-            is_here = self._node.repository.logs.open(key).length > 0
-        except NotFound:
-            is_here = False
-        if is_here or key in self._strangers:
+        if self._is_here(key) or key in self._strangers:
             return
+        if len(self._strangers) >= GATEWAY_STRANGERS_MAX:
+            self._strangers = {each for each in self._strangers if not self._is_here(each)}
         if len(self._strangers) >= GATEWAY_STRANGERS_MAX:
             raise Refused(
                 "this gateway was asked for too many images that are not here", "`hypernode seed add LINK` first"
             )
         self._strangers.add(key)
+
+    def _is_here(self, key: LogKey) -> bool:
+        try:
+            return self._node.repository.logs.open(key).length > 0
+        except NotFound:
+            return False
 
     def _names_of(self, log: Log) -> frozenset[str]:
         known = self._names.get(log.key)

@@ -48,7 +48,8 @@ GATEWAY_IMAGES_MAX: Final = 4
 GATEWAY_OPENING_MAX: Final = 2
 """Manifests decoded at a time: one of a large image takes a hundred megabytes while that lasts."""
 GATEWAY_STRANGERS_MAX: Final = 64
-"""Images not known here that a gateway looks for, since it was started: each leaves a record, and is looked for on."""
+"""Images that a gateway was asked for and nobody had, since it was started: each leaves a record, and is looked for
+on."""
 LISTING_BATCH: Final = 256
 
 LAYERS_WAITING_MAX: Final = 16
