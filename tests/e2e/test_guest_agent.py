@@ -29,6 +29,7 @@ from vmhost.agent.session import Session
 from vmhost.errors import AgentLost, MachineGone, ProgramNotFound
 from vmhost.guest.recipe import host_arch
 from vmhost.machine import ExecSpec, Machine, TerminalSize
+from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform, channel_socket, choose_model, qemu_argv
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.tsc import measure_tsc_khz
@@ -38,6 +39,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.real("qemu", "busybox", "apt-get")]
 SECONDS: Final = 300.0
 """For a boot under emulation on a machine that has much else to do."""
 _APPLETS: Final = "cat echo env false head hostname id kill ls nc ps readlink sh sleep stty test touch true tty"
+_IDENTITY: Final = (
+    "/proc/sys/kernel/hostname",
+    "/sys/class/net/eth0/address",
+    "/proc/sys/kernel/random/uuid",
+)
 _PASSWD: Final = "root:x:0:0::/root:/bin/sh\njoe:x:1000:1000::/home/joe:/bin/sh\n"
 _GROUP: Final = "root:x:0:\njoe:x:1000:\nextra:x:2000:joe\n"
 
@@ -304,6 +310,35 @@ async def test_a_restored_guest_becomes_a_machine_of_its_own(line: Path) -> None
         await agent.reseed('host=second sshkey="none"')
         assert await said(agent, "hostname") == b"second\n"
         assert not (await said(agent, "date", "+%Y")).startswith(b"2001")
+
+
+async def test_two_machines_of_one_template_are_two_machines(tmp_path: Path) -> None:
+    """Saved while a program wrote what nobody read; each is greeted, then told who it is."""
+    guest = built_guest("fast", tmp_path)
+    arch, tsc = host_arch(), measure_tsc_khz()
+    model = choose_model(arch, Accelerator.TCG, tsc_khz=tsc, needs_pci=False)
+    driver = QemuDriver(Platform(arch, Accelerator.TCG, model, tsc_khz=tsc))
+    words = ("hyper.template=1",)
+    files, channels = (guest["kernel"], guest["initrd"]), (protocol.PORT_NAME,)
+    spec = MachineSpec("template", *files, words=words, channels=channels, network=True)
+    with tempfile.TemporaryDirectory() as directory:
+        place, state = Path(directory), Path(directory, "state")
+        async with driver.running(spec, place) as machine:
+            async with agent_at(place / channel_socket(protocol.PORT_NAME)) as agent:
+                session = await agent.exec(["cat", "/dev/zero"])
+                assert await session.stdout.receive_some()
+                await machine.save(state)
+        told: list[bytes] = []
+        for name in ("one", "two"):
+            async with driver.running(spec, place, restore=state) as machine:
+                async with agent_at(place / channel_socket(protocol.PORT_NAME)) as agent:
+                    await agent.reseed(f"host={name} mac=52:54:00:00:00:{len(told):02x}")
+                    await _until_gone(agent, b"/dev/zero")
+                    told.append(await said(agent, "cat", *_IDENTITY))
+        rows = [text.decode().split() for text in told]
+        assert [row[0] for row in rows] == ["one", "two"]
+        assert [row[1] for row in rows] == ["52:54:00:00:00:00", "52:54:00:00:00:01"]
+        assert rows[0][2] != rows[1][2]
 
 
 async def test_the_ways_to_lose_an_agent_are_told_apart(line: Path) -> None:
