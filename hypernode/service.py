@@ -54,7 +54,8 @@ RestartSec=2
 TimeoutStartSec=300
 TimeoutStopSec=60
 
-# Containers outlive a daemon that is killed or started anew, so only the daemon itself is stopped.
+# A daemon that fails takes no container along: the next one goes on with them. So nothing but the daemon is ended
+# here; told to stop, it ends its containers itself.
 KillMode=process
 # Their control groups are made below the service's.
 Delegate=yes

@@ -24,6 +24,8 @@ Candidate = tuple[str, str]
 _FILES: Final = ":file"
 _DIRECTORIES: Final = ":dir"
 _DESCRIPTION_CHARACTERS: Final = 80
+_CONTAINERS_MAX: Final = 1000
+_FILE_BYTES_MAX: Final = 1 << 20
 
 
 def main(argv: Sequence[str], home: str | None) -> int:
@@ -110,6 +112,11 @@ def _values(form: str, word: str, home: str | None) -> Iterator[Candidate]:
         yield from _images(word, home)
     elif kind == "VOLUME":
         yield from ((name, "volume") for name in _directories(home, "volumes") if name.startswith(word))
+    elif kind in ("CONTAINER", "FROM", "TO"):
+        ends = "" if kind == "CONTAINER" else ":"
+        yield from ((name + ends, status) for name, status in _containers(home) if name.startswith(word))
+        if ends:
+            yield (_FILES, "")
     elif kind == "FILE":
         yield (_FILES, "")
     elif kind in ("DIR", "SOURCE"):
@@ -121,6 +128,21 @@ def _images(word: str, home: str | None) -> Iterator[Candidate]:
     for link, name in read_names(home) if home else []:
         if link.startswith(word) or (name or "").startswith(word):
             yield link, "".join(character if character.isprintable() else "�" for character in name or "image")
+
+
+def _containers(home: str | None) -> Iterator[Candidate]:
+    """Names of containers, and how they fare, as their directories say (hypernode/containers/store.py)."""
+    for identifier in _directories(home, "containers")[:_CONTAINERS_MAX]:
+        path = os.path.join(home or "", "containers", identifier)
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            with (
+                open(os.path.join(path, "spec.json"), "rb") as spec,
+                open(os.path.join(path, "state.json"), "rb") as state,
+            ):
+                yield (
+                    str(json.loads(spec.read(_FILE_BYTES_MAX))["name"]),
+                    str(json.loads(state.read(_FILE_BYTES_MAX))["status"]),
+                )
 
 
 def _directories(home: str | None, folder: str) -> list[str]:

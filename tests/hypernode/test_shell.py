@@ -35,6 +35,13 @@ def table() -> dict[str, Any]:
 def home(tmp_path: Path) -> Path:
     path = tmp_path / "home"
     (path / "volumes/build").mkdir(parents=True)
+    for number, name in enumerate(("web", "worker")):
+        container = path / f"containers/{number}"
+        container.mkdir(parents=True)
+        (container / "spec.json").write_text(json.dumps({"name": name}))
+        (container / "state.json").write_text(json.dumps({"status": "running"}))
+    (path / "containers/broken").mkdir()
+    (path / "containers/broken/spec.json").write_text("[")
     remember_names(str(path), [(LINK, "debian"), (OTHER, None)])
     return path
 
@@ -57,6 +64,11 @@ def home(tmp_path: Path) -> Path:
         ("boot --keep=b", ["--keep=build"]),
         ("boot --keep build deb", [LINK]),
         ("commit b", ["build"]),
+        ("stop w", ["web", "worker"]),
+        ("stop web wo", ["worker"]),
+        ("logs we", ["web"]),
+        ("exec we", ["web"]),
+        ("cp wo", [":file", "worker:"]),
         ("mount x ", [":dir"]),
         ("--config ", [":file"]),
         ("boot x -- ", []),
