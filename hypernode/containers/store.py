@@ -141,7 +141,14 @@ class ContainerStore:
 
     def create(self, asked: CreateContainer, *, foreground: bool = False) -> Container:
         """A new one, durable unless it goes with its command. Raises `Conflict` when the name is taken, `Refused`."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        home = self._directory.parent
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)  # a first boot in a new home comes here first
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Refused(
+                f"{home} cannot be used as a home: {error.strerror}", "choose another one with --home"
+            ) from error
         descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -396,6 +396,12 @@ async def test_contained_handler_resets_what_it_cannot_handle() -> None:
     assert was_reset == [True]
 
 
+@pytest.mark.parametrize("kind", ["dns", "dns4"])
+async def test_a_peer_may_be_named(kind: str) -> None:
+    async with serving() as (_, address), serving() as (client, _):
+        await check_echo(client, parse_address(address.text.replace("/ip4/127.0.0.1/", f"/{kind}/localhost/")))
+
+
 def test_addresses_of_this_machine_are_dialable() -> None:
     found = dialable(["/ip4/0.0.0.0/tcp/7"])
     assert found[-1] == "/ip4/127.0.0.1/tcp/7"

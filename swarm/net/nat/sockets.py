@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import trio
 from libp2p.abc import IRawConnection
@@ -19,6 +20,8 @@ from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+_FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+
 
 class ListeningPortTCP(TCP):
     """The library's transport, whose dials leave from `sources`: IP version → (address, port) that we listen on."""
@@ -26,6 +29,19 @@ class ListeningPortTCP(TCP):
     def __init__(self) -> None:
         super().__init__()
         self.sources: Mapping[int, tuple[str, int]] = {}
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """As the library's, but names are looked up as all programs of the host do it, hosts file and all."""
+        _, kind, host, _, port, *_ = str(maddr).split("/")
+        if kind not in _FAMILIES:
+            return await super().dial(maddr)
+        failure = OpenConnectionError(f"{host} has no address")
+        for address in await _look_up(host, _FAMILIES[kind]):
+            try:
+                return await self._dial_resolved(Multiaddr(f"/ip{6 if ':' in address else 4}/{address}/tcp/{port}"))
+            except OpenConnectionError as error:
+                failure = error
+        raise failure
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         _, _, host, _, port, *_ = str(maddr).split("/")
@@ -48,6 +64,15 @@ class ListeningPortTCP(TCP):
         if source is None or target.is_loopback or ipaddress.ip_address(source[0]).is_loopback:
             return None
         return source
+
+
+async def _look_up(host: str, family: socket.AddressFamily) -> list[str]:
+    """The IP addresses of a name, each once, in the order in which to try them. Raises `OpenConnectionError`."""
+    try:
+        found = await trio.socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # the latter of names that cannot be
+        raise OpenConnectionError(f"{host} is not known here") from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 async def connect_from(source: tuple[str, int], host: str, port: int) -> trio.SocketStream:
