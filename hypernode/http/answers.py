@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hyperlog.errors import HyperError
+from hyperlog.errors import HyperError, NotFound
 from hypernode.api.codec import error_fields
 from hypernode.errors import BadRequest
 
@@ -41,6 +41,7 @@ async def on_failure(_request: Request, error: Exception) -> Response:
 async def on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette's handler of what its routes refuse."""
     assert isinstance(error, HTTPException)
-    answer = failure(BadRequest(str(error.detail)), error.status_code)
+    kind = NotFound if error.status_code == 404 else BadRequest
+    answer = failure(kind(str(error.detail)), error.status_code)
     answer.headers.update(error.headers or {})
     return answer

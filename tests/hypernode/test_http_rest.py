@@ -41,6 +41,7 @@ async def test_an_image_is_shared_looked_at_and_read(tmp_path: Path) -> None:
         assert lines.headers["content-type"] == LINES
         assert "result" in told[-1]
         assert any(event.get("event") == "data" for event in told)
+        assert (await site.ask("/v1/container-list?all=true")).json["result"] == {"containers": []}
         tagged = await site.ask("/v1/tag", {"link": link, "tag": "one"})
         assert tagged.status == 200
         (version,) = (await site.ask(f"/v1/log?link={link}")).json["result"]["versions"]
@@ -54,6 +55,8 @@ async def test_an_image_is_shared_looked_at_and_read(tmp_path: Path) -> None:
         ("/v1/pull", None, 405, "Method Not Allowed"),
         ("/v1/images", {}, 405, "Method Not Allowed"),
         ("/v1/boot", {"link": "x"}, 404, "Not Found"),
+        ("/v1/container-logs?container=web", None, 404, "Not Found"),
+        ("/v1/container-inspect?container=web", None, 404, "web"),
         ("/v1/images?more=1", None, 400, "no field 'more'"),
         ("/v1/log", None, 400, "lacks a field"),
         ("/v1/log?link=a&link=b", None, 400, "2 times"),
@@ -79,6 +82,7 @@ async def test_failures_have_a_status_and_words(
             answer = await site.ask(path, body, headers=headers)
             assert answer.status == status, answer.body
             assert words in answer.json["error"]["message"]
+            assert (answer.json["error"]["code"] == "not_found") is (status == 404)
 
 
 async def test_only_json_and_only_with_the_token(tmp_path: Path) -> None:
