@@ -184,6 +184,9 @@ function Agent:drop(number)
     return
   end
   self.sessions[number], self.count = nil, self.count - 1
+  if session.is_large then
+    collectgarbage() -- a window each; left alone, they would add up
+  end
   if session.leads then
     session.leads:close()
     self.containers[session.leads.name] = nil

@@ -79,6 +79,7 @@ function Session:feed(body, length)
   end
   if input.fd and written < length then
     input.buffer = input.buffer or ffi.new("uint8_t[?]", WINDOW)
+    self.is_large = true
     if input.held + length - written > WINDOW then
       C.memmove(input.buffer, input.buffer + input.at, held)
       input.at, input.held = 0, held
