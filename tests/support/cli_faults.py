@@ -50,6 +50,7 @@ FAULTS: Final = (
     Fault("share {top}/full --cmd '", 4, "No closing quotation"),
     # the home
     Fault("--home {top}/file images", 4, "cannot be used as a home"),
+    Fault("--home {top}/file boot {link}", 125, "cannot be used as a home"),
     Fault("--home {empty} images", 4, "this is no path"),
     Fault("--home {empty} boot {link}", 125, "this is no path"),
     # settings
