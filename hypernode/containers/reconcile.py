@@ -20,7 +20,7 @@ from hyperlog.errors import HyperError, StoreLocked
 from hyperlog.repository import lock_directory
 from hypernode.config import Config
 from hypernode.containers.keeper import host_start
-from hypernode.containers.model import EXITED, LIVING, now_text
+from hypernode.containers.model import EXITED, LIVING, ContainerState, now_text
 from hypernode.containers.store import Container, ContainerStore
 from hypernode.leftovers import clear_leftovers
 from vmhost.cgroup import ContainerGroup, clear_group
@@ -38,7 +38,7 @@ async def reconcile(config: Config, containers: Iterable[Container], *, has_node
     """Put right what is wrong with `containers`; those that were. `has_node`: a node runs in the home."""
     found = []
     for container in containers:
-        if container.read_state().status in LIVING and await _put_right(container):
+        if _may_run(container.read_state()) and await _put_right(container):
             found.append(container)
     if found and not has_node:
         with suppress(HyperError):
@@ -46,10 +46,15 @@ async def reconcile(config: Config, containers: Iterable[Container], *, has_node
     return found
 
 
+def _may_run(state: ContainerState) -> bool:
+    """By what is written: it runs, or was just being started."""
+    return state.status in LIVING or bool(state.root)
+
+
 async def _put_right(container: Container) -> bool:
     with container.try_lock() as is_free:
         state = container.read_state()
-        if not is_free or state.status not in LIVING:
+        if not is_free or not _may_run(state):
             return False
         if state.root:
             await in_mount_thread(partial(kill_containers_under, str(Path(state.root).parent)))

@@ -141,7 +141,11 @@ async def start_container(host: ContainerHost, container: Container, on_event: O
         with trio.move_on_after(VOLUME_BUSY_SECONDS):
             while host.volumes.is_used(volume):  # noqa: ASYNC110  (of its last run, just being unmounted)
                 await trio.sleep(0.02)
-    await launch_keeper(host.config, container, on_event)
+    try:
+        await launch_keeper(host.config, container, on_event)
+    except KeeperFailed:
+        await host.reconcile([container])
+        raise
 
 
 async def _list(host: ContainerHost, request: asked.ListContainers) -> Mapping[str, Any]:
