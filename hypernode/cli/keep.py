@@ -12,7 +12,7 @@ import trio
 from hyperlog.errors import HyperError
 from hypernode.api.client import Client
 from hypernode.api.codec import encode_event, encode_failure, encode_result
-from hypernode.cli.reach import reach_node
+from hypernode.cli.reach import reach_node, wait_node
 from hypernode.cli.run_command import print_error
 from hypernode.cli.running import Descriptors, Ran, run_kept
 from hypernode.config import Config
@@ -21,9 +21,10 @@ from hypernode.containers.keeper import Keeper, keeping
 from hypernode.containers.launch import read_launch
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.policy import next_delay, parse_policy
-from hypernode.containers.store import ContainerStore
+from hypernode.containers.store import Container, ContainerStore
 from hypernode.errors import NodeGone, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
+from hypernode.limits import KEEPER_DIAL_SECONDS
 from hypernode.logs import set_up_logging
 
 
@@ -58,9 +59,9 @@ def keep_detached(raw: bytes, telling: int) -> int:
     """Keep the container that `raw` names; what became of its start goes to the descriptor `telling`."""
     report = _Report(telling)
     try:
-        config, identity = read_launch(raw)
+        config, identity, may_host = read_launch(raw)
         set_up_logging(config.log_level, config.log_format, with_tracebacks=True)
-        trio.run(_keep, config, identity, report)
+        trio.run(_keep, config, identity, may_host, report)
     except Exception as error:
         known = expected(error)
         if known is None:
@@ -72,15 +73,22 @@ def keep_detached(raw: bytes, telling: int) -> int:
     return EXIT_OK
 
 
-async def _keep(config: Config, identity: str, report: _Report) -> None:
+async def _keep(config: Config, identity: str, may_host: bool, report: _Report) -> None:
     """Where this process becomes the node, it stays for its guests; the container is let go of before."""
     container = ContainerStore(config.containers).get(identity)
+    if not may_host:
+        await _keep_on(await wait_node(config, KEEPER_DIAL_SECONDS), config, container, report)
+        return
     async with reach_node(config) as node:
-        output = Output(container.log)
-        async with keeping(config, container, output, answer) as keeper, keeper.telling():
-            await _Keeping(config, keeper, output, report).run(node.client)
-        if container.spec.asked.auto_remove:
-            container.remove()
+        await _keep_on(node.client, config, container, report)
+
+
+async def _keep_on(client: Client, config: Config, container: Container, report: _Report) -> None:
+    output = Output(container.log)
+    async with keeping(config, container, output, answer) as keeper, keeper.telling():
+        await _Keeping(config, keeper, output, report).run(client)
+    if container.spec.asked.auto_remove:
+        container.remove()
 
 
 class _Keeping:
@@ -144,4 +152,5 @@ class _Keeping:
 
 def _no_node(error: Exception) -> HyperError | None:
     """What it means that the node cannot be dialled any more."""
-    return NodeGone("no node runs in this home any more") if isinstance(first_leaf(error), ConnectionError) else None
+    is_gone = isinstance(first_leaf(error), ConnectionError | FileNotFoundError)
+    return NodeGone("no node runs in this home any more") if is_gone else None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from hypernode.api.client import Client, answers, dial_socket
 from hypernode.cli.progress import note
 from hypernode.config import Config
+from hypernode.errors import NodeGone
+
+_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,15 @@ async def reach_node(config: Config) -> AsyncIterator[Reached]:
         return
     async with host_node(config, repository, note) as client:
         yield Reached(client, hosted_here=True)
+
+
+async def wait_node(config: Config, seconds: float) -> Client:
+    """A client of the node of another process. Raises `NodeGone` when none answers within `seconds`."""
+    with trio.move_on_after(seconds):
+        while not await answers(config):  # noqa: ASYNC110  (a socket that is not there yet tells nobody)
+            await trio.sleep(_PAUSE_SECONDS)
+        return Client(dial_socket(config))
+    raise NodeGone("the node that was to run the container has ended", "start the daemon, then the container")
 
 
 @contextlib.asynccontextmanager

@@ -28,18 +28,23 @@ from vmhost.process import own_module
 
 _WORDS_BYTES: Final = 2000
 
+Launch = tuple[Config, str, bool]
+"""Configuration, the container's id, whether its keeper may become the home's node."""
 OnEvent = Callable[[str, Json], Awaitable[None]]
 
 
-async def launch_keeper(config: Config, container: Container, on_event: OnEvent) -> None:
+async def launch_keeper(config: Config, container: Container, on_event: OnEvent, *, may_host: bool) -> None:
     """Returns once its program runs, or has run. Raises what kept it from running, `KeeperFailed`.
+
+    `may_host`: where no node runs, the keeper becomes it. One that a node starts may not: should that node be killed,
+    the next daemon must find the home free.
 
     Cancelled, the keeper goes on.
     """
     told, telling = os.pipe2(os.O_CLOEXEC)
     async with trio.lowlevel.FdStream(told) as stream:
         try:
-            await trio.to_thread.run_sync(partial(_spawn, config, container, telling))
+            await trio.to_thread.run_sync(partial(_spawn, (config, container.spec.id, may_host), container, telling))
         finally:
             os.close(telling)
         lines = LineReader(stream)
@@ -58,7 +63,7 @@ async def launch_keeper(config: Config, container: Container, on_event: OnEvent)
     )
 
 
-def _spawn(config: Config, container: Container, telling: int) -> None:
+def _spawn(launch: Launch, container: Container, telling: int) -> None:
     argv, environment = own_module("hypernode.cli.keeper")
     log = os.open(container.path / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     if os.fstat(log).st_size > _WORDS_BYTES * 100:
@@ -66,7 +71,7 @@ def _spawn(config: Config, container: Container, telling: int) -> None:
     try:
         subprocess.run(
             argv,
-            input=pickle.dumps((config, container.spec.id)),
+            input=pickle.dumps(launch),
             stdout=telling,
             stderr=log,
             env=environment,
@@ -89,7 +94,7 @@ def _last_words(path: Path) -> str:
     return text.rpartition("\n")[2] or "it said nothing"
 
 
-def read_launch(raw: bytes) -> tuple[Config, str]:
+def read_launch(raw: bytes) -> Launch:
     """What `launch_keeper` wrote."""
-    found: tuple[Config, str] = pickle.loads(raw)
+    found: Launch = pickle.loads(raw)
     return found

@@ -142,7 +142,7 @@ async def start_container(host: ContainerHost, container: Container, on_event: O
             while host.volumes.is_used(volume):  # noqa: ASYNC110  (of its last run, just being unmounted)
                 await trio.sleep(0.02)
     try:
-        await launch_keeper(host.config, container, on_event)
+        await launch_keeper(host.config, container, on_event, may_host=host.node is None)
     except KeeperFailed:
         await host.reconcile([container])
         raise
