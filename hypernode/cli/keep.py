@@ -137,7 +137,7 @@ class _Keeping:
                     streams.end_of_run()
             return ran
         except Exception as error:
-            known = expected(error) or _no_node(error)
+            known = expected(error)
             if known is None:
                 raise
             code = EXIT_KILLED if isinstance(known, NodeGone) else EXIT_BOOT_FAILED
@@ -148,9 +148,3 @@ class _Keeping:
         finally:
             self._keeper.streams = None
             await streams.aclose()
-
-
-def _no_node(error: Exception) -> HyperError | None:
-    """What it means that the node cannot be dialled any more."""
-    is_gone = isinstance(first_leaf(error), ConnectionError | FileNotFoundError)
-    return NodeGone("no node runs in this home any more") if is_gone else None

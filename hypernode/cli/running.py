@@ -17,6 +17,7 @@ from hypernode.config import Config
 from hypernode.containers.keeper import Keeper
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.wishes import boot_request, make_spec
+from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from vmhost.console import run_container
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
@@ -65,7 +66,10 @@ async def run_kept(
     ran = Ran(error="it was stopped before it ran")
     with keeper.begin_run():
         async with published([parse_port(text) for text in spec.asked.ports]) as ports:
-            held = await client.hold(boot_request(spec), on_event)
+            try:
+                held = await client.hold(boot_request(spec), on_event)
+            except (ConnectionError, FileNotFoundError):
+                raise NodeGone("no node runs in this home any more", "start the daemon") from None
             keeper.booted(held.ready)
             with lifeline(config, held.ready) as line:
                 async with Tie(held, line) as tie:
