@@ -21,6 +21,10 @@ class BadRequest(Refused):
     """A request that this version of the API does not know."""
 
 
+class Untrusted(Refused):
+    """Nothing that is a security boundary would stand between the image and this host, and nobody said to trust it."""
+
+
 class RemoteLost(Unavailable):
     """The connection with the store of a remote mount ended, or could not be made."""
 

@@ -22,6 +22,7 @@ import trio
 
 from hypernode.claims import Claim
 from hypernode.config import Config
+from hypernode.container_root import ContainerRoot, users_of, writable_root
 from hypernode.limits import (
     CLOSE_SECONDS,
     IDLE_MOUNTS_MAX,
@@ -42,8 +43,6 @@ from vmhost.image_mount import (
     READ_ONLY_VIEW,
     inherit_image,
     mount_image,
-    mount_overlay,
-    mount_tmpfs,
     standing,
 )
 from vmhost.mount_syscalls import in_mount_thread
@@ -69,6 +68,16 @@ class MountableImage:
     manifest: Manifest
     read_ahead_kib: int | None = None
     """Of the kernel, in a view through EROFS; None: its own choice, 128 KiB as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDisks:
+    """What a virtual machine mounts, and a directory for it."""
+
+    place: Path
+    metadata: Path
+    """Of EROFS; its data device is the other one."""
+    blob: str
 
 
 class DeadlineBlob:
@@ -142,8 +151,9 @@ class ImageMounts:
         *,
         volume: Path | None = None,
         traced: bool = False,
+        own_users: bool = True,
         recording: RecordingBlob | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[ContainerRoot]:
         """A writable root over `image`; what is written goes to `volume`, or is gone at the end.
 
         `traced`: what its start reads is on its way here, and little else should be asked for. `recording`: the
@@ -153,6 +163,7 @@ class ImageMounts:
         require(Purpose.CONTAINER)
         place = self._config.run / "boot" / os.urandom(6).hex()
         place.mkdir(parents=True, mode=0o700)
+        users = users_of(image.manifest) if own_users else None
         try:
             if recording is None:
                 name, mounting = image.name, self._lower(image, deadline, traced=traced)
@@ -160,8 +171,30 @@ class ImageMounts:
                 name = f"{image.name}-{place.name}"
                 mounting = self._recorded(image, name, DeadlineBlob(recording, deadline), str(place / "lower"))
             with self._listening(name, on_failure):
-                async with mounting as lower, _writable(lower, place, volume) as root:
+                async with mounting as lower, writable_root(lower, place, volume, users) as root:
                     yield root
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await in_mount_thread(partial(_remove_place, place))
+
+    @contextlib.asynccontextmanager
+    async def machine_disks(
+        self, image: MountableImage, deadline: float, on_failure: OnReadFailure
+    ) -> AsyncIterator[MachineDisks]:
+        """`image` as what a virtual machine mounts itself. Raises `HostUnfit`, `MountFailed`."""
+        require(Purpose.MACHINE)
+        place = self._config.run / "boot" / os.urandom(6).hex()
+        place.mkdir(parents=True, mode=0o700)
+        try:
+            async with self._changing:
+                server = await self._serving()
+            name = f"{image.name}-{place.name}"
+            with self._listening(name, on_failure):
+                path = server.add(name, DeadlineBlob(image.blob, deadline))
+                try:
+                    yield MachineDisks(place, image.metadata, path)
+                finally:
+                    server.remove(name)
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await in_mount_thread(partial(_remove_place, place))
@@ -220,6 +253,8 @@ class ImageMounts:
                 async with (
                     self._lower(image, deadline, traced=False),
                     standing(str(place / "memory")),
+                    standing(str(place / "seen" / "lower")),
+                    standing(str(place / "seen" / "layer")),
                     standing(str(place / "root")),
                 ):
                     yield
@@ -372,35 +407,6 @@ class ImageMounts:
     def _tell(self, failure: ReadFailure) -> None:
         for listener in list(self._listeners.get(failure.name, ())):
             listener(failure)
-
-
-@contextlib.asynccontextmanager
-async def _writable(lower: str, place: Path, volume: Path | None) -> AsyncIterator[str]:
-    """An overlay over `lower` whose changes lie under `volume`, or `place`; in memory where that cannot hold an upper.
-
-    For a volume memory is no substitute: what it is for is lasting.
-    """
-    merged = str(place / "root")
-    async with contextlib.AsyncExitStack() as stack:
-        if volume is not None:
-            overlay = mount_overlay(lower, upper=str(volume / "upper"), work=str(volume / "work"), target=merged)
-            yield await stack.enter_async_context(overlay)
-            return
-        try:
-            overlay = mount_overlay(lower, upper=str(place / "upper"), work=str(place / "work"), target=merged)
-            root = await stack.enter_async_context(overlay)
-        except MountFailed as error:
-            _log.info("%s: the writable layer is kept in memory", error.message)
-            memory = await stack.enter_async_context(
-                mount_tmpfs(str(place / "memory"), size_bytes=_memory_bytes() // 2)
-            )
-            overlay = mount_overlay(lower, upper=f"{memory}/upper", work=f"{memory}/work", target=merged)
-            root = await stack.enter_async_context(overlay)
-        yield root
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _remove_place(place: Path) -> None:

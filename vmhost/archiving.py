@@ -10,7 +10,6 @@ image's (numbers go as they are).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import sys
@@ -18,20 +17,19 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
+from vmhost.entering import enter
+
 _NAMESPACE_OF_MOUNTS: Final = 0x00020000
 NOT_FOUND: Final = 3
 REFUSED: Final = 4
 FAILED: Final = 6
 """Exit statuses; the words are on standard error."""
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def main(pidfd: int, root: int, verb: str, path: str) -> int:
+def main(pidfd: int, root: int, own_users: bool, verb: str, path: str) -> int:
     """The exit status."""
     try:
-        if _libc.setns(pidfd, _NAMESPACE_OF_MOUNTS) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        enter(pidfd, _NAMESPACE_OF_MOUNTS, own_users=own_users)
         os.fchdir(root)
         os.chroot(".")
         if verb == "pack":
@@ -124,4 +122,4 @@ def _unpack(path: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "own", sys.argv[4], sys.argv[5]))

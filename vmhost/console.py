@@ -58,7 +58,7 @@ from vmhost.process import ChildProcess, open_child
 from vmhost.rootfs import find_program, make_mount_point, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.streams import Sink, Source, relay
 from vmhost.terminal import Pty, copy_size, raw_mode
-from vmhost.users import User
+from vmhost.users import User, outside
 
 _log = logging.getLogger(__name__)
 _FORWARDED: Final = (
@@ -100,13 +100,13 @@ async def run_container(
             if not user.is_root:
                 seeing = with_identity(seeing, user)
                 bundle = stack.enter_context(_bundle(seeing, user))
-            streams = _Streams(stack, stdin, stdout, stderr, tty, user)
+            streams = _Streams(stack, stdin, stdout, stderr, tty, outside(user, spec.users))
             return await _Session(streams, group, on_first_output, on_started).run(seeing, bundle)
 
 
 def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:
-    prepare_root(spec.root)
-    make_workdir(spec.root, spec.workdir)
+    prepare_root(spec.root, spec.users)
+    make_workdir(spec.root, spec.workdir, spec.users)
     if spec.read_only:  # nspawn could not make them any more
         for bind in spec.binds:
             make_mount_point(spec.root, bind.target, is_directory=os.path.isdir(bind.source))

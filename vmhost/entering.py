@@ -29,6 +29,7 @@ from typing import Any, Final, NoReturn
 
 _NAMESPACES: Final = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 """Mounts, control groups, host name, IPC, processes, network."""
+_NAMESPACE_OF_USERS: Final = 0x10000000
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _CAPABILITIES: Final = 64
@@ -45,7 +46,7 @@ def main(descriptor: int) -> None:
         for path in request["entrances"]:
             with open(path, "wb", buffering=0) as group:
                 group.write(b"0")
-        _check(_libc.setns(pidfd, _NAMESPACES))
+        enter(pidfd, _NAMESPACES, own_users=request["own_users"])
         os.fchdir(root)
         os.chroot(".")
         os.close(root)
@@ -66,6 +67,15 @@ def main(descriptor: int) -> None:
         os.close(number)  # whoever reads the program's output sees its end with the program
     _, status = os.waitpid(pid, 0)
     _say(connection, status=status)
+
+
+def enter(pidfd: int, namespaces: int, *, own_users: bool) -> None:
+    """Enter them; with `own_users` the namespace of users too, as its root: the host's is nobody there."""
+    _check(_libc.setns(pidfd, namespaces | (_NAMESPACE_OF_USERS if own_users else 0)))
+    if own_users:
+        os.setgid(0)
+        os.setuid(0)
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))  # which setuid clears
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], int, int]:

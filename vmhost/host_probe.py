@@ -26,6 +26,8 @@ class Purpose(StrEnum):
 
     MOUNT = "mount"
     CONTAINER = "container"
+    MACHINE = "machine"
+    """Serving an image to a virtual machine."""
     VIEW = "view"
     """A plain FUSE view of an image, for which one need not be root."""
 
@@ -94,6 +96,8 @@ def findings(host: Host, purpose: Purpose) -> list[Finding]:
     """What keeps `host` from it, most fundamental first; empty when nothing does."""
     if purpose is Purpose.VIEW:
         return list(_view_findings(host))
+    if purpose is Purpose.MACHINE:
+        return list(_machine_findings(host))
     found = list(_mount_findings(host))
     if purpose is Purpose.CONTAINER:
         found += _container_findings(host)
@@ -125,6 +129,13 @@ def _mount_findings(host: Host) -> Iterable[Finding]:
             "there are no loop devices, which EROFS needs before Linux 6.12",
             "load them with `modprobe loop`",
         )
+
+
+def _machine_findings(host: Host) -> Iterable[Finding]:
+    if host.user_id != 0:
+        yield Finding(Problem.NOT_ROOT, "mounting images needs root", "run it with sudo")
+    yield from _fuse_findings(host)
+    yield from _child_findings(host)
 
 
 def _view_findings(host: Host) -> Iterable[Finding]:

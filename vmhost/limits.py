@@ -24,6 +24,9 @@ HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program
 STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container
 
 ENTER_SECONDS: Final = 30.0  # for a process of ours to enter a container and start a program there
+USER_RANGE_IDS: Final = 65536  # of a container, as everywhere; more only where an image needs it
+USER_RANGE_IDS_MAX: Final = 1 << 28
+USER_NAMESPACE_SECONDS: Final = 10.0  # for a child to start and unshare
 
 USER_TABLE_BYTES: Final = 1 << 20  # of an image's /etc/passwd and /etc/group
 RUN_NAMES_MAX: Final = 256  # right under an image's /run, each a mount of its own in the container

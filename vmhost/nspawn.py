@@ -1,7 +1,7 @@
 """What to run, and the systemd-nspawn command line that runs it. Pure; console.py starts it.
 
-systemd-nspawn without user namespaces is no security boundary: root inside can reach the host. Images from people
-whom you do not trust belong in a virtual machine.
+systemd-nspawn without user namespaces (`users`) is no security boundary: root inside can reach the host. With them it
+is one as far as the host's kernel is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from hyperlog.errors import Refused
+from vmhost.idmap import UserRange
 from vmhost.mount_syscalls import MountPoint
 from vmhost.users import User
 
@@ -57,6 +58,7 @@ class NspawnSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
     user: str = "root"  # USER[:GROUP], names or numbers: see users.py
+    users: UserRange | None = None  # those of the host that are its own; `root` is seen as theirs
     host_network: bool = False
     binds: tuple[Bind, ...] = ()
     read_only: bool = False  # the root; /run, /tmp's own mounts, binds and /dev remain as they are
@@ -104,6 +106,8 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
         f"--console={'interactive' if interactive else 'pipe'}",
         f"--chdir={spec.workdir}",
     ]
+    if spec.users is not None:
+        argv += [f"--private-users={spec.users.option}", "--private-users-ownership=off"]
     if not spec.host_network:
         argv.append("--private-network")
     if spec.read_only:

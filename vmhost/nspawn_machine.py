@@ -13,7 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -135,7 +135,7 @@ class NspawnMachine:
             stack.callback(channel.close)
             with ExitStack() as theirs:
                 theirs.callback(far.close)
-                pipes = ExecPipes(stack, theirs, spec.terminal is not None, request["uid"], request["gid"])
+                pipes = ExecPipes(stack, theirs, spec.terminal is not None, *self._outside(request))
                 argv, environment = own_module("vmhost.entering", str(far.fileno()))
                 child = await stack.enter_async_context(
                     open_child(
@@ -153,6 +153,11 @@ class NspawnMachine:
             await running.wait_started(spec.argv[0])
             stack.push_async_callback(running.aclose)
             yield running
+
+    def _outside(self, request: Mapping[str, Any]) -> tuple[int, int]:
+        """User and group on the host."""
+        base = 0 if self._spec.users is None else self._spec.users.base
+        return base + request["uid"], base + request["gid"]
 
     def _make_request(self, spec: ExecSpec) -> dict[str, Any]:
         """How entering.py is to start it. Raises ProgramNotFound, ProgramNotExecutable, Refused, MachineGone."""
@@ -183,6 +188,7 @@ class NspawnMachine:
             "terminal": None if spec.terminal is None else (spec.terminal.rows, spec.terminal.columns),
             "entrances": entrances,
             "capabilities": capabilities,
+            "own_users": self._spec.users is not None,
         }
 
     def _send(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -243,7 +249,14 @@ class NspawnMachine:
                 theirs.callback(os.close, saying)
                 packs = verb == "pack"
                 theirs.callback(os.close, writing if packs else reading)
-                argv, environment = own_module("vmhost.archiving", str(pidfd), str(root), verb, path)
+                argv, environment = own_module(
+                    "vmhost.archiving",
+                    str(pidfd),
+                    str(root),
+                    "own" if self._spec.users else "host",
+                    verb,
+                    path,
+                )
                 child = await stack.enter_async_context(
                     open_child(
                         argv,

@@ -18,6 +18,7 @@ from typing import Final
 
 from vmhost import limits
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
+from vmhost.idmap import UserRange
 from vmhost.users import ROOT, User, names_root, resolve_user
 
 _SYS_OPENAT2: Final = 437
@@ -28,15 +29,15 @@ _LOOK: Final = "look at it with `hypernode mount`"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def prepare_root(root: str) -> None:
+def prepare_root(root: str, users: UserRange | None = None) -> None:
     """Make the directories that a container needs, in the writable layer. Raises RootUnusable.
 
     nspawn refuses a root without /usr (and makes /proc, /dev and the like itself). It follows symbolic links there,
     and reads /etc/machine-id, as the *host* sees them: an image where these are anything unusual is not run.
     """
-    if not _make_directory(root, "usr", 0o755):
+    if not _make_directory(root, "usr", 0o755, users):
         raise RootUnusable("the image's /usr is not a directory", hint=_LOOK)
-    _make_directory(root, "tmp", 0o1777)
+    _make_directory(root, "tmp", 0o1777, users)
     handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         descriptor = _open_inside(handle, "etc/machine-id", os.O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)
@@ -51,12 +52,14 @@ def prepare_root(root: str) -> None:
             raise RootUnusable("the image's /etc/machine-id is not a file", hint=_LOOK)
 
 
-def _make_directory(root: str, name: str, mode: int) -> bool:
+def _make_directory(root: str, name: str, mode: int, users: UserRange | None) -> bool:
     """Whether it is a directory now: made by us, or there before."""
     path = os.path.join(root, name)
     try:
         os.mkdir(path)
         os.chmod(path, mode)
+        if users is not None:
+            os.chown(path, users.base, users.base)
     except FileExistsError:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError as error:
@@ -64,7 +67,7 @@ def _make_directory(root: str, name: str, mode: int) -> bool:
     return True
 
 
-def make_workdir(root: str, workdir: str) -> None:
+def make_workdir(root: str, workdir: str, users: UserRange | None = None) -> None:
     """Make the absolute `workdir` where the image lacks it, as Docker does: builders record it without making it.
 
     Each missing part is made in a directory that was opened inside the root. Raises RootUnusable.
@@ -75,7 +78,7 @@ def make_workdir(root: str, workdir: str) -> None:
         for count, name in enumerate(parts, 1):
             path = "/".join(parts[:count])
             if _mode_inside(handle, path) is None:
-                _make_inside(handle, "/".join(parts[: count - 1]) or ".", name)
+                _make_inside(handle, "/".join(parts[: count - 1]) or ".", name, users)
             mode = _mode_inside(handle, path)
             if mode is None or not stat.S_ISDIR(mode):
                 raise RootUnusable(f"/{path}, in the image's working directory, is not a directory", hint=_LOOK)
@@ -101,12 +104,14 @@ def make_mount_point(root: str, path: str, *, is_directory: bool) -> None:
         os.close(handle)
 
 
-def _make_inside(root: int, parent: str, name: str) -> None:
+def _make_inside(root: int, parent: str, name: str, users: UserRange | None) -> None:
     directory = _open_inside(root, parent, os.O_PATH | os.O_DIRECTORY)
     if directory is None:
         return
     try:
         os.mkdir(name, 0o755, dir_fd=directory)
+        if users is not None:
+            os.chown(name, users.base, users.base, dir_fd=directory, follow_symlinks=False)
     except OSError as error:
         raise RootUnusable(f"cannot make {name} in the container's root: {error.strerror}") from error
     finally:

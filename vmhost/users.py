@@ -8,10 +8,11 @@ that container runtimes share: names or numbers, a number needs no entry, withou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hyperlog.errors import Refused
+from vmhost.idmap import UserRange
 
 _ID_MAX: Final = 2**32 - 2  # the last one means "unchanged"
 
@@ -32,6 +33,11 @@ class User:
 
 
 ROOT: Final = User(uid=0, gid=0, groups=(), name="root", home="/root")
+
+
+def outside(user: User, users: UserRange | None) -> User:
+    """Who that is on the host."""
+    return user if users is None else replace(user, uid=users.base + user.uid, gid=users.base + user.gid)
 
 
 def names_root(text: str) -> bool:

@@ -54,6 +54,11 @@ class CreateContainer:
     prefetch_rate: int | None = None
     complete: bool = False
     isolation: str = "host"
+    """`host`: namespaces of this host's kernel; `vm`: a virtual machine, whose network is `none` or `user` (NAT)."""
+    trust: bool = False
+    """Run it even where nothing that is a security boundary would stand between an unknown image and this host."""
+    gpus: tuple[str, ...] = ()
+    """PCI addresses of devices to pass to the virtual machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,8 @@ class Seed:
 class Boot:
     """Held: a root file system of `link` to run a container on, lazily filled, with a writable upper layer.
 
-    Events: `stage`, `ready` (root, config, version), `read_failed`. Result after release: the transfer figures.
+    Events: `stage`, `ready` (root, config, version), `read_failed`. Result after release: the transfer figures. With
+    `isolation` "vm" nothing is mounted: `ready` has `disks`, the files a virtual machine mounts, beside `root`'s place.
     """
 
     op: ClassVar[str] = "boot"
@@ -80,6 +81,10 @@ class Boot:
     """Fetch all of the image meanwhile, at idle priority; under a daemon until it is done."""
     record: str | None = None
     """Record what the start reads and, at the end, `publish` it, or keep it in this home (`private`)."""
+    isolation: str = "host"
+    """`host`: a root directory; `vm`: disks for a virtual machine."""
+    own_users: bool = True
+    """A root that is seen as owned by users of the container's own, where this host can do that."""
     keep: str | None = None
     """The volume that takes what is written; made over this version if it is not there. None: nothing is kept."""
 

@@ -52,6 +52,9 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         prefetch=arguments["prefetch"],
         prefetch_rate=None if rate is None else parse_rate(rate),
         complete=arguments["complete"],
+        isolation=arguments["isolation"],
+        trust=arguments["trust"],
+        gpus=tuple(arguments["gpu"] or ()),
     )
 
 

@@ -26,6 +26,7 @@ from vmhost.guest.cache import (
     remove_sources,
 )
 from vmhost.guest.recipe import host_arch
+from vmhost.machines.pci import obstacle, read_devices
 
 
 def guest_fields(guest: Guest) -> dict[str, Any]:
@@ -76,6 +77,21 @@ async def guest_ls(config: Config, arguments: Mapping[str, Any]) -> int:
         for guest in found
     ]
     print_table(("NAME", "SIZE", "KERNEL", "INCLUDE"), rows)
+    return EXIT_OK
+
+
+async def guest_gpus(config: Config, arguments: Mapping[str, Any]) -> int:
+    devices = await trio.to_thread.run_sync(read_devices)
+    found = [(device, obstacle(device, devices)) for device in devices if device.is_gpu]
+    if arguments["as_json"]:
+        keys = ("address", "vendor", "device", "group", "driver")
+        print(json.dumps([{**{key: getattr(one, key) for key in keys}, "obstacle": why} for one, why in found]))
+        return EXIT_OK
+    rows = [
+        (one.address, f"{one.vendor}:{one.device}", "" if one.group is None else str(one.group), why or "ready")
+        for one, why in found
+    ]
+    print_table(("PCI", "DEVICE", "GROUP", "FOR A MACHINE"), rows)
     return EXIT_OK
 
 

@@ -105,7 +105,13 @@ _Port = Annotated[
     ),
 ]
 _Net = Annotated[
-    str, _option("--net", metavar="NETWORK", help="none: its own loopback; host: all of this host's.", panel=_SEEING)
+    str,
+    _option(
+        "--net",
+        metavar="NETWORK",
+        help="none: its own loopback; host: all of this host's; user (vm): out, by NAT.",
+        panel=_SEEING,
+    ),
 ]
 _Cpus = Annotated[
     float | None, _option("--cpus", metavar="N", help="At most so many processors' time: 1.5.", panel=_SEEING)
@@ -117,6 +123,21 @@ _Pids = Annotated[
     int | None, _option("--pids-limit", metavar="N", help="At most so many processes and threads.", panel=_SEEING)
 ]
 _ReadOnly = Annotated[bool, _option("--read-only", help="Its root cannot be written to.", panel=_SEEING)]
+_Isolation = Annotated[
+    str,
+    _option(
+        "--isolation", metavar="host|vm", help="In namespaces of this host, or in a virtual machine.", panel=_SEEING
+    ),
+]
+_Trust = Annotated[
+    bool, _option("--trust", help="Run it even where nothing keeps what it may do from this host.", panel=_SEEING)
+]
+_Gpu = Annotated[
+    list[str] | None,
+    _option(
+        "--gpu", metavar="PCI", help="With --isolation vm: a device for it (`hypernode guest gpus`).", panel=_SEEING
+    ),
+]
 _Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
@@ -166,6 +187,9 @@ def boot(
     memory: _Memory = None,
     pids: _Pids = None,
     read_only: _ReadOnly = False,
+    isolation: _Isolation = "host",
+    trust: _Trust = False,
+    gpu: _Gpu = None,
     peers: PeerOption = None,
     stats: _Stats = None,
     keep: _Keep = None,
@@ -194,6 +218,7 @@ def boot(
         hypernode boot hyper://KEY --keep build -- apt-get install -y nginx
         hypernode boot -d --name web -p 8080:80 --memory 512M --restart always hyper://KEY
         hypernode boot -d -e MODE=test --env-file app.env -v data:/var/lib/app --bind ./etc:/etc/app:ro hyper://KEY
+        hypernode boot --isolation vm --memory 1G --net user hyper://KEY
         hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
     """
     run("boot", **locals())

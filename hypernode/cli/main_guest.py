@@ -80,6 +80,20 @@ def list_guests(as_json: JsonOption = False) -> None:
 
 
 @guest.command()
+def gpus(as_json: JsonOption = False) -> None:
+    """List this host's graphics devices, and what keeps each from being given to a machine.
+
+    A device goes with all of its IOMMU group, bound to vfio-pci. `boot --isolation vm --gpu PCI` gives it to one.
+
+    [bold]Examples[/bold]
+
+        hypernode guest gpus
+        hypernode boot --isolation vm --gpu 0000:01:00.0 hyper://KEY
+    """
+    run("guest-gpus", as_json=as_json)
+
+
+@guest.command()
 def info(arch: ArchOption = None, profile: ProfileOption = "fast", as_json: JsonOption = False) -> None:
     """Check a built guest's files, and say what it is made of.
 

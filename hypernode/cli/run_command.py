@@ -58,7 +58,7 @@ _MODULES: Final = {
         ),
         "hypernode.cli.keys",
     ),
-    **dict.fromkeys(("guest-build", "guest-ls", "guest-info", "guest-rm"), "hypernode.cli.guest"),
+    **dict.fromkeys(("guest-build", "guest-ls", "guest-info", "guest-rm", "guest-gpus"), "hypernode.cli.guest"),
     **dict.fromkeys(
         ("guest-boot", "guest-status", "guest-ps", "guest-ip", "guest-ssh", "guest-halt", "guest-kill"),
         "hypernode.cli.guest_machines",

@@ -19,9 +19,9 @@ from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.wishes import boot_request, make_spec
 from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
-from vmhost.console import run_container
+from hypernode.isolation import find_runner
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
-from vmhost.machine import Machine
+from vmhost.machine import Machine, Runner
 from vmhost.nspawn import NspawnSpec
 
 _FAILURES_SHOWN: Final = 3
@@ -75,11 +75,14 @@ async def run_kept(
                 async with Tie(held, line) as tie:
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
-                    ran = await _run(tie, keeper, made, ports, streams)
+                    runner = await find_runner(config, spec.asked, held.ready, note)
+                    ran = await _run(runner, tie, keeper, made, ports, streams)
     return ran
 
 
-async def _run(tie: Tie, keeper: Keeper, spec: NspawnSpec, ports: Published, streams: Descriptors) -> Ran:
+async def _run(
+    runner: Runner, tie: Tie, keeper: Keeper, spec: NspawnSpec, ports: Published, streams: Descriptors
+) -> Ran:
     """The node's end in order ends the container with `NodeGone`."""
     figures: Json = {key: tie.ready[key] for key in ("link", "version", "image_bytes")}
     failures, error = 0, ""
@@ -104,7 +107,7 @@ async def _run(tie: Tie, keeper: Keeper, spec: NspawnSpec, ports: Published, str
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         try:
-            status = await run_container(
+            status = await runner(
                 spec,
                 stdin=streams.stdin,
                 stdout=streams.stdout,

@@ -16,12 +16,14 @@ from hypernode.containers.model import SHORT_ID, ContainerSpec
 from hypernode.containers.names import check_name, new_id
 from hypernode.containers.policy import parse_policy
 from hypernode.containers.ports import parse_port
+from vmhost.idmap import UserRange
 from vmhost.nspawn import Bind, Limits, NspawnSpec
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.DOTALL)
 _DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
-NETWORKS: Final = ("none", "host")
+NETWORKS: Final = {"host": ("none", "host"), "vm": ("none", "user")}
+"""By isolation."""
 _MEMORY_MIN: Final = 4 << 20
 _SECONDS_MAX: Final = 86400.0
 
@@ -41,8 +43,7 @@ def check(asked: CreateContainer) -> None:
             raise Refused(f"{text[:64]!r} is no label", "write NAME=VALUE")
     for text in asked.binds:
         _parse_bind(text)
-    if asked.network not in NETWORKS:
-        raise Refused(f"there is no network {asked.network!r}", f"choose among {', '.join(NETWORKS)}")
+    _check_isolation(asked)
     if asked.ports and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
     for text in asked.ports:
@@ -64,6 +65,27 @@ def check(asked: CreateContainer) -> None:
         raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
 
 
+def _check_isolation(asked: CreateContainer) -> None:
+    networks = NETWORKS.get(asked.isolation)
+    if networks is None:
+        raise Refused(f"there is no isolation {asked.isolation!r}", f"choose among {', '.join(NETWORKS)}")
+    if asked.network not in networks:
+        raise Refused(
+            f"there is no network {asked.network!r} with --isolation {asked.isolation}",
+            f"choose among {', '.join(networks)}",
+        )
+    if asked.isolation == "host":
+        if asked.gpus:
+            raise Refused("a device is passed to virtual machines only", "with --isolation vm")
+        return
+    if asked.binds:
+        raise Refused("a virtual machine sees no directory of this host", "copy files in with `hypernode cp`")
+    if asked.keep is not None:
+        raise Refused("a virtual machine keeps nothing of what it writes", "--keep goes with --isolation host")
+    if asked.processes is not None:
+        raise Refused("a virtual machine has no limit of processes", "--pids-limit goes with --isolation host")
+
+
 def unkept(link: str) -> ContainerSpec:
     """Of a container that nobody is to find: it is run and gone."""
     return ContainerSpec(new_id(), "", "", CreateContainer(link), foreground=True)
@@ -82,7 +104,9 @@ def boot_request(spec: ContainerSpec) -> Boot:
         prefetch=asked.prefetch,
         prefetch_rate=asked.prefetch_rate,
         complete=asked.complete,
-        keep=spec.volume,
+        keep=None if asked.isolation == "vm" else spec.volume,
+        isolation=asked.isolation,
+        own_users=asked.network != "host",
     )
 
 
@@ -99,6 +123,7 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
         env=environment,
         workdir=asked.workdir or settings["workdir"] or "/",
         user=settings["user"] or "root" if asked.user is None else asked.user,
+        users=None if ready["users"] is None else UserRange(*ready["users"]),
         host_network=asked.network == "host",
         binds=tuple(_place(_parse_bind(text), directories) for text in asked.binds),
         read_only=asked.read_only,

@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from hyperlog.errors import Refused
 from hyperlog.ids import to_text
 from hyperlog.link import Link
 from hyperlog.log import Log
@@ -22,6 +23,7 @@ from hypernode.image_mounts import OnReadFailure
 from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
+from hypernode.operations.keeping import is_kept
 from hypernode.operations.tracing import check_may_record, find_trace, keep_recording
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
@@ -36,7 +38,7 @@ from vmhost.lifeline import can_be_held
 
 async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
     """Hold a writable root over the image; afterwards tell what it moved, and what it read if that is recorded."""
-    require(Purpose.CONTAINER)
+    _check(request)
     bytes_before = node.swarm.statistics().bytes_in
     recording: RecordingBlob | None = None
     async with AsyncExitStack() as stack:
@@ -55,20 +57,25 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             nursery.start_soon(node.completions.run, image.mountable.reference, image.manifest, image.source)
         volume = None if request.keep is None else await volume_over(node, request.keep, image)
         on_failure = await stack.enter_async_context(relaying_failures(call))
-        mounting = node.mounts.container_root(
-            image.mountable,
-            request.read_deadline,
-            on_failure,
-            volume=None if volume is None else volume.layer,
-            traced=start.is_prefetching,
-            recording=recording,
-        )
-        root = await stack.enter_async_context(mounting)
+        if request.isolation == "vm":
+            fields = await stack.enter_async_context(_disks(node, request, image, start, on_failure))
+        else:
+            mounting = node.mounts.container_root(
+                image.mountable,
+                request.read_deadline,
+                on_failure,
+                volume=None if volume is None else volume.layer,
+                traced=start.is_prefetching,
+                own_users=request.own_users,
+                recording=recording,
+            )
+            root = await stack.enter_async_context(mounting)
+            users = None if root.users is None else (root.users.base, root.users.count)
+            fields = {"root": root.path, "users": users, **_claim(node, request, call, image, root.path)}
         image.watch.lap("mount")
-        lasting = _claim(node, request, call, image, root)
         argv = _argv(request, image.resolved)
         with _chronicled(node, image, bytes_before):
-            await call.hold(root=root, timings=image.watch.laps, argv=argv, **lasting, **_describe(image))
+            await call.hold(timings=image.watch.laps, argv=argv, **fields, **_describe(node, image))
     figures = {
         **_moved(node, image, bytes_before),
         "missed_bytes": start.missed_bytes,
@@ -96,6 +103,25 @@ def _chronicled(node: Node, image: OpenImage, bytes_before: int) -> Iterator[Non
         yield
     finally:
         node.events.emit("boot", "end", link, version=image.resolved.number, **_moved(node, image, bytes_before))
+
+
+@asynccontextmanager
+async def _disks(
+    node: Node, request: Boot, image: OpenImage, start: Start, on_failure: OnReadFailure
+) -> AsyncIterator[Mapping[str, Any]]:
+    """For a virtual machine, as fields of `ready`."""
+    async with node.mounts.machine_disks(image.mountable, request.read_deadline, on_failure) as disks:
+        files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching}
+        yield {"root": str(disks.place / "root"), "users": None, "disks": files}
+
+
+def _check(request: Boot) -> None:
+    """Raises `Refused`, `HostUnfit`."""
+    if request.isolation not in ("host", "vm"):
+        raise Refused(f"there is no isolation {request.isolation!r}", "host or vm")
+    if request.isolation == "vm" and (request.keep is not None or request.record is not None):
+        raise Refused("a virtual machine's writes and reads are its own", "keep and record with --isolation host")
+    require(Purpose.MACHINE if request.isolation == "vm" else Purpose.CONTAINER)
 
 
 def _claim(node: Node, request: Boot, call: Call, image: OpenImage, root: str) -> Mapping[str, Any]:
@@ -160,12 +186,13 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 
 
-def _describe(image: OpenImage) -> Mapping[str, Any]:
+def _describe(node: Node, image: OpenImage) -> Mapping[str, Any]:
     version = image.resolved.version
     return {
         "link": Link(image.log.key).text,
         "version": image.resolved.number,
         "image_bytes": version.image_bytes,
+        "known": image.log.writable or is_kept(node, image.log, image.resolved.entry),
         "config": {
             "entrypoint": version.config.entrypoint,
             "cmd": version.config.cmd,

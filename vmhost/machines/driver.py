@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import trio
 
 from vmhost.machines.spec import Accelerator, MachineSpec
 
@@ -34,8 +32,11 @@ class VirtualMachine(Protocol):
     def last_words(self) -> str:
         """What the console last said, for an error's hint; empty if nothing."""
 
-    async def open_channel(self, name: str) -> trio.SocketStream:
-        """Our end of the named channel. One at a time. Raises MachineFailed."""
+    def channel_path(self, name: str) -> AbstractContextManager[str]:
+        """The address of the socket that is our end of the named channel, short enough for one; valid inside only.
+
+        It is there once the machine runs, and takes one connection at a time.
+        """
 
     async def pause(self) -> None:
         """Its processors stop. Nothing happens if they have."""

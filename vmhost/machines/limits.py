@@ -38,3 +38,15 @@ PROBE_SECONDS: Final = 5.0
 """For the child that tries KVM: starting Python takes most of it, the trial itself 10 ms."""
 TSC_SAMPLE_SECONDS: Final = 0.02
 """Over which the processor's clock is measured: the two ends are known to a microsecond, so to 1 in 10 000."""
+
+LAST_WORDS_SECONDS: Final = 1.0
+"""For what a machine said before it ended to be read, and its end to be seen."""
+UPPER_PERCENT: Final = 75
+"""Of the guest's memory that what a container writes may take."""
+ANSWER_BYTES: Final = 1 << 16
+"""Of what a program of the guest's own says that is asked for something."""
+
+TEMPLATES_MAX: Final = 4
+"""Saved machines that are kept, the last ones made: each takes some 100 MB."""
+TEMPLATE_DISK_BYTES: Final = 4096
+"""Of the disks that a template has and never looks at."""

@@ -28,7 +28,7 @@ from vmhost.machines import limits
 from vmhost.machines.console_log import ConsoleLog, printable_lines
 from vmhost.machines.driver import MachineEnd
 from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
-from vmhost.machines.qemu_argv import CONTROL_SOCKET, Platform, channel_socket, qemu_argv
+from vmhost.machines.qemu_argv import CONTROL_SOCKET, PROGRAMS, Platform, channel_socket, qemu_argv
 from vmhost.machines.qmp import ControlSession
 from vmhost.machines.spec import MachineSpec
 from vmhost.process import ChildProcess, open_child
@@ -64,8 +64,10 @@ class QemuMachine:
         lines = self._console.last_lines(_LAST_LINES)
         return "the console last said: " + " / ".join(lines) if lines else ""
 
-    async def open_channel(self, name: str) -> trio.SocketStream:
-        return trio.SocketStream(trio.socket.from_stdlib_socket(await self._connect(channel_socket(name))))
+    @contextmanager
+    def channel_path(self, name: str) -> Iterator[str]:
+        with _short(self._directory) as directory:
+            yield f"{directory}/{channel_socket(name)}"
 
     async def pause(self) -> None:
         await self._command("stop")
@@ -183,12 +185,11 @@ class QemuMachine:
 
     async def _connect(self, name: str) -> socket.socket:
         """A connection with one of QEMU's sockets, which may not be there yet. Raises MachineFailed when QEMU ends."""
-        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with _short(self._directory) as directory:
             while True:
                 stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
                 try:
-                    stream.connect(f"/proc/self/fd/{directory}/{name}")  # a short address, however deep it lies
+                    stream.connect(f"{directory}/{name}")
                     return stream
                 except OSError as error:
                     stream.close()
@@ -197,8 +198,6 @@ class QemuMachine:
                 if self._child.poll() is not None:
                     raise MachineFailed("QEMU has ended")
                 await trio.sleep(_POLL_SECONDS)
-        finally:
-            os.close(directory)
 
 
 class QemuDriver:
@@ -213,9 +212,7 @@ class QemuDriver:
     ) -> AsyncIterator[QemuMachine]:
         """See `MachineDriver`."""
         argv = qemu_argv(spec, self._platform, restoring=restore is not None)
-        program = shutil.which(argv[0])
-        if program is None:
-            raise NoHypervisor(f"{argv[0]} is not installed", hint=_PACKAGES[self._platform.arch])
+        program = qemu_program(self._platform.arch)
         failure: MachineFailed | None = None
         with _locked(directory), _Pipe() as console, _Pipe() as errors, _nothing() as nothing:
             for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels)):
@@ -245,6 +242,17 @@ class QemuDriver:
                     nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+
+def qemu_program(arch: str) -> str:
+    """The path of what runs guests of `arch`. Raises NoHypervisor."""
+    name = PROGRAMS.get(arch)
+    if name is None:
+        raise NoHypervisor(f"there are no virtual machines for {arch} here")
+    program = shutil.which(name)
+    if program is None:
+        raise NoHypervisor(f"{name} is not installed", hint=_PACKAGES[arch])
+    return program
 
 
 async def _end(child: ChildProcess) -> None:
@@ -283,6 +291,16 @@ def _nothing() -> Iterator[int]:
     descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _short(directory: Path) -> Iterator[str]:
+    """A short name for it, however deep it lies: a socket's address has 107 bytes."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 

@@ -19,7 +19,7 @@ from vmhost.machines.spec import Accelerator, Disk, MachineSpec, Model, NbdDisk,
 
 CONTROL_SOCKET: Final = "qmp.sock"
 _CONSOLES: Final = {Model.MICROVM: "ttyS0", Model.Q35: "ttyS0", Model.VIRT: "ttyAMA0"}
-_PROGRAMS: Final = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+PROGRAMS: Final = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
     """The command line. `restoring`: wait for a saved state instead of booting."""
     suffix = "device" if platform.model is Model.MICROVM else "pci"
     argv = [
-        _PROGRAMS[platform.arch],
+        PROGRAMS[platform.arch],
         "-name", spec.name,
         *_processor(platform),
         "-smp", str(spec.cpus),

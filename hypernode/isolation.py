@@ -1,0 +1,129 @@
+"""What stands between a container and this host, and whether that is enough for the image.
+
+| isolation | boundary |
+|---|---|
+| `vm` under KVM (or a host's own virtualisation) | yes |
+| `vm` under emulation | no: its makers do not promise it |
+| `host` with users of its own | as far as the host's kernel goes |
+| `host` without | no: root inside can reach the host |
+
+An image is *known* if it is this home's own or was pinned. What is not known and would have no boundary is refused
+unless somebody says that it is to be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hyperlog.errors import NotFound, Refused
+from hypernode.api.container_requests import CreateContainer
+from hypernode.config import Config
+from hypernode.errors import Untrusted
+from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
+from vmhost.console import run_container
+from vmhost.guest.cache import find_guest
+from vmhost.machine import Runner
+from vmhost.machines.container import MachineHost, MachineRunner, MachineSetup
+from vmhost.machines.limits import MEMORY_MIB_DEFAULT
+from vmhost.machines.pci import obstacle, read_devices
+from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, remember_kvm
+from vmhost.machines.qemu import QemuDriver
+from vmhost.machines.qemu_argv import Platform
+from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
+
+GUEST_PROFILE: Final = "fast"
+_TRUST: Final = "if you trust who made it, say --trust, or `hypernode pin` it"
+
+
+def check_host_trust(ready: Mapping[str, Any], *, trusted: bool) -> None:
+    """For a container on this host. Raises `Untrusted`."""
+    if not (trusted or ready["known"] or ready["users"] is not None):
+        raise Untrusted(
+            "this host cannot give a container users of its own, and root in it could reach the host", _TRUST
+        )
+
+
+def trusted_platforms(platforms: list[Platform], problem: str | None, *, trusted: bool) -> list[Platform]:
+    """Those that an image may run on. `problem`: why there is no KVM. Raises `Untrusted`. Pure."""
+    allowed = [one for one in platforms if trusted or one.accelerator.is_boundary]
+    if not allowed:
+        raise Untrusted(
+            f"only the emulator can run it here ({problem or 'no virtualisation'}), which is no security boundary",
+            _TRUST,
+        )
+    return allowed
+
+
+async def find_runner(
+    config: Config, asked: CreateContainer, ready: Mapping[str, Any], note: Callable[[str], None]
+) -> Runner:
+    """What runs the container that was `asked` for on what the node made `ready`.
+
+    Raises `Untrusted`; for machines `GuestMissing`, `GuestDamaged`, `NoHypervisor`, `Refused` besides.
+    """
+    if asked.isolation == "host":
+        check_host_trust(ready, trusted=asked.trust)
+        return run_container
+    return await _machine_runner(config, asked, ready, note)
+
+
+async def _machine_runner(
+    config: Config, asked: CreateContainer, ready: Mapping[str, Any], note: Callable[[str], None]
+) -> MachineRunner:
+    await trio.to_thread.run_sync(_check_gpus, asked.gpus)
+    arch = host_arch()
+    remembered = (config.state or config.home) / "kvm.json"
+    find = partial(find_platforms, arch, remembered, needs_pci=bool(asked.gpus))
+    platforms = await trio.to_thread.run_sync(find)
+    problem = await trio.to_thread.run_sync(kvm_problem, remembered)
+    allowed = trusted_platforms(platforms, problem, trusted=asked.trust or ready["known"])
+    guest = await trio.to_thread.run_sync(find_guest, arch, GUEST_PROFILE)
+    disks = ready["disks"]
+    setup = MachineSetup(
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        metadata=disks["metadata"],
+        blob=disks["blob"],
+        directory=Path(ready["root"]).parent,
+        read_ahead_kib=TRACED_READ_AHEAD_KIB if disks["traced"] else READ_AHEAD_KIB,
+        cpus=max(1, math.ceil(asked.cpus or 1)),
+        memory_mib=MEMORY_MIB_DEFAULT if asked.memory is None else asked.memory >> 20,
+        network=asked.network == "user",
+        pci_devices=asked.gpus,
+    )
+
+    def on_unfit(why: str) -> None:
+        remember_kvm(remembered, why)
+        note(f"KVM does not work here ({why}); it is run by the emulator, until this host is started again")
+
+    hosts = await trio.to_thread.run_sync(partial(_hosts, setup, allowed, guest.info.digest))
+    return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
+
+
+def _check_gpus(addresses: tuple[str, ...]) -> None:
+    devices = read_devices()
+    for address in addresses:
+        device = next((one for one in devices if one.address in (address, f"0000:{address}")), None)
+        if device is None:
+            raise NotFound(f"there is no device {address} here", "`hypernode guest gpus` lists them")
+        why = obstacle(device, devices)
+        if why is not None:
+            raise Refused(f"{address} cannot be given to a machine: {why}", "bind its whole group to vfio-pci")
+
+
+def _hosts(setup: MachineSetup, platforms: list[Platform], guest: str) -> list[MachineHost]:
+    directory = default_templates(os.environ)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spec = replace(setup.spec("template"), words=WORDS)
+    return [
+        MachineHost(QemuDriver(one), directory / template_name(spec, one, guest, qemu_version(one)))
+        for one in platforms
+    ]

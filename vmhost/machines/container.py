@@ -1,0 +1,381 @@
+"""A container in a virtual machine of its own: started, relayed, watched, ended. What `console.py` does on this host.
+
+    node ── disks: EROFS metadata, blob ──▶ QEMU ── virtio-blk ──▶ guest: EROFS, overlay on memory, systemd-nspawn
+    this process ◀── streams, signals, exit code: the agent's channel ──▶ program in the container
+
+The guest's first and only container is led by an idle program of the guest's own; the image's command is then run into
+it as any later one is: the agent looks up user, directory and program where the image's links mean what they should,
+gives it a terminal, and tells how it ended. With the command the machine ends.
+
+The machine and the host share no network but what was asked for. In the guest the container has the guest's own: a
+second network inside of the first would separate nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from hyperlog.errors import Refused, Unavailable
+from vmhost.agent.client import NODEV, RDONLY, Agent, Mount, open_agent
+from vmhost.agent.machine import AgentMachine
+from vmhost.agent.protocol import PORT_NAME
+from vmhost.agent.session import OutputStream, Session
+from vmhost.errors import AgentLost, ContainerFailed
+from vmhost.limits import STOP_SIGNALS_TO_KILL
+from vmhost.machine import Machine
+from vmhost.machines import limits
+from vmhost.machines.driver import MachineDriver, MachineEnd, VirtualMachine
+from vmhost.machines.errors import MachineFailed, MachineHangs
+from vmhost.machines.program_streams import ProgramStreams, outcome_of
+from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, PortForward
+from vmhost.machines.template import WORDS, make_template
+from vmhost.nspawn import Bind, NspawnSpec, nspawn_argv
+
+METADATA: Final = "metadata"
+BLOB: Final = "blob"
+"""Serials of the image's disks."""
+_T = TypeVar("_T")
+_PLACE: Final = "/run/hyper/container"
+_ROOT: Final = f"{_PLACE}/root"
+_TOOL: Final = "/bin/busybox"
+_IDLE: Final = ("/run/hypernode/busybox", "sleep", "2147483647")
+_FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+_TELL_DISKS: Final = (
+    'for d in /sys/block/vd*; do read -r s <$d/serial; echo "$s ${d##*/}"; echo "$0" >$d/queue/read_ahead_kb; done'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSetup:
+    """What a container's machine is made of. `directory` is its own; `read_ahead_kib`: of the guest, on the image."""
+
+    kernel: Path
+    initrd: Path
+    metadata: str
+    blob: str
+    directory: Path
+    read_ahead_kib: int
+    cpus: int = 1
+    memory_mib: int = limits.MEMORY_MIB_DEFAULT
+    network: bool = False
+    ports: tuple[PortForward, ...] = ()
+    pci_devices: tuple[str, ...] = ()
+
+    def spec(self, name: str) -> MachineSpec:
+        """Raises Refused."""
+        return MachineSpec(
+            name=name,
+            kernel=str(self.kernel),
+            initrd=str(self.initrd),
+            words=(f"host={name}",),
+            cpus=self.cpus,
+            memory_mib=self.memory_mib,
+            disks=(
+                FileDisk(METADATA, self.metadata, read_only=True),
+                # Past the host's page cache: its read-ahead would fetch what the guest never asked for.
+                FileDisk(BLOB, self.blob, read_only=True, direct=True),
+            ),
+            channels=(PORT_NAME,),
+            network=self.network,
+            ports=self.ports,
+            pci_devices=self.pci_devices,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MachineHost:
+    """What runs it. `template`: where a saved machine lies or is to lie, for the next ones to begin from."""
+
+    driver: MachineDriver
+    template: Path | None = None
+
+
+class MachineRunner:
+    """Implements `vmhost.machine.Runner`.
+
+    `hosts`: the next one is tried when a machine of one does not come up; why goes to `on_unfit`.
+    """
+
+    def __init__(
+        self,
+        setup: MachineSetup,
+        hosts: Sequence[MachineHost],
+        *,
+        note: Callable[[str], None],
+        on_unfit: Callable[[str], None],
+    ) -> None:
+        self._setup = setup
+        self._hosts = hosts
+        self._note = note
+        self._on_unfit = on_unfit
+
+    async def __call__(
+        self,
+        spec: NspawnSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        tty: bool,
+        on_first_output: Callable[[], None],
+        on_started: Callable[[Machine], None],
+    ) -> int:
+        """See there. Raises besides MachineFailed, MachineHangs, NoHypervisor, MachineBusy."""
+        if spec.binds:
+            raise Refused("a virtual machine sees no directory of this host", hint="mount them with --isolation host")
+        machine = self._setup.spec(spec.machine)
+        with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals, ExitStack() as stack:
+            streams = ProgramStreams(stack, stdin, stdout, stderr, tty=tty, on_first_output=on_first_output)
+            run = _Run(spec, self._setup, streams, on_started, self._note)
+            outcome: int | Exception | None = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.forward_signals, signals)
+                with run.scope:
+                    outcome = await outcome_of(partial(self._try_drivers, machine, run))
+                nursery.cancel_scope.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return 128 + run.stopped_by if outcome is None else outcome
+
+    async def _try_drivers(self, machine: MachineSpec, run: _Run) -> int:
+        for host in self._hosts[:-1]:
+            try:
+                code = await self._attempt(host, machine, run, patient=False)
+            except MachineFailed as error:
+                if run.has_started:
+                    raise
+                self._on_unfit(error.message)
+                continue
+            if code is not None:
+                return code
+            self._on_unfit(f"a machine stayed silent for {limits.KVM_SILENT_SECONDS:g} s")
+        code = await self._attempt(self._hosts[-1], machine, run, patient=True)
+        assert code is not None, "who is patient comes to an end"
+        return code
+
+    async def _attempt(self, host: MachineHost, machine: MachineSpec, run: _Run, *, patient: bool) -> int | None:
+        saved = await self._template(host, machine, patient=patient)
+        if saved is not None:
+            try:
+                return await self._run_on(host.driver, replace(machine, words=WORDS), run, saved, patient=patient)
+            except MachineFailed as error:
+                if run.has_started:
+                    raise
+                self._note(f"the saved machine is of no use, one is booted: {error.message}")
+                await trio.to_thread.run_sync(partial(saved.unlink, missing_ok=True))
+        return await self._run_on(host.driver, machine, run, None, patient=patient)
+
+    async def _template(self, host: MachineHost, machine: MachineSpec, *, patient: bool) -> Path | None:
+        """The saved machine to begin from, made now if need be. Raises MachineFailed where another host may do."""
+        if host.template is None or machine.pci_devices:
+            return None
+        if not await trio.to_thread.run_sync(host.template.exists):
+            seconds = limits.BOOT_SECONDS if patient else limits.KVM_SILENT_SECONDS
+            try:
+                await make_template(host.driver, replace(machine, words=WORDS), host.template, seconds=seconds)
+            except Unavailable as error:
+                if not patient:
+                    raise MachineFailed(error.message, error.hint) from None
+                self._note(f"the machine could not be saved for next time: {error.message}")
+                return None
+        return host.template
+
+    async def _run_on(
+        self, driver: MachineDriver, machine: MachineSpec, run: _Run, saved: Path | None, *, patient: bool
+    ) -> int | None:
+        outcome: int | Exception | None = None
+        async with driver.running(machine, self._setup.directory, restore=saved) as vm:
+            outcome = await outcome_of(partial(run.contain, vm, patient=patient, asleep=saved is not None))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class _Run:
+    """One container, on whichever machine."""
+
+    def __init__(
+        self,
+        spec: NspawnSpec,
+        setup: MachineSetup,
+        streams: ProgramStreams,
+        on_started: Callable[[Machine], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._spec = spec
+        self._setup = setup
+        self._streams = streams
+        self._on_started = on_started
+        self._note = note
+        self._main: Session | None = None
+        self._container: AgentMachine | None = None
+        self._stop_requests = 0
+        self.scope = trio.CancelScope()
+        self.stopped_by = 0
+        """A signal that came before the program ran."""
+
+    @property
+    def has_started(self) -> bool:
+        return self._main is not None
+
+    async def forward_signals(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            self._stop_requests += number in _STOPPING
+            if self._main is None or self._container is None:
+                if number != signal.SIGWINCH:
+                    self.stopped_by = number
+                    self.scope.cancel()
+            elif number == signal.SIGWINCH:
+                self._main.resize(*self._streams.size())
+            elif self._stop_requests >= STOP_SIGNALS_TO_KILL:
+                self._container.kill()
+            else:
+                self._main.signal(number)
+
+    async def contain(self, vm: VirtualMachine, *, patient: bool, asleep: bool) -> int | None:
+        """The program's exit code; None if the machine stayed silent."""
+        outcome: int | Exception | None = AgentLost("it did not answer any more")
+        ended: list[MachineEnd] = []
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                ended.append(await vm.wait())
+                # What it said before it ended may not have been read yet.
+                await trio.sleep(limits.LAST_WORDS_SECONDS)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            outcome = await outcome_of(partial(self._work, vm, patient=patient, asleep=asleep))
+            if isinstance(outcome, AgentLost):
+                with trio.move_on_after(limits.LAST_WORDS_SECONDS):
+                    await trio.sleep_forever()  # `watch` sees it, if that is why
+            nursery.cancel_scope.cancel()
+        if not isinstance(outcome, AgentLost):
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        if self._container is not None and self._container.is_killed:
+            return 128 + signal.SIGKILL
+        if ended:
+            raise MachineFailed(f"the virtual machine is gone: {ended[0].reason}", hint=vm.last_words() or None)
+        raise MachineHangs(f"the virtual machine hangs: {outcome.message}", hint=vm.last_words() or None)
+
+    async def _work(self, vm: VirtualMachine, *, patient: bool, asleep: bool) -> int | None:
+        async with AsyncExitStack() as stack:
+            path = stack.enter_context(vm.channel_path(PORT_NAME))
+            agent = await self._meet(vm, path, stack, patient=patient)
+            if agent is None:
+                return None
+            if asleep:
+                await agent.reseed(f"host={self._spec.hostname}")
+            await self._mount(agent)
+            lead = await self._lead(agent, vm.accelerator)
+            main = await self._start(agent)
+            self._main = main
+            self._container = AgentMachine(vm, agent, self._spec, main, lead=lead)
+            self._on_started(self._container)
+            code = await self._streams.relay(main)
+            if self._container.oom_killed:
+                self._note(f"the guest ran out of memory: it has {self._setup.memory_mib} MiB (--memory)")
+            return code
+
+    async def _meet(self, vm: VirtualMachine, path: str, stack: AsyncExitStack, *, patient: bool) -> Agent | None:
+        if patient:
+            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
+        with trio.move_on_after(limits.KVM_SILENT_SECONDS):
+            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
+        if not vm.console_bytes:
+            return None
+        try:
+            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
+        except AgentLost:
+            return None
+
+    async def _mount(self, agent: Agent) -> None:
+        disks = await _find_disks(agent, self._setup.read_ahead_kib)
+        lower, upper = f"{_PLACE}/lower", f"{_PLACE}/upper"
+        layers = f"lowerdir={lower},upperdir={upper}/data,workdir={upper}/work,metacopy=on,index=off"
+        await agent.mount(
+            [
+                Mount(f"/dev/{disks[METADATA]}", lower, "erofs", RDONLY | NODEV, f"device=/dev/{disks[BLOB]}"),
+                Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={limits.UPPER_PERCENT}%"),
+                Mount("", f"{upper}/data", "directory"),
+                Mount("", f"{upper}/work", "directory"),
+                Mount("hypernode", _ROOT, "overlay", NODEV, layers),
+                Mount("", f"{_ROOT}/usr", "directory"),  # nspawn refuses a root without
+                Mount("", f"{_ROOT}/tmp", "directory"),
+            ]
+        )
+
+    async def _lead(self, agent: Agent, accelerator: Accelerator) -> Session:
+        """systemd-nspawn, whose container the image's command is then run into. Raises ContainerFailed."""
+        idle = replace(
+            self._spec,
+            root=_ROOT,
+            argv=_IDLE,
+            env={},
+            workdir="/",
+            user="root",
+            host_network=True,
+            binds=(Bind(_TOOL, _IDLE[0], read_only=True),),
+        )
+        environment = {"SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
+        if accelerator is Accelerator.TCG:
+            environment["SYSTEMD_SECCOMP"] = "0"  # compiling the filter takes half of nspawn's time there
+        argv = nspawn_argv(idle, interactive=False, bundle=None)
+        lead = await agent.exec(argv, env=environment, leads=self._spec.machine)
+        if not await lead.running():
+            words = (await _collect(lead.stderr)).decode("utf-8", "replace").strip()
+            raise ContainerFailed(f"systemd-nspawn could not start the container: {words or 'it ended at once'}")
+        return lead
+
+    async def _start(self, agent: Agent) -> Session:
+        """The image's command. Raises ProgramNotFound, ProgramNotExecutable, Refused."""
+        spec = self._spec
+        if spec.workdir != "/":  # builders record it without making it
+            make = [_IDLE[0], "mkdir", "-p", spec.workdir]
+            async with await agent.exec(make, container=spec.machine) as making:
+                await making.wait()
+        return await agent.exec(
+            spec.argv,
+            env={"container": "systemd-nspawn", **self._streams.environment, **spec.env},
+            workdir=spec.workdir,
+            user=spec.user,
+            tty=self._streams.size() if self._streams.tty else None,
+            container=spec.machine,
+        )
+
+
+async def _find_disks(agent: Agent, read_ahead_kib: int) -> dict[str, str]:
+    """The guest's names of its disks, by their serials; what it reads ahead on them is set."""
+    async with await agent.exec(["sh", "-c", _TELL_DISKS, str(read_ahead_kib)]) as telling:
+        lines = (await _collect(telling.stdout)).decode("ascii", "replace").splitlines()
+    found = dict(line.split(" ", 1) for line in lines if " " in line)
+    if not {METADATA, BLOB} <= found.keys():
+        raise MachineFailed("the guest does not find its disks")
+    return found
+
+
+async def _collect(output: OutputStream) -> bytes:
+    data = bytearray()
+    async for piece in output:
+        data += piece
+        if len(data) > limits.ANSWER_BYTES:
+            break
+    return bytes(data)
