@@ -31,6 +31,7 @@ from vmhost import limits
 from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
+from vmhost.idmap import UserRange, mappable
 from vmhost.machine import Machine, TerminalSize
 from vmhost.mount_syscalls import (
     MS_BIND,
@@ -94,6 +95,8 @@ async def run_container(
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
     user, in_run = await read_in_mount_thread(partial(_check_root, spec))
+    if spec.users is not None and spec.binds:
+        spec = await in_mount_thread(partial(_with_mapped_binds, spec, spec.users))
     async with _with_run(spec, in_run) as seeing, _propagation_tmpfs(spec), _grouped(spec) as group:
         with ExitStack() as stack:
             bundle = None
@@ -102,6 +105,12 @@ async def run_container(
                 bundle = stack.enter_context(_bundle(seeing, user))
             streams = _Streams(stack, stdin, stdout, stderr, tty, outside(user, spec.users))
             return await _Session(streams, group, on_first_output, on_started).run(seeing, bundle)
+
+
+def _with_mapped_binds(spec: NspawnSpec, users: UserRange) -> NspawnSpec:
+    """What is bound in belongs to the same users there as here, where its file system can show that."""
+    can = mappable(users, [bind.source for bind in spec.binds])
+    return replace(spec, binds=tuple(replace(bind, mapped=bind.source in can) for bind in spec.binds))
 
 
 def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:

@@ -21,8 +21,8 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -125,20 +125,40 @@ def user_namespace(users: UserRange) -> Iterator[int]:
         os.close(descriptor)
 
 
+def mappable(users: UserRange, sources: Sequence[str]) -> frozenset[str]:
+    """Those of the files and directories whose file systems can show them as owned by others. Blocks."""
+    found = set()
+    with user_namespace(users) as namespace:
+        for source in sources:
+            with suppress(OSError):
+                os.close(_mapped_tree(source, namespace))
+                found.add(source)
+    return frozenset(found)
+
+
 def mount_idmapped(source: str, target: str, namespace: int) -> None:
     """Show the directory `source` at `target` with the owners that `namespace` maps. Raises OSError."""
-    tree = _checked(
-        _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC), source
-    )
+    tree = _mapped_tree(source, namespace)
     try:
-        attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
-        _checked(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), source)
         os.makedirs(target, exist_ok=True)
         _checked(
             _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH), target
         )
     finally:
         os.close(tree)
+
+
+def _mapped_tree(source: str, namespace: int) -> int:
+    """A descriptor of the mount, which is nowhere yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    tree = _checked(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), source)
+    try:
+        attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
+        _checked(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), source)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
 
 
 def _checked(result: int, path: str) -> int:

@@ -30,12 +30,13 @@ class Bind:
     source: str
     target: str
     read_only: bool = False
+    mapped: bool = False  # to be seen with the users of the container as its owners
 
     @property
     def option(self) -> str:
         """As nspawn takes it, whose separator is the colon."""
         source, target = (path.replace("\\", "\\\\").replace(":", "\\:") for path in (self.source, self.target))
-        return f"--bind{'-ro' if self.read_only else ''}={source}:{target}:norbind"
+        return f"--bind{'-ro' if self.read_only else ''}={source}:{target}:norbind{',idmap' if self.mapped else ''}"
 
 
 @dataclass(frozen=True, slots=True)
