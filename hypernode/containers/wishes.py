@@ -58,8 +58,6 @@ def check(asked: CreateContainer) -> None:
         raise Refused(f"{asked.memory} bytes of memory are too few", f"allow at least {_MEMORY_MIN} bytes")
     if asked.processes is not None and asked.processes < 1:
         raise Refused("a container has at least one process")
-    if asked.isolation != "host":
-        raise Refused(f"there is no isolation {asked.isolation!r}", "host")
     parse_signal(asked.stop_signal)
     if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
         raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
