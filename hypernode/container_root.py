@@ -66,8 +66,8 @@ async def _overlay(lower: str, layer: str, place: Path, users: UserRange | None)
         yield ContainerRoot(await stack.enter_async_context(overlay), users)
 
 
-def users_of(manifest: Manifest) -> UserRange | None:
-    """For an image, as many as it names; None if that is more than a container can have."""
+def users_of(manifest: Manifest) -> UserRange:
+    """For an image, as many as it names, as far as a container can have them."""
     return pick_range(max((0, *manifest.columns.uids, *manifest.columns.gids)))
 
 

@@ -64,14 +64,15 @@ class UserRange:
         return f"{self.base}:{self.count}"
 
 
-def pick_range(highest: int = 0) -> UserRange | None:
+def pick_range(highest: int = 0) -> UserRange:
     """A range that no other container is likely to have: one of 28 000, by chance.
 
-    `highest`: an id that must be in it; None if the range would be too large.
+    `highest`: an id that is to be in it. If that would take too many it has the usual number: what belongs to ids
+    beyond is nobody's inside then, to be read as its mode says, and not to be changed.
     """
     count = limits.USER_RANGE_IDS * (highest // limits.USER_RANGE_IDS + 1)
     if count > limits.USER_RANGE_IDS_MAX:
-        return None
+        count = limits.USER_RANGE_IDS
     return UserRange(random.SystemRandom().randrange(_BASE_MIN, _BASE_MAX - count, limits.USER_RANGE_IDS), count)
 
 
