@@ -7,6 +7,7 @@ writes it down, tells the node's event log, and carries out what others ask.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from hyperlog.errors import Conflict, HyperError, Refused
+from hyperlog.errors import Conflict, HyperError, Refused, Unavailable
 from hypernode.api.client import Client, dial_socket
 from hypernode.api.container_requests import TellContainer
 from hypernode.api.requests import Request
@@ -30,6 +31,7 @@ from hypernode.containers.store import Container
 from hypernode.limits import CLOSE_SECONDS
 from vmhost.machine import Machine
 
+_log: Final = logging.getLogger("hypernode.keeper")
 _TOLD_MAX: Final = 64
 _TELL_SECONDS: Final = 2.0
 
@@ -58,8 +60,12 @@ class Keeper:
         self.on_started: Callable[[], None] = _ignore
 
     def _put(self, **changes: Any) -> None:
+        """What is so, for others to read. A full disk keeps that from them; the container runs on."""
         self.state = replace(self.state, **changes)
-        self.container.write_state(self.state)
+        try:
+            self.container.write_state(self.state)
+        except Unavailable as error:
+            _log.warning("%s", error.message)
 
     def tell(self, action: str, **attributes: object) -> None:
         """An event of Docker's name. Lost where no node takes it."""
