@@ -131,7 +131,8 @@ async def _converse(
             if wants_input:
                 nursery.start_soon(_give_input, frames, keys, nursery.cancel_scope)
             else:
-                await frames.send(STDIN, b"")
+                with suppress(trio.BrokenResourceError):  # it has ended already
+                    await frames.send(STDIN, b"")
             status = await _show(frames)
             nursery.cancel_scope.cancel()
     return status
