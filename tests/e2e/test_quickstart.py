@@ -23,7 +23,8 @@ def start(home: Path, debian_root: Path) -> subprocess.Popen[str]:
     """The script with its image already built, in a process group of its own, as a terminal has it."""
     (home / "bookworm-python3").symlink_to(debian_root)
     return subprocess.Popen(
-        [TOP / "scripts" / "quickstart"],
+        # Who is started in the background by a shell ignores Ctrl-C, and so would the script.
+        ["env", "--default-signal=INT", TOP / "scripts" / "quickstart"],
         env={**os.environ, "QUICKSTART_HOME": str(home), "TMPDIR": str(home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
