@@ -167,7 +167,10 @@ class Seeding:
             self._tell(seed, QUEUED, "looking for peers")
             await self._node.swarm.sync_log(seed.key)
         versions = wanted(seed, Catalog.of(log))
-        self._progress[seed.id].newest = versions[0].number
+        progress = self._progress[seed.id]
+        if progress.newest != versions[0].number:
+            progress.newest = versions[0].number
+            self._tell(seed, QUEUED, "a new version")  # what was complete was the order before it
         # Before anything of them comes, so that no collection takes it away again.
         before = self._kept(seed)
         await self._keep(seed, {**{each.entry: False for each in versions}, **before})
