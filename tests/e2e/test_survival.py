@@ -96,7 +96,7 @@ def test_without_a_node_what_is_cached_is_read_and_the_rest_fails_in_time(root: 
             assert lines(boot, 1) == ["400000\n"]
             only.kill()
             out, err = boot.communicate("go\n", timeout=60)
-    assert out == "400000\n"
+    assert out == "400000\n", err
     assert "cat: read error: I/O error" in err or "Input/output error" in err
     seconds = next(float(line) for line in err.splitlines() if line.replace(".", "").isdigit())
     assert seconds <= _DEADLINE + 2
