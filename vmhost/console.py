@@ -23,7 +23,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 import trio
 
@@ -32,7 +31,7 @@ from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
 from vmhost.idmap import UserRange, mappable
-from vmhost.machine import Machine, TerminalSize
+from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine, TerminalSize
 from vmhost.mount_syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -62,15 +61,6 @@ from vmhost.terminal import Pty, copy_size, raw_mode
 from vmhost.users import User, outside
 
 _log = logging.getLogger(__name__)
-_FORWARDED: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def _nobody_asks(_machine: Machine) -> None:
@@ -283,7 +273,7 @@ class _Session:
         leader_socket = LeaderSocket()
         self._exits = ExitWatch.open()
         try:
-            with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals:
+            with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals:
                 interactive = self._streams.pty is not None
                 async with open_child(
                     nspawn_argv(spec, interactive=interactive, bundle=bundle),
@@ -380,7 +370,7 @@ class _Session:
                 self._streams.resize()
                 child.send_signal(number)
                 continue
-            self._stop_requests += number in _STOPPING
+            self._stop_requests += number in STOPPING_SIGNALS
             if self._stop_requests == limits.STOP_SIGNALS_TO_KILL and self._leader is not None:
                 self._leader.send_signal(signal.SIGKILL)  # and with it all of the container; nspawn then tidies up
             elif self._stop_requests >= limits.STOP_SIGNALS_TO_KILL:

@@ -14,14 +14,27 @@ several tasks at once, and may be cancelled.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from vmhost.nspawn import NspawnSpec
+
+FORWARDED_SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""What a runner's own process gets and passes on to the program."""
+STOPPING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""Those of them that, said again and again, end a container that does not listen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from vmhost.agent.protocol import PORT_NAME
 from vmhost.agent.session import OutputStream, Session
 from vmhost.errors import AgentLost, ContainerFailed
 from vmhost.limits import STOP_SIGNALS_TO_KILL
-from vmhost.machine import Machine
+from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver, MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
@@ -47,15 +47,6 @@ _PLACE: Final = "/run/hyper/container"
 _ROOT: Final = f"{_PLACE}/root"
 _TOOL: Final = "/bin/busybox"
 _IDLE: Final = ("/run/hypernode/busybox", "sleep", "2147483647")
-_FORWARDED: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 _TELL_DISKS: Final = (
     'for d in /sys/block/vd*; do read -r s <$d/serial; echo "$s ${d##*/}"; echo "$0" >$d/queue/read_ahead_kb; done'
 )
@@ -140,7 +131,7 @@ class MachineRunner:
         if spec.binds:
             raise Refused("a virtual machine sees no directory of this host", hint="mount them with --isolation host")
         machine = self._setup.spec(spec.machine)
-        with trio.open_signal_receiver(*_FORWARDED, signal.SIGWINCH) as signals, ExitStack() as stack:
+        with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals, ExitStack() as stack:
             streams = ProgramStreams(stack, stdin, stdout, stderr, tty=tty, on_first_output=on_first_output)
             run = _Run(spec, self._setup, streams, on_started, self._note)
             outcome: int | Exception | None = None
@@ -236,7 +227,7 @@ class _Run:
 
     async def forward_signals(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
-            self._stop_requests += number in _STOPPING
+            self._stop_requests += number in STOPPING_SIGNALS
             if self._main is None or self._container is None:
                 if number != signal.SIGWINCH:
                     self.stopped_by = number
