@@ -34,7 +34,7 @@ from vmhost.machine import Runner
 from vmhost.machines.container import MachineHost, MachineRunner, MachineSetup
 from vmhost.machines.limits import MEMORY_MIB_DEFAULT
 from vmhost.machines.pci import obstacle, read_devices
-from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, remember_kvm
+from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, processor_model, remember_kvm
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
@@ -123,7 +123,8 @@ def _hosts(setup: MachineSetup, platforms: list[Platform], guest: str) -> list[M
     directory = default_templates(os.environ)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     spec = replace(setup.spec("template"), words=WORDS)
+    processor = processor_model()
     return [
-        MachineHost(QemuDriver(one), directory / template_name(spec, one, guest, qemu_version(one)))
+        MachineHost(QemuDriver(one), directory / template_name(spec, one, guest, qemu_version(one), processor))
         for one in platforms
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ from vmhost.machines.spec import Accelerator
 from vmhost.machines.tsc import measure_tsc_khz
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_PROCESSORS: Final = Path("/proc/cpuinfo")
+_MODEL_FIELDS: Final = re.compile(r"(vendor_id|cpu family|model|model name|stepping|CPU \w+|flags|Features)\s*:")
 _ARCHES: Final = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 _VERDICT_BYTES_MAX: Final = 4096
 
@@ -26,6 +29,15 @@ def host_arch() -> str:
     """Of this host, in Debian's words; as the machine calls itself where these have none."""
     machine = platform.machine()
     return _ARCHES.get(machine, machine)
+
+
+def processor_model() -> str:
+    """What this host's first processor is, in the kernel's words; empty where it tells nothing."""
+    try:
+        first = _PROCESSORS.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return ""
+    return "\n".join(line for line in first.splitlines() if _MODEL_FIELDS.match(line))
 
 
 def find_platforms(arch: str, remembered: Path, *, needs_pci: bool = False) -> list[Platform]:

@@ -5,9 +5,10 @@ makes one: its kernel was told to keep the drivers of disks and network for late
 mounted. It is restored with the disks that a machine has, then woken: fresh randomness, its own time, name and
 address; only then the drivers look, and find the disks of this machine.
 
-A saved state fits exactly what it was saved from, so its name has all of that: QEMU and its version, the guest's build,
-the board, the processors, the memory, the number of disks and channels. It says nothing of any container, and is never
-taken to another host. What does not restore is thrown away, and the machine boots.
+A saved state fits exactly what it was saved from, so its name has all of that: QEMU and its version, this host's model
+of processor, the guest's build, the board, the processors, the memory, the number of disks and channels. The rate of
+the host's clock goes with the model, since no two measurements of it agree. A state says nothing of any container, and
+is never taken to another host. What does not restore is thrown away, and the machine boots.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ def default_templates(environment: Mapping[str, str]) -> Path:
     return Path(base).absolute() / "hypernode" / "templates"
 
 
-def template_name(spec: MachineSpec, platform: Platform, guest: str, version: str) -> str:
-    """Of the template for machines like `spec`. `guest`: its build's digest, `version`: QEMU's. Pure."""
+def template_name(spec: MachineSpec, platform: Platform, guest: str, version: str, processor: str) -> str:
+    """Of the template for machines like `spec`.
+
+    `guest`: its build's digest, `version`: QEMU's, `processor`: `processor_model()`. Pure.
+    """
     like = replace(
         spec,
         name="template",
@@ -53,7 +57,7 @@ def template_name(spec: MachineSpec, platform: Platform, guest: str, version: st
         mac=None,
         ports=(),
     )
-    text = json.dumps([qemu_argv(like, platform), guest, version])
+    text = json.dumps([qemu_argv(like, replace(platform, tsc_khz=None)), guest, version, processor])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
