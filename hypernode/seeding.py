@@ -71,6 +71,16 @@ class Progress:
             self.here_bytes = sum(size for block, size in self.blocks.items() if blocks.has(block))
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A seed as one task carries it out; changed, it is another order. `progress` may be one that nobody asks for any
+    more: a task that was cancelled goes on to its next checkpoint."""
+
+    seed: Seed
+    progress: Progress = field(default_factory=Progress)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
 class _Bell:
     """Rung from whichever thread commits to the log."""
 
@@ -102,13 +112,12 @@ class Seeding:
         self._nursery = nursery
         self._budget = node.config.budget
         self._turns = trio.CapacityLimiter(SEEDS_FETCHING_MAX)
-        self._running: dict[str, trio.CancelScope] = {}
-        self._progress: dict[str, Progress] = {}
+        self._orders: dict[str, _Order] = {}
         self._moved = trio.Event()
 
     def progress(self, identifier: str) -> Progress:
-        found = self._progress.get(identifier)
-        return Progress() if found is None else found
+        found = self._orders.get(identifier)
+        return Progress() if found is None else found.progress
 
     async def wait_moved(self) -> None:
         """Until the state of some order is another."""
@@ -117,64 +126,67 @@ class Seeding:
     def start(self, seed: Seed) -> None:
         """Begin with an order, or begin anew with one that was changed."""
         self.stop(seed.id)
-        scope = trio.CancelScope()
-        self._running[seed.id] = scope
-        self._progress[seed.id] = Progress()
-        self._nursery.start_soon(self._run, seed, scope)
+        self._orders[seed.id] = order = _Order(seed)
+        self._nursery.start_soon(self._run, order)
 
     def stop(self, identifier: str) -> None:
-        scope = self._running.pop(identifier, None)
-        if scope is not None:
-            scope.cancel()
-        self._progress.pop(identifier, None)
+        order = self._orders.pop(identifier, None)
+        if order is not None:
+            order.scope.cancel()
 
-    async def _run(self, seed: Seed, scope: trio.CancelScope) -> None:
-        with scope:
+    async def _run(self, order: _Order) -> None:
+        with order.scope:
+            seed = order.seed
             log = self._node.repository.logs.add_remote(seed.key)
             self._node.join(seed.key, seed.peers)
             bell = _Bell()
             unsubscribe = log.subscribe(bell.ring)
             try:
-                await self._follow(seed, log, bell)
+                await self._follow(order, log, bell)
             finally:
                 unsubscribe()
 
-    async def _follow(self, seed: Seed, log: Log, bell: _Bell) -> None:
+    async def _follow(self, order: _Order, log: Log, bell: _Bell) -> None:
+        seed, progress = order.seed, order.progress
         pause = SEED_RETRY_SECONDS
         while True:
             bell.clear()
             try:
-                await self._meet(seed, log)
+                await self._meet(order, log)
                 wait, pause = SEED_REVIEW_SECONDS, SEED_RETRY_SECONDS
             except HyperError as error:
                 _log.info("seeding %s: %s", seed.link, error.message)
-                state = FAILED if isinstance(error, NotFound | StoreFull) else self.progress(seed.id).state
-                self._tell(seed, state if state != COMPLETE else QUEUED, error.message)
+                state = FAILED if isinstance(error, NotFound | StoreFull) else progress.state
+                self._tell(order, state if state != COMPLETE else QUEUED, error.message)
+                wait, pause = pause, min(2 * pause, SEED_RETRY_SECONDS_MAX)
+            except Exception as error:  # noqa: BLE001  # as in api/server.py: a bug in one order is not the node's end
+                _log.error("seeding %s ended with a bug", seed.link, exc_info=error)
+                self._tell(order, FAILED, f"bug in hypernode: {type(error).__name__}: {error}")
                 wait, pause = pause, min(2 * pause, SEED_RETRY_SECONDS_MAX)
             with trio.move_on_after(wait):
                 await bell.wait()
 
-    def _tell(self, seed: Seed, state: str, detail: str = "") -> None:
-        progress = self._progress.get(seed.id)
-        if progress is not None and (progress.state, progress.detail) != (state, detail):
+    def _tell(self, order: _Order, state: str, detail: str = "") -> None:
+        progress = order.progress
+        if (progress.state, progress.detail) != (state, detail):
             progress.state, progress.detail = state, detail
             self._moved.set()
             self._moved = trio.Event()
 
-    async def _meet(self, seed: Seed, log: Log) -> None:
+    async def _meet(self, order: _Order, log: Log) -> None:
         """Fetch what is missing for the order as things stand. Raises what kept it from that."""
+        seed, progress = order.seed, order.progress
         if not log.length:
-            self._tell(seed, QUEUED, "looking for peers")
+            self._tell(order, QUEUED, "looking for peers")
             await self._node.swarm.sync_log(seed.key)
         versions = wanted(seed, Catalog.of(log))
-        progress = self._progress[seed.id]
         if progress.newest != versions[0].number:
             progress.newest = versions[0].number
-            self._tell(seed, QUEUED, "a new version")  # what was complete was the order before it
+            self._tell(order, QUEUED, "a new version")  # what was complete was the order before it
         # Before anything of them comes, so that no collection takes it away again.
         before = self._kept(seed)
         await self._keep(seed, {**{each.entry: False for each in versions}, **before})
-        sizes = await self._learn(seed, log, versions)
+        sizes = await self._learn(order, log, versions)
         count = fitting(list(sizes.values()), seed.budget)
         after = {entry: place < count for place, entry in enumerate(sizes)}
         gone = let_go(before, after)
@@ -182,13 +194,13 @@ class Seeding:
             await self._let_go(seed, log, after, gone)
         else:
             await self._keep(seed, {**dict.fromkeys(gone, True), **after})
-        await self._fetch(seed, [sizes[entry] for entry in after if after[entry]])
+        await self._fetch(order, [sizes[entry] for entry in after if after[entry]])
         await self._let_go(seed, log, after, gone)
         if count < len(versions):
             words = "not even the newest version fits" if not count else f"only {count} of {len(versions)} versions fit"
-            self._tell(seed, COMPLETE if count or seed.is_sparse else FAILED, f"{words} the budget")
+            self._tell(order, COMPLETE if count or seed.is_sparse else FAILED, f"{words} the budget")
         else:
-            self._tell(seed, COMPLETE)
+            self._tell(order, COMPLETE)
 
     def _kept(self, seed: Seed) -> Mapping[EntryId, bool]:
         current = self._node.seeds.get(seed.id)
@@ -200,9 +212,9 @@ class Seeding:
             if current is not None and current.kept != kept:
                 self._node.seeds.put(replace(current, kept=kept))
 
-    async def _learn(self, seed: Seed, log: Log, versions: list[Published]) -> dict[EntryId, Sizes]:
+    async def _learn(self, order: _Order, log: Log, versions: list[Published]) -> dict[EntryId, Sizes]:
         """What each version takes: of a sparse order, what is here of it. Fetches their manifests."""
-        hot = hot_blocks(log)
+        seed, hot = order.seed, hot_blocks(log)
         blocks, source = self._node.repository.blocks, self._source(seed)
         found: dict[EntryId, Sizes] = {}
         for published in versions:
@@ -211,7 +223,7 @@ class Seeding:
             if all(blocks.has(block.id) for block in reference.blocks):
                 manifest = await fetch_manifest(reference, source)
             else:
-                async with self._turn(seed, f"the manifest of version {published.number}"):
+                async with self._turn(order, f"the manifest of version {published.number}"):
                     manifest = await fetch_manifest(reference, source)
             await tell_table(self._node.swarm, seed.key, manifest)
             sizes = reached(reference, manifest) | dict(hot.get(reference.id, {}))
@@ -221,20 +233,20 @@ class Seeding:
         return found
 
     @asynccontextmanager
-    async def _turn(self, seed: Seed, detail: str = "") -> AsyncIterator[None]:
+    async def _turn(self, order: _Order, detail: str = "") -> AsyncIterator[None]:
         """One of the few that fetch at a time. Who has no peer waits for one outside, in nobody's way."""
-        self._tell(seed, QUEUED, "looking for peers")
-        await self._node.swarm.sync_log(seed.key)
-        self._tell(seed, QUEUED, "waiting for its turn")
+        self._tell(order, QUEUED, "looking for peers")
+        await self._node.swarm.sync_log(order.seed.key)
+        self._tell(order, QUEUED, "waiting for its turn")
         async with self._turns:
-            self._tell(seed, FETCHING, detail)
+            self._tell(order, FETCHING, detail)
             yield
 
     def _source(self, seed: Seed) -> StoredSource:
         return StoredSource(self._node.repository.blocks, self._node.swarm.source(seed.key))
 
-    async def _fetch(self, seed: Seed, versions: list[Sizes]) -> None:
-        progress, blocks = self._progress[seed.id], self._node.repository.blocks
+    async def _fetch(self, order: _Order, versions: list[Sizes]) -> None:
+        progress, blocks = order.progress, self._node.repository.blocks
         together: Sizes = {}
         for sizes in versions:
             together |= sizes
@@ -244,9 +256,9 @@ class Seeding:
         try:
             missing = [StoredBlock(block, size) for block, size in together.items() if not blocks.has(block)]
             if missing:
-                async with self._turn(seed):
+                async with self._turn(order):
                     await self._make_room(sum(block.stored_bytes for block in missing))
-                    await self._bring(seed, iter(missing))
+                    await self._bring(order.seed, iter(missing))
             progress.look(blocks)
         finally:
             progress.blocks = {}
