@@ -22,6 +22,14 @@ def pytest_configure() -> None:
     leftovers.become_reaper()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where kernel, processes and network are real, one failure in thousands of runs is the machine's: such a test gets
+    a second try. The summary shows each that took it, as something to look into."""
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     marker = item.get_closest_marker("real")
     if marker and (reason := real.missing(marker.args or real.USUAL)):
