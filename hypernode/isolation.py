@@ -26,6 +26,7 @@ import trio
 from hyperlog.errors import NotFound, Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.config import Config
+from hypernode.containers.wishes import parse_bind
 from hypernode.errors import Untrusted
 from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
 from vmhost.console import run_container
@@ -37,6 +38,7 @@ from vmhost.machines.pci import obstacle, read_devices
 from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, processor_model, remember_kvm
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform
+from vmhost.machines.shares import check_shareable
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
 
 GUEST_PROFILE: Final = "fast"
@@ -79,6 +81,7 @@ async def _machine_runner(
     config: Config, asked: CreateContainer, ready: Mapping[str, Any], note: Callable[[str], None]
 ) -> MachineRunner:
     await trio.to_thread.run_sync(_check_gpus, asked.gpus)
+    await trio.to_thread.run_sync(_check_binds, asked.binds, config.home)
     arch = host_arch()
     remembered = (config.state or config.home) / "kvm.json"
     find = partial(find_platforms, arch, remembered, needs_pci=bool(asked.gpus))
@@ -93,6 +96,7 @@ async def _machine_runner(
         metadata=disks["metadata"],
         blob=disks["blob"],
         directory=Path(ready["root"]).parent,
+        layer=disks["layer"],
         read_ahead_kib=TRACED_READ_AHEAD_KIB if disks["traced"] else READ_AHEAD_KIB,
         cpus=max(1, math.ceil(asked.cpus or 1)),
         memory_mib=MEMORY_MIB_DEFAULT if asked.memory is None else asked.memory >> 20,
@@ -106,6 +110,12 @@ async def _machine_runner(
 
     hosts = await trio.to_thread.run_sync(partial(_hosts, setup, allowed, guest.info.digest))
     return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
+
+
+def _check_binds(texts: tuple[str, ...], home: Path) -> None:
+    for bind in map(parse_bind, texts):
+        if bind.source.startswith("/"):
+            check_shareable(bind.source, home)
 
 
 def _check_gpus(addresses: tuple[str, ...]) -> None:

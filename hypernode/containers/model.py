@@ -48,8 +48,8 @@ class ContainerSpec:
     @property
     def volume(self) -> str | None:
         """The volume that takes what it writes. None: nothing is kept."""
-        if self.asked.keep is not None or self.foreground or self.asked.auto_remove:
-            return self.asked.keep
+        if self.asked.keep is not None or self.foreground or self.asked.auto_remove or self.asked.isolation == "vm":
+            return self.asked.keep  # a machine's memory is its own layer, unless told otherwise
         return self.own_volume
 
     @property

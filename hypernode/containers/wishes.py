@@ -42,7 +42,7 @@ def check(asked: CreateContainer) -> None:
         if not text.partition("=")[0] or len(text) > 4096:
             raise Refused(f"{text[:64]!r} is no label", "write NAME=VALUE")
     for text in asked.binds:
-        _parse_bind(text)
+        parse_bind(text)
     _check_isolation(asked)
     if asked.ports and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
@@ -76,10 +76,6 @@ def _check_isolation(asked: CreateContainer) -> None:
         if asked.gpus:
             raise Refused("a device is passed to virtual machines only", "with --isolation vm")
         return
-    if asked.binds:
-        raise Refused("a virtual machine sees no directory of this host", "copy files in with `hypernode cp`")
-    if asked.keep is not None:
-        raise Refused("a virtual machine keeps nothing of what it writes", "--keep goes with --isolation host")
     if asked.processes is not None:
         raise Refused("a virtual machine has no limit of processes", "--pids-limit goes with --isolation host")
 
@@ -102,7 +98,7 @@ def boot_request(spec: ContainerSpec) -> Boot:
         prefetch=asked.prefetch,
         prefetch_rate=asked.prefetch_rate,
         complete=asked.complete,
-        keep=None if asked.isolation == "vm" else spec.volume,
+        keep=spec.volume,
         isolation=asked.isolation,
         own_users=asked.network != "host",
     )
@@ -123,13 +119,13 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
         user=settings["user"] or "root" if asked.user is None else asked.user,
         users=None if ready["users"] is None else UserRange(*ready["users"]),
         host_network=asked.network == "host",
-        binds=tuple(_place(_parse_bind(text), directories) for text in asked.binds),
+        binds=tuple(_place(parse_bind(text), directories) for text in asked.binds),
         read_only=asked.read_only,
         limits=Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes),
     )
 
 
-def _parse_bind(text: str) -> Bind:
+def parse_bind(text: str) -> Bind:
     """`SOURCE:TARGET[:ro|:rw]`; the source may still be a name. Raises `Refused`."""
     words = text.split(":")
     mode = words.pop() if len(words) == 3 else "rw"

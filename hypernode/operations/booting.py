@@ -28,6 +28,7 @@ from hypernode.operations.tracing import check_may_record, find_trace, keep_reco
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
 from hypernode.tables import tell_hot_table
+from hypernode.volumes import Volume
 from images.catalog import Resolved
 from images.reader import BlobReader
 from images.source import StoredSource
@@ -58,7 +59,7 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
         volume = None if request.keep is None else await volume_over(node, request.keep, image)
         on_failure = await stack.enter_async_context(relaying_failures(call))
         if request.isolation == "vm":
-            fields = await stack.enter_async_context(_disks(node, request, image, start, on_failure))
+            fields = await stack.enter_async_context(_disks(node, request, image, start, on_failure, volume))
         else:
             mounting = node.mounts.container_root(
                 image.mountable,
@@ -107,11 +108,12 @@ def _chronicled(node: Node, image: OpenImage, bytes_before: int) -> Iterator[Non
 
 @asynccontextmanager
 async def _disks(
-    node: Node, request: Boot, image: OpenImage, start: Start, on_failure: OnReadFailure
+    node: Node, request: Boot, image: OpenImage, start: Start, on_failure: OnReadFailure, volume: Volume | None
 ) -> AsyncIterator[Mapping[str, Any]]:
     """For a virtual machine, as fields of `ready`."""
     async with node.mounts.machine_disks(image.mountable, request.read_deadline, on_failure) as disks:
-        files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching}
+        layer = None if volume is None else str(volume.layer)
+        files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching, "layer": layer}
         yield {"root": str(disks.place / "root"), "users": None, "disks": files}
 
 
@@ -119,8 +121,8 @@ def _check(request: Boot) -> None:
     """Raises `Refused`, `HostUnfit`."""
     if request.isolation not in ("host", "vm"):
         raise Refused(f"there is no isolation {request.isolation!r}", "host or vm")
-    if request.isolation == "vm" and (request.keep is not None or request.record is not None):
-        raise Refused("a virtual machine's writes and reads are its own", "keep and record with --isolation host")
+    if request.isolation == "vm" and request.record is not None:
+        raise Refused("what a virtual machine reads is not recorded", "record with --isolation host")
     require(Purpose.MACHINE if request.isolation == "vm" else Purpose.CONTAINER)
 
 

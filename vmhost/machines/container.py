@@ -1,6 +1,7 @@
 """A container in a virtual machine of its own: started, relayed, watched, ended. What `console.py` does on this host.
 
-    node ── disks: EROFS metadata, blob ──▶ QEMU ── virtio-blk ──▶ guest: EROFS, overlay on memory, systemd-nspawn
+    node ── disks: EROFS metadata, blob ──▶ QEMU ── virtio-blk ──▶ guest: EROFS, overlay, systemd-nspawn
+    host's directories ──▶ virtiofsd ──▶ QEMU ── virtiofs ──▶ guest: the overlay's upper layer, if it is kept; binds
     this process ◀── streams, signals, exit code: the agent's channel ──▶ program in the container
 
 The guest's first and only container is led by an idle program of the guest's own; the image's command is then run into
@@ -23,7 +24,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from hyperlog.errors import Refused, Unavailable
+from hyperlog.errors import Unavailable
 from vmhost.agent.client import NODEV, RDONLY, Agent, Mount, open_agent
 from vmhost.agent.machine import AgentMachine
 from vmhost.agent.protocol import PORT_NAME
@@ -35,16 +36,18 @@ from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver, MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
 from vmhost.machines.program_streams import ProgramStreams, outcome_of
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, PortForward
+from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, PortForward, SharedDirectory
 from vmhost.machines.template import WORDS, make_template
 from vmhost.nspawn import Bind, NspawnSpec, nspawn_argv
 
 METADATA: Final = "metadata"
 BLOB: Final = "blob"
 """Serials of the image's disks."""
+_LAYER: Final = "layer"
 _T = TypeVar("_T")
 _PLACE: Final = "/run/hyper/container"
 _ROOT: Final = f"{_PLACE}/root"
+_BINDS: Final = f"{_PLACE}/binds"
 _TOOL: Final = "/bin/busybox"
 _IDLE: Final = ("/run/hypernode/busybox", "sleep", "2147483647")
 _TELL_DISKS: Final = (
@@ -54,7 +57,10 @@ _TELL_DISKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MachineSetup:
-    """What a container's machine is made of. `directory` is its own; `read_ahead_kib`: of the guest, on the image."""
+    """What a container's machine is made of. `directory` is its own; `read_ahead_kib`: of the guest, on the image.
+
+    `layer`: the directory of the host that keeps what it writes, in `upper` and `work`; None: the guest's memory.
+    """
 
     kernel: Path
     initrd: Path
@@ -62,14 +68,18 @@ class MachineSetup:
     blob: str
     directory: Path
     read_ahead_kib: int
+    layer: str | None = None
     cpus: int = 1
     memory_mib: int = limits.MEMORY_MIB_DEFAULT
     network: bool = False
     ports: tuple[PortForward, ...] = ()
     pci_devices: tuple[str, ...] = ()
 
-    def spec(self, name: str) -> MachineSpec:
+    def spec(self, name: str, binds: Sequence[Bind] = ()) -> MachineSpec:
         """Raises Refused."""
+        shares = [SharedDirectory(_bind_tag(place), bind.source, bind.read_only) for place, bind in enumerate(binds)]
+        if self.layer is not None:
+            shares.append(SharedDirectory(_LAYER, self.layer, is_layer=True))
         return MachineSpec(
             name=name,
             kernel=str(self.kernel),
@@ -82,6 +92,7 @@ class MachineSetup:
                 # Past the host's page cache: its read-ahead would fetch what the guest never asked for.
                 FileDisk(BLOB, self.blob, read_only=True, direct=True),
             ),
+            shares=tuple(shares),
             channels=(PORT_NAME,),
             network=self.network,
             ports=self.ports,
@@ -128,9 +139,7 @@ class MachineRunner:
         on_started: Callable[[Machine], None],
     ) -> int:
         """See there. Raises besides MachineFailed, MachineHangs, NoHypervisor, MachineBusy."""
-        if spec.binds:
-            raise Refused("a virtual machine sees no directory of this host", hint="mount them with --isolation host")
-        machine = self._setup.spec(spec.machine)
+        machine = self._setup.spec(spec.machine, spec.binds)
         with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals, ExitStack() as stack:
             streams = ProgramStreams(stack, stdin, stdout, stderr, tty=tty, on_first_output=on_first_output)
             run = _Run(spec, self._setup, streams, on_started, self._note)
@@ -174,7 +183,7 @@ class MachineRunner:
 
     async def _template(self, host: MachineHost, machine: MachineSpec, *, patient: bool) -> Path | None:
         """The saved machine to begin from, made now if need be. Raises MachineFailed where another host may do."""
-        if host.template is None or machine.pci_devices:
+        if host.template is None or machine.pci_devices or machine.shares:
             return None
         if not await trio.to_thread.run_sync(host.template.exists):
             seconds = limits.BOOT_SECONDS if patient else limits.KVM_SILENT_SECONDS
@@ -282,6 +291,7 @@ class _Run:
             self._container = AgentMachine(vm, agent, self._spec, main, lead=lead)
             self._on_started(self._container)
             code = await self._streams.relay(main)
+            await self._settle(agent)
             if self._container.oom_killed:
                 self._note(f"the guest ran out of memory: it has {self._setup.memory_mib} MiB (--memory)")
             return code
@@ -301,16 +311,22 @@ class _Run:
     async def _mount(self, agent: Agent) -> None:
         disks = await _find_disks(agent, self._setup.read_ahead_kib)
         lower, upper = f"{_PLACE}/lower", f"{_PLACE}/upper"
-        layers = f"lowerdir={lower},upperdir={upper}/data,workdir={upper}/work,metacopy=on,index=off"
+        layers = f"lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work,metacopy=on,index=off"
+        if self._setup.layer is None:
+            space = Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={limits.UPPER_PERCENT}%")
+        else:
+            space = Mount(_LAYER, upper, "virtiofs", NODEV)
+        binds = [Mount(_bind_tag(place), f"{_BINDS}/{place}", "virtiofs") for place, _ in enumerate(self._spec.binds)]
         await agent.mount(
             [
                 Mount(f"/dev/{disks[METADATA]}", lower, "erofs", RDONLY | NODEV, f"device=/dev/{disks[BLOB]}"),
-                Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={limits.UPPER_PERCENT}%"),
-                Mount("", f"{upper}/data", "directory"),
+                space,
+                Mount("", f"{upper}/upper", "directory"),
                 Mount("", f"{upper}/work", "directory"),
                 Mount("hypernode", _ROOT, "overlay", NODEV, layers),
                 Mount("", f"{_ROOT}/usr", "directory"),  # nspawn refuses a root without
                 Mount("", f"{_ROOT}/tmp", "directory"),
+                *binds,
             ]
         )
 
@@ -324,7 +340,10 @@ class _Run:
             workdir="/",
             user="root",
             host_network=True,
-            binds=(Bind(_TOOL, _IDLE[0], read_only=True),),
+            binds=(
+                Bind(_TOOL, _IDLE[0], read_only=True),
+                *(replace(bind, source=f"{_BINDS}/{place}") for place, bind in enumerate(self._spec.binds)),
+            ),
         )
         environment = {"SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
         if accelerator is Accelerator.TCG:
@@ -335,6 +354,16 @@ class _Run:
             words = (await _collect(lead.stderr)).decode("utf-8", "replace").strip()
             raise ContainerFailed(f"systemd-nspawn could not start the container: {words or 'it ended at once'}")
         return lead
+
+    async def _settle(self, agent: Agent) -> None:
+        """What the program left in mapped pages of the host's directories goes there before the machine ends."""
+        if self._setup.layer is None and not self._spec.binds:
+            return
+        with trio.move_on_after(limits.SYNC_SECONDS):
+            async with await agent.exec(["sync"]) as syncing:
+                await syncing.wait()
+            return
+        self._note(f"the machine did not write everything to this host within {limits.SYNC_SECONDS:g} s")
 
     async def _start(self, agent: Agent) -> Session:
         """The image's command. Raises ProgramNotFound, ProgramNotExecutable, Refused."""
@@ -351,6 +380,10 @@ class _Run:
             tty=self._streams.size() if self._streams.tty else None,
             container=spec.machine,
         )
+
+
+def _bind_tag(place: int) -> str:
+    return f"bind{place}"
 
 
 async def _find_disks(agent: Agent, read_ahead_kib: int) -> dict[str, str]:

@@ -10,6 +10,8 @@ MEMORY_MIB_MAX: Final = 1 << 20
 MEMORY_MIB_DEFAULT: Final = 512
 CPUS_MAX: Final = 255
 PORTS_MAX: Final = 64
+SHARES_MAX: Final = 16
+"""Directories of the host: each is a process there and a device here, and a microvm has few places for devices."""
 
 START_SECONDS: Final = 10.0
 """Until QEMU answers on its control socket: it has opened all of its files by then."""
@@ -39,6 +41,8 @@ PROBE_SECONDS: Final = 5.0
 TSC_SAMPLE_SECONDS: Final = 0.02
 """Over which the processor's clock is measured: the two ends are known to a microsecond, so to 1 in 10 000."""
 
+SYNC_SECONDS: Final = 10.0
+"""For what a program left in mapped pages to reach the host's directories, once it has ended."""
 LAST_WORDS_SECONDS: Final = 1.0
 """For what a machine said before it ended to be read, and its end to be seen."""
 UPPER_PERCENT: Final = 75

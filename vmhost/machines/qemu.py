@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,6 +30,7 @@ from vmhost.machines.driver import MachineEnd
 from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
 from vmhost.machines.qemu_argv import CONTROL_SOCKET, PROGRAMS, Platform, channel_socket, qemu_argv
 from vmhost.machines.qmp import ControlSession
+from vmhost.machines.shares import serving
 from vmhost.machines.spec import MachineSpec
 from vmhost.process import ChildProcess, open_child
 from vmhost.streams import Source
@@ -55,6 +56,7 @@ class QemuMachine:
         self._words = bytearray()
         self._words_complete = trio.Event()
         self._is_killed = False
+        self._lost = ""
 
     @property
     def console_bytes(self) -> int:
@@ -104,6 +106,8 @@ class QemuMachine:
         with trio.move_on_after(limits.QUIT_SECONDS):
             await self._words_complete.wait()
         reason = self._session.shutdown_reason if self._session is not None else None
+        if self._lost:
+            return MachineEnd(by_guest=False, reason=self._lost)
         return machine_end(status, reason, bytes(self._words), killed_by_us=self._is_killed)
 
     def kill(self) -> None:
@@ -118,6 +122,14 @@ class QemuMachine:
             nursery.start_soon(self._keep_words, errors)
             with Source(console) as source:
                 await self._console.keep(source)
+
+    async def end_with(self, server: ChildProcess) -> None:
+        """What serves its directories: without that, the guest would wait for them for ever."""
+        await server.wait()
+        await trio.sleep(limits.LAST_WORDS_SECONDS)  # it ends with QEMU, too, and may be seen to first
+        if self._child.poll() is None:
+            self._lost = "virtiofsd, which shows it directories of this host, has ended"
+            self._child.send_signal(signal.SIGKILL)
 
     async def _keep_words(self, descriptor: int) -> None:
         with Source(descriptor) as source:
@@ -214,9 +226,14 @@ class QemuDriver:
         argv = qemu_argv(spec, self._platform, restoring=restore is not None)
         program = qemu_program(self._platform.arch)
         failure: MachineFailed | None = None
-        with _locked(directory), _Pipe() as console, _Pipe() as errors, _nothing() as nothing:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_locked(directory))
+            console, errors = stack.enter_context(_Pipe()), stack.enter_context(_Pipe())
+            nothing = stack.enter_context(_nothing())
             for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels)):
                 _remove(directory / name)  # a killed one's, where nobody answers
+            shown = serving(spec.shares, directory, nothing=nothing, errors=errors.theirs)
+            servers = await stack.enter_async_context(shown)
             starting = open_child(
                 [program, *argv[1:]],
                 stdin=nothing,
@@ -229,6 +246,8 @@ class QemuDriver:
             async with starting as child, trio.open_nursery() as nursery:
                 machine = QemuMachine(spec, self._platform, child, directory)
                 nursery.start_soon(machine.attend, console.take(), errors.take())
+                for server in servers:
+                    nursery.start_soon(machine.end_with, server)
                 try:
                     try:
                         await machine.begin(nursery, restore)

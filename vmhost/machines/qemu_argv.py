@@ -6,6 +6,7 @@
   Where that rate is not known, q35 is used, which has an ACPI timer.
 - `force-legacy=off`: virtio 1.0 over MMIO; the balloon's reporting of free pages needs it.
 - Disks are found by serial number: on MMIO their order is not that of the command line.
+- The server of a shared directory maps the guest's memory, so that lies in a file without a name then.
 - Sockets and logs are named relative to the machine's directory, in which QEMU runs: socket addresses are short.
 """
 
@@ -41,6 +42,11 @@ def choose_model(arch: str, accelerator: Accelerator, *, tsc_khz: int | None, ne
     return Model.MICROVM if accelerator is Accelerator.KVM or tsc_khz is not None else Model.Q35
 
 
+def share_socket(place: int) -> str:
+    """The name of a shared directory's socket in the machine's directory."""
+    return f"share{place}.sock"
+
+
 def channel_socket(name: str) -> str:
     """The name of a channel's socket in the machine's directory."""
     return f"{name}.sock"
@@ -52,7 +58,7 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
     argv = [
         PROGRAMS[platform.arch],
         "-name", spec.name,
-        *_processor(platform),
+        *_processor(platform, shared_memory=bool(spec.shares)),
         "-smp", str(spec.cpus),
         "-m", f"{spec.memory_mib}M",
         "-nodefaults",
@@ -81,6 +87,11 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
     for place, disk in enumerate(spec.disks):
         argv += ["-blockdev", _backend(disk, place)]
         argv += ["-device", f"virtio-blk-{suffix},drive=disk{place},serial={disk.serial}"]
+    if spec.shares:
+        argv += ["-object", f"memory-backend-memfd,id=memory,size={spec.memory_mib}M,share=on"]
+    for place, share in enumerate(spec.shares):
+        argv += ["-chardev", f"socket,id=share{place},path={share_socket(place)}"]
+        argv += ["-device", f"vhost-user-fs-{suffix},chardev=share{place},tag={share.tag}"]
     if spec.network:
         argv += ["-netdev", ",".join(["user,id=net", *map(_forward, spec.ports)])]
         argv += ["-device", f"virtio-net-{suffix},netdev=net" + (f",mac={spec.mac}" if spec.mac else "")]
@@ -99,8 +110,10 @@ def kernel_words(spec: MachineSpec, platform: Platform) -> Sequence[str]:
     return [*words, *spec.words]
 
 
-def _processor(platform: Platform) -> list[str]:
+def _processor(platform: Platform, *, shared_memory: bool) -> list[str]:
     model = platform.model.value
+    if shared_memory:
+        model += ",memory-backend=memory"
     if platform.model is Model.VIRT and platform.accelerator is not Accelerator.TCG:
         model += ",gic-version=max"
     accelerator = platform.accelerator.value

@@ -62,6 +62,17 @@ Disk = FileDisk | NbdDisk
 
 
 @dataclass(frozen=True, slots=True)
+class SharedDirectory:
+    """A directory of the host that the guest mounts by `tag` (virtiofs). What it writes there is the host's at once."""
+
+    tag: str
+    path: str
+    read_only: bool = False
+    is_layer: bool = False
+    """Overlayfs keeps what it knows in the attributes of its files (trusted.*), and nobody else changes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class PortForward:
     """What reaches the host's port goes to the guest's. The host's address is the loopback unless said otherwise."""
 
@@ -83,6 +94,7 @@ class MachineSpec:
     cpus: int = 1
     memory_mib: int = limits.MEMORY_MIB_DEFAULT
     disks: tuple[Disk, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     channels: tuple[str, ...] = ()
     """Names of byte streams between host and guest: /dev/virtio-ports/NAME there."""
     network: bool = False
@@ -108,6 +120,8 @@ class MachineSpec:
             raise Refused("ports need a network", hint="with --net user")
         if len(self.ports) > limits.PORTS_MAX:
             raise Refused(f"{len(self.ports)} ports are too many", hint=f"{limits.PORTS_MAX} at most")
+        if len(self.shares) > limits.SHARES_MAX:
+            raise Refused(f"{len(self.shares)} directories are too many", hint=f"{limits.SHARES_MAX} at most")
         for address in self.pci_devices:
             if not _PCI_ADDRESS.fullmatch(address):
                 raise Refused(f"not a PCI address: {address!r}", hint="such as 0000:01:00.0")
