@@ -156,6 +156,12 @@ def read_secret(path: Path, length: int = KEY_BYTES) -> bytes:
     return secret
 
 
+def remove_secret(path: Path) -> None:
+    """Delete a secret file, durably. Its bytes are not overwritten: disks may keep copies all the same."""
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in directory `path` durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from hyperlog.encoding import decode, encode
 from hyperlog.errors import Corrupt, NotFound, Refused, StoreDamaged
 from hyperlog.feeds import Feeds
 from hyperlog.ids import LogKey, WriterKey, to_text
-from hyperlog.keys import KeyPair, read_secret, write_secret
+from hyperlog.keys import KeyPair, read_secret, remove_secret, write_secret
 from hyperlog.limits import NAME_CHARACTERS_MAX
 from hyperlog.lineage import Lineage
 from hyperlog.replica import Log
@@ -81,12 +81,18 @@ class Logs:
         return pair.public
 
     def rotate(self, key: LogKey) -> WriterKey:
-        """Go on writing to the log `key` under a new key, which gets the rights of this one. Raises as `Log.append`."""
+        """Go on writing to the log `key` under a new key, which gets the rights of this one. Raises as `Log.append`.
+
+        The secret of the old one is deleted: with it one could only sign a second history of a feed that has ended.
+        """
         log = self.open(key)
+        before = log.writer
         pair = self._new_pair()
         log.rotate(pair)
         # A crash in between leaves the old key in force here; its feed has ended, and asking again makes a new one.
         self._register(key, log.name, pair.public)
+        if before is not None and all(other.writer != before for other in self.list()):
+            remove_secret(self._keys / to_text(before))
         return pair.public
 
     def key_pair(self, key: LogKey) -> KeyPair:

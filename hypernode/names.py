@@ -1,6 +1,6 @@
 """What images here are called, in a small file beside the store, so that completion needs no node and no store.
 
-Written after requests, when it changed; losable without harm.
+Written after requests that are about an image, when it changed; losable without harm.
 """
 
 from __future__ import annotations

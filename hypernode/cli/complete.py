@@ -124,10 +124,12 @@ def _values(form: str, word: str, home: str | None) -> Iterator[Candidate]:
 
 
 def _images(word: str, home: str | None) -> Iterator[Candidate]:
-    """Links that begin so, or whose image's name does."""
+    """Names that begin so; links, of images without a name and for who has begun to type one."""
     for link, name in read_names(home) if home else []:
-        if link.startswith(word) or (name or "").startswith(word):
-            yield link, "".join(character if character.isprintable() else "�" for character in name or "image")
+        if name and name.isprintable() and name.startswith(word):
+            yield name, link
+        elif link.startswith(word):
+            yield link, "image" if name is None or not name.isprintable() else name
 
 
 def _containers(home: str | None) -> Iterator[Candidate]:

@@ -108,7 +108,8 @@ def keys_import(
 def keys_rotate(link: LinkArgument, as_json: JsonOption = False) -> None:
     """Write to an image under a new key from here on; print it. What the old key signs from now on counts nowhere.
 
-    The new key gets the rights of the old one, ownership included, and the link stays as it is.
+    The new key gets the rights of the old one, ownership included, and the link stays as it is. The secret of the old
+    one is deleted here, as it is good for nothing any more; so are copies that `keys export` made.
 
     [bold]Examples[/bold]
 

@@ -12,7 +12,11 @@ from hypernode.cli.setting_options import option_of
 from hypernode.settings import SETTINGS
 
 LinkArgument = Annotated[
-    str, typer.Argument(metavar="LINK", help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like.")
+    str,
+    typer.Argument(
+        metavar="LINK",
+        help="hyper://KEY, hyper://KEY@VERSION, with ?peer=MULTIADDR if you like; or NAME, NAME@VERSION.",
+    ),
 ]
 PeerOption = Annotated[
     list[str] | None,

@@ -193,7 +193,12 @@ async def verify(config: Config, arguments: Arguments) -> int:
 async def pin(config: Config, arguments: Arguments) -> int:
     """Say what holds now."""
     result = await _ask(config, Pin(arguments["link"], arguments["remove"]))
-    return _answer(arguments, result, f"{result['link']} is {'kept' if result['pinned'] else 'not pinned any more'}")
+    says = "is not pinned any more"
+    if result["pinned"]:
+        says = (
+            "is kept" if result["is_here"] else "will be kept; nothing of it is here yet (`hypernode pull` fetches it)"
+        )
+    return _answer(arguments, result, f"{result['link']} {says}")
 
 
 async def unpin(config: Config, arguments: Arguments) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
@@ -41,6 +42,7 @@ from hypernode.http.limits import (
 _log: Final = logging.getLogger("hypernode.http")
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError)
 _ACCEPT_PAUSE_SECONDS: Final = 0.1
+_KEY: Final = re.compile(r"([a-z0-9]{8})[a-z0-9]{10,}")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -291,8 +293,9 @@ class _Exchange:
 
 
 def _path(request: h11.Request) -> str:
-    """For the log: without what may be a secret, and in print."""
-    return ascii(bytes(request.target).partition(b"?")[0].decode("latin-1"))
+    """For the log: without what may be a secret (queries, and keys, which are links), and in print."""
+    path = bytes(request.target).partition(b"?")[0].decode("latin-1")
+    return ascii(_KEY.sub(r"\1…", unquote(path)))
 
 
 def _reason(status: int) -> bytes:

@@ -28,6 +28,7 @@ from hypernode.api.requests import (
 from hypernode.api.seed_requests import SeedRequest
 from hypernode.api.server import Call
 from hypernode.api.token_requests import TokenRequest
+from hypernode.image_names import names_image, with_links
 from hypernode.names import remember_names
 from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
@@ -50,11 +51,13 @@ async def operate(node: Node, request: Request, call: Call) -> Mapping[str, Any]
     if isinstance(request, ContainerRequest):
         return await operate_on_containers(ContainerHost(node.config, node), request, call)
     try:
-        result = await _operate(node, request, call)
-        chronicle(node.events, request, result)
+        asked_for = with_links(request, list_names(node)) if names_image(request) else request
+        result = await _operate(node, asked_for, call)
+        chronicle(node.events, asked_for, result)
         return result
     finally:
-        remember_names(str(node.config.home), list_names(node))
+        if names_image(request):
+            remember_names(str(node.config.home), list_names(node))
 
 
 async def _operate(node: Node, request: HomeRequest, call: Call) -> Mapping[str, Any]:

@@ -31,8 +31,11 @@ from hypernode.containers.reconcile import reconcile, wait_free
 from hypernode.containers.store import Container, ContainerStore
 from hypernode.containers.wishes import check
 from hypernode.errors import BadRequest, KeeperFailed, NodeGone
+from hypernode.image_names import with_links
 from hypernode.limits import CLOSE_SECONDS, KEEPER_DIAL_SECONDS, VOLUME_BUSY_SECONDS
+from hypernode.names import read_names
 from hypernode.node import Node
+from hypernode.operations.listing import list_names
 from hypernode.volumes import VolumeStore
 
 _PIECE_BYTES: Final = 65536
@@ -115,6 +118,8 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
 
 
 async def _create(host: ContainerHost, request: asked.CreateContainer) -> Mapping[str, Any]:
+    images = read_names(str(host.config.home)) if host.node is None else list_names(host.node)
+    request = with_links(request, images)
     check(request)
     container = await trio.to_thread.run_sync(partial(host.store.create, request))
     host.tell(container, "create")

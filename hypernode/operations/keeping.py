@@ -143,7 +143,7 @@ async def pin(node: Node, request: Pin) -> Mapping[str, Any]:
         raise Conflict("that version is not pinned by itself", f"unpin the image: {Link(log.key).text}")
     else:
         node.records.keep(log.key, entry, None)
-    return {"link": Link(log.key, link.version).text, "pinned": not request.remove}
+    return {"link": Link(log.key, link.version).text, "pinned": not request.remove, "is_here": log.length > 0}
 
 
 def is_kept(node: Node, log: Log, entry: EntryId) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hyperlog.encoding import encode
 from hyperlog.entry import Kind
 from hyperlog.errors import Corrupt, HyperError, NotWriter, OutOfOrder, Refused
-from hyperlog.ids import EntryId, LogKey, WriterKey
+from hyperlog.ids import EntryId, LogKey, WriterKey, to_text
 from hyperlog.keys import KeyPair
 from hyperlog.limits import WRITERS_MAX
 from hyperlog.log import Log
@@ -226,6 +226,7 @@ def test_the_owner_can_rotate_its_key(tmp_path: Path) -> None:
     new = home.logs.rotate(log.key)
     assert log.owner == new
     assert bytes(log.key) != bytes(new)
+    assert [path.name for path in (tmp_path / "a/keys").iterdir()] == [to_text(new)], "the old secret is gone"
     log.append(b"2")
     key = KeyPair.generate().public
     log.grant(key)

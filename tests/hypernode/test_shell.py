@@ -53,16 +53,17 @@ def home(tmp_path: Path) -> Path:
         ("config ", ["check", "path", "show", "template"]),
         ("--no-mdns --listen-is-not-one bo", ["boot"]),
         ("boot --pre", ["--prefetch", "--prefetch-rate"]),
-        ("boot ", [LINK, OTHER]),
-        ("boot deb", [LINK]),
+        ("boot ", ["debian", OTHER]),
+        ("boot deb", ["debian"]),
+        ("boot hyper://8", [LINK]),
         ("boot hyper://e", [OTHER]),
         ("--home /nowhere boot ", []),
         ("--home=/nowhere boot ", []),
-        ("diff x ", [LINK, OTHER]),
+        ("diff x ", ["debian", OTHER]),
         ("diff x y ", []),
         ("boot --keep ", ["build"]),
         ("boot --keep=b", ["--keep=build"]),
-        ("boot --keep build deb", [LINK]),
+        ("boot --keep build deb", ["debian"]),
         ("commit b", ["build"]),
         ("stop w", ["web", "worker"]),
         ("stop web wo", ["worker"]),
@@ -82,7 +83,7 @@ def test_what_could_come_next(home: Path, line: str, values: list[str]) -> None:
 
 
 def test_candidates_are_described(home: Path) -> None:
-    assert complete(table(), ["boot", "deb"], str(home)) == [(LINK, "debian")]
+    assert complete(table(), ["boot", "deb"], str(home)) == [("debian", LINK)]
     ((_, words),) = complete(table(), ["doct"], str(home))
     assert words.startswith("Say what works from here")
 
@@ -108,7 +109,15 @@ cd {tmp_path} && complete_line "{program} --config som" && complete_line "{progr
     environment = {**os.environ, "HYPERNODE_HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     rest = LINK.partition(":")[2]
-    assert done.stdout.splitlines() == ["boot", LINK, rest, "--prefetch --prefetch-rate", "build", "some file", "home"]
+    assert done.stdout.splitlines() == [
+        "boot",
+        "debian",
+        rest,
+        "--prefetch --prefetch-rate",
+        "build",
+        "some file",
+        "home",
+    ]
     assert done.stderr == ""
     assert json.loads((tmp_path / "cache/hypernode/commands.json").read_text())["table"] == table()
 

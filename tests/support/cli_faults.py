@@ -32,6 +32,8 @@ class Fault:
 FAULTS: Final = (
     # what is named is not there, or not so
     Fault("show {link}@9", 3, "no version '9'"),
+    Fault("show web", 3, "no image of this home is called 'web'"),
+    Fault("boot web@2", 125, "no image of this home is called 'web@2'"),
     Fault("show hyper://short", 4, "a key has 52 characters"),
     Fault("boot {link} --keep ../x", 125, "a volume's name has"),
     Fault("boot {link} --peer example.com", 125, "not a peer address"),
