@@ -31,7 +31,7 @@ from tests.vmhost.agent.support import running_agent
 from vmhost.agent import protocol
 from vmhost.agent.client import Agent, open_agent
 from vmhost.guest.cache import default_cache, find_guest
-from vmhost.guest.recipe import host_arch
+from vmhost.machines.platforms import host_arch
 from vmhost.machines.qemu_argv import Platform, channel_socket, choose_model, qemu_argv
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.tsc import measure_tsc_khz

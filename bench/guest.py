@@ -44,12 +44,12 @@ from vmhost.agent.client import Agent, open_agent
 from vmhost.agent.protocol import PORT_NAME
 from vmhost.guest.build import Overlay, make_initrd
 from vmhost.guest.cache import Guest, find_guest
-from vmhost.guest.keeper import machine_platform
 from vmhost.guest.packages import Archive
 from vmhost.guest.pool import Pool
-from vmhost.guest.recipe import Recipe, host_arch, recipe
+from vmhost.guest.recipe import Recipe, recipe
 from vmhost.guest.tree import File
 from vmhost.guest.words import TEMPLATE_WORD, guest_words
+from vmhost.machines.platforms import find_platforms, host_arch
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform, channel_socket, qemu_argv
 from vmhost.machines.spec import FileDisk, MachineSpec, Model
@@ -218,7 +218,7 @@ async def save_template(spec: MachineSpec, platform: Platform, directory: Path) 
 async def measure(rounds: int, scratch: Path) -> dict[str, float]:
     arch = host_arch()
     guest = await find_or_build(scratch)
-    platform = machine_platform(arch, "auto")
+    platform = find_platforms(arch, scratch / "kvm.json")[0]
     stock = kept(f"bench/guest.py\n{_STOCK_PACKAGES}\n{_STOCK_UNIT}\n{_STOCK_SCRIPT}", make_stock)
     floor = await make_floor(recipe(arch, "fast"), scratch)
     container = FileDisk("container", str(make_container(scratch)), read_only=True)

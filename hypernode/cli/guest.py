@@ -25,8 +25,8 @@ from vmhost.guest.cache import (
     remove_guest,
     remove_sources,
 )
-from vmhost.guest.recipe import host_arch
 from vmhost.machines.pci import obstacle, read_devices
+from vmhost.machines.platforms import host_arch
 
 
 def guest_fields(guest: Guest) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from hypernode.exit_codes import EXIT_BY_CODE, EXIT_OK
 from vmhost.errors import GuestMissing
 from vmhost.guest import limits
 from vmhost.guest.cache import Guest, build_guest, find_guest
-from vmhost.guest.recipe import host_arch
 from vmhost.guest.standing import StandingMachine, Wish, standing_machines
-from vmhost.machines.errors import MachineFailed
+from vmhost.machines.platforms import host_arch
+from vmhost.machines.spec import parse_port
 
 _ACCELERATORS: Final = ("auto", "kvm", "tcg")
 
@@ -42,15 +42,20 @@ async def guest_boot(config: Config, arguments: Mapping[str, Any]) -> int:
     machine = _machine(config, arguments)
     if arguments["accelerator"] not in _ACCELERATORS:
         raise Refused(f"there is no accelerator {arguments['accelerator']!r}", hint=f"{', '.join(_ACCELERATORS)}")
+    arch = arguments["arch"] or host_arch()
+    if arguments["accelerator"] == "kvm" and arch != host_arch():
+        raise Refused(f"KVM runs no {arch} guest on this host", hint="--accel tcg does")
+    ports = tuple(parse_port(text) for text in arguments["ports"])
     machine.refuse_running()
-    guest = await _guest(arguments["arch"] or host_arch(), arguments["profile"])
-    wish = Wish(guest, arguments["cpus"], arguments["memory"], arguments["accelerator"], tuple(arguments["append"]))
+    guest = await _guest(arch, arguments["profile"])
+    wish = Wish(
+        guest, arguments["cpus"], arguments["memory"], arguments["accelerator"], tuple(arguments["append"]), ports
+    )
     status = await machine.boot(wish, arguments["timeout"] or limits.BOOT_SECONDS)
     if arguments["as_json"]:
         print(json.dumps(asdict(status)))
     else:
-        option = "" if status.name == "hyperos" else f" --name {status.name}"
-        note(f"{status.name} runs ({status.accelerator}); `hypernode guest ssh{option}` logs in")
+        note(f"{status.name} runs ({status.accelerator}); `hypernode guest ssh{_option(status.name)}` logs in")
         print(f"127.0.0.1:{status.port}")
     return EXIT_OK
 
@@ -97,13 +102,18 @@ async def guest_ps(config: Config, arguments: Mapping[str, Any]) -> int:
 
 
 async def guest_ip(config: Config, arguments: Mapping[str, Any]) -> int:
-    status = _machine(config, arguments).status()
-    if not status.running:
-        raise MachineFailed(f"the machine {status.name} does not run", hint="`hypernode guest boot` starts it")
+    machine = _machine(config, arguments)
+    addresses = await machine.addresses()
+    status = machine.status()
     if arguments["as_json"]:
-        print(json.dumps({"address": "127.0.0.1", "port": status.port}))
-    else:
-        print(f"127.0.0.1:{status.port}")
+        inside = [{"device": device, "address": address} for device, address in addresses]
+        print(json.dumps({"inside": inside, "ssh": f"127.0.0.1:{status.port}", "ports": status.ports}))
+        return EXIT_OK
+    for device, address in addresses:
+        print(f"{address} on {device}, inside: QEMU's NAT is between it and this host")
+    print(f"127.0.0.1:{status.port} leads to its ssh server; `hypernode guest ssh{_option(status.name)}` logs in")
+    for port in status.ports:
+        print(f"{port.rpartition(':')[0]} leads to its port {port.rpartition(':')[2]}")
     return EXIT_OK
 
 
@@ -133,6 +143,10 @@ async def guest_kill(config: Config, arguments: Mapping[str, Any]) -> int:
     elif not did_run:
         note(f"{machine.name} did not run")
     return EXIT_OK
+
+
+def _option(name: str) -> str:
+    return "" if name == "hyperos" else f" --name {name}"
 
 
 def _moment(seconds: float | None) -> str:

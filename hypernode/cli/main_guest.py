@@ -136,6 +136,15 @@ def boot(
         list[str] | None,
         typer.Option("--append", metavar="WORD", help="One more word for the kernel's command line; may be repeated."),
     ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="[ADDRESS:]HOST:GUEST[/udp]",
+            help="Pass this host's port on to the guest's; may be repeated. ssh always has one.",
+        ),
+    ] = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -149,6 +158,7 @@ def boot(
 
         hypernode guest boot
         hypernode guest boot --name builder --profile systemd --memory 1024
+        hypernode guest boot --name web --port 8080:80
         hypernode guest ssh --name builder
     """
     run(
@@ -160,6 +170,7 @@ def boot(
         memory=memory,
         accelerator=accelerator,
         append=append or [],
+        ports=port or [],
         timeout=timeout,
         as_json=as_json,
     )
@@ -189,11 +200,15 @@ def ps(as_json: JsonOption = False) -> None:
 
 @guest.command()
 def ip(name: NameOption = "hyperos", as_json: JsonOption = False) -> None:
-    """Print where a machine's ssh server is reached: ADDRESS:PORT of this host.
+    """Print a machine's own addresses, as it says itself, and how it is reached from this host.
+
+    The machine is behind a NAT of QEMU's: its addresses mean something to itself only, so this host reaches it through
+    ports of its own. One leads to its ssh server; --port of `guest boot` makes others.
 
     [bold]Examples[/bold]
 
         hypernode guest ip --name builder
+        hypernode guest ip --json | jq -r .ssh
     """
     run("guest-ip", name=name, as_json=as_json)
 

@@ -102,8 +102,9 @@ _MODULES: Final = {
         "hypernode.cli.versions",
     ),
 }
-_SPELLED: Final = {"volume-rm": "volume rm", "install_service": "install-service", "install_man": "install-man"}
-"""How people write a command, where that is not how it is called here."""
+_SPELLED: Final = {"install_service": "install-service", "install_man": "install-man"}
+_GROUPS: Final = ("guest-", "keys-", "seed-", "token-", "volume-", "writers-")
+"""How people write a command, where that is not how it is called here: `guest-boot` is `guest boot`."""
 _STAYING: Final = frozenset({"daemon"})
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -160,6 +161,10 @@ async def _interruptible(command: Command, config: Config, arguments: Mapping[st
     return status
 
 
+def _spelled(verb: str) -> str:
+    return verb.replace("-", " ", 1) if verb.startswith(_GROUPS) else _SPELLED.get(verb, verb)
+
+
 def _told(error: BaseException, verb: str) -> int:
     known = expected(error)
     if known is None:
@@ -169,7 +174,7 @@ def _told(error: BaseException, verb: str) -> int:
             return EXIT_INTERRUPTED
         raise error
     if known.hint is None:
-        known.hint = f"hypernode {_SPELLED.get(verb, verb)} --help"
+        known.hint = f"hypernode {_spelled(verb)} --help"
     print_error(known)
     return EXIT_BOOT_FAILED if verb == "boot" else exit_status(known.code)
 

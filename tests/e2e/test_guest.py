@@ -12,11 +12,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import stat
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +29,13 @@ import pytest
 
 from images.compression import ZstdStream
 from tests.support.guest import GUESTS, INCLUDE, built_guest, environment, hypernode
+from tests.support.nodes import wait_until
 from vmhost.guest import build
 from vmhost.guest.limits import GUEST_BYTES_MAX
 from vmhost.guest.packages import Archive
 from vmhost.guest.pool import Pool
-from vmhost.guest.recipe import host_arch, recipe
+from vmhost.guest.recipe import recipe
+from vmhost.machines.platforms import host_arch
 
 pytestmark = [pytest.mark.slow]
 BOOT_SECONDS = "240"
@@ -164,11 +170,18 @@ def _booted(tmp_path: Path, *options: str) -> Iterator[_Booted]:
 
 @pytest.mark.real("qemu", "ssh", "apt-get")
 def test_a_machine_is_booted_used_and_halted(fast: dict[str, Any], tmp_path: Path) -> None:
-    with _booted(tmp_path) as machine:
+    port = _free_port()
+    with _booted(tmp_path, "--port", f"{port}:80") as machine:
         status = json.loads(machine.run("status", "--name", "box", "--json"))
         assert (status["running"], status["accelerator"], status["profile"]) == (True, "tcg", "fast")
         assert "runs already" in machine.run("boot", "--name", "box", expect=5)
-        assert machine.run("ip", "--name", "box") == f"127.0.0.1:{status['port']}\n"
+        ip = json.loads(machine.run("ip", "--name", "box", "--json"))
+        assert ip["inside"] == [{"device": "eth0", "address": "10.0.2.15/24"}]
+        assert (ip["ssh"], ip["ports"]) == (f"127.0.0.1:{status['port']}", [f"127.0.0.1:{port}:80/tcp"])
+        assert f"127.0.0.1:{port} leads to its port 80/tcp" in machine.run("ip", "--name", "box")
+        answer = machine.sh("echo through >/tmp/page; nc -l -p 80 </tmp/page >/dev/null & echo listens")
+        assert answer == "listens\n"
+        assert _read_from(port) == "through\n"
         assert [one["name"] for one in json.loads(machine.run("ps", "--json"))] == ["box"]
 
         # Who it is and who may log in came on the kernel's command line; the network by DHCP.
@@ -206,6 +219,23 @@ def test_a_machine_is_booted_used_and_halted(fast: dict[str, Any], tmp_path: Pat
         assert not machine.state.exists()
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read_from(port: int) -> str:
+    """What is said there, as soon as somebody listens in the guest: QEMU takes connections before."""
+    deadline = time.monotonic() + 120
+    while True:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as stream, suppress(ConnectionError):
+            said = stream.makefile("rb").readline()
+            if said or time.monotonic() > deadline:
+                return said.decode()
+        time.sleep(0.2)
+
+
 def _check_odd_words(machine: _Booted) -> None:
     """What is missing or odd changes nothing, and runs nothing."""
     odd = (
@@ -239,11 +269,8 @@ def test_systemd_is_pid_1_and_the_overlay_is_there(systemd: dict[str, Any], tmp_
         order = machine.sh("systemctl show -p After,Before set-ssh-auth-key.service")
         assert "network-pre.target" in order.partition("Before=")[2]
         assert machine.sh("hostname; systemctl is-active dropbear") == "box\nactive\n"
-        # Its keeper killed outright takes the machine along, and that is noticed.
-        status = json.loads(machine.run("status", "--name", "box", "--json"))
-        os.kill(status["pid"], 9)
-        assert machine.run("kill", "--name", "box", expect=None) is not None
-        assert json.loads(machine.run("status", "--name", "box", "--json", expect=3))["running"] is False
+        machine.run("halt", "--name", "box", "--timeout", "120")
+        assert "turned itself off" in machine.run("status", "--name", "box", expect=3)
 
 
 @pytest.mark.real("qemu", "ssh", "apt-get")
@@ -260,4 +287,34 @@ def test_what_does_not_come_up_is_ended_with_its_last_words(fast: dict[str, Any]
     done = hypernode([*options, "--timeout", "1"], env)
     assert done.returncode == 6, done.stderr
     assert "did not come up within 1 s" in done.stderr
-    assert json.loads(hypernode(["guest", "status", "--name", "box", "--json"], env).stdout)["running"] is False
+    assert _status(env)["running"] is False
+    assert _status(env)["ended"] == "it was ended from here"
+
+
+@pytest.mark.real("qemu", "ssh", "apt-get")
+def test_a_killed_keeper_takes_its_machine_along(fast: dict[str, Any], tmp_path: Path) -> None:
+    env = environment(XDG_STATE_HOME=str(tmp_path), HYPERNODE_HOME=str(tmp_path / "home"))
+    command = [sys.executable, "-m", "hypernode", "guest", "boot", "--name", "box", "--accel", "tcg"]
+    running = tmp_path / "hypernode" / "machines" / "box" / "running.json"
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as booting:
+        wait_until(lambda: running.exists() or booting.poll() is not None, "the machine runs", 120)
+        keeper = json.loads(running.read_text())
+        os.kill(keeper["pid"], signal.SIGKILL)
+        _, said = booting.communicate(timeout=120)
+    assert booting.returncode == 6
+    assert "its keeper ended" in said
+    wait_until(lambda: _has_ended(keeper["qemu_pid"]), "QEMU has gone", 120)
+    assert _status(env)["running"] is False
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether it is gone, or waits for somebody to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def _status(env: dict[str, str]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(hypernode(["guest", "status", "--name", "box", "--json"], env).stdout)
+    return told

@@ -27,8 +27,8 @@ from vmhost.agent.machine import AgentMachine
 from vmhost.agent.multiplexer import table
 from vmhost.agent.session import Session
 from vmhost.errors import AgentLost, MachineGone, ProgramNotFound
-from vmhost.guest.recipe import host_arch
 from vmhost.machine import ExecSpec, Machine, TerminalSize
+from vmhost.machines.platforms import host_arch
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform, channel_socket, choose_model, qemu_argv
 from vmhost.machines.spec import Accelerator, MachineSpec

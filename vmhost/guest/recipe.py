@@ -7,7 +7,6 @@ userland is busybox. What lies under files/ is merged in: files/common, then fil
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,7 @@ PROFILES: Final = ("fast", "systemd")
 
 FILES: Final = Path(__file__).parent / "files"
 
-RECIPE: Final = 2
+RECIPE: Final = 3
 """Counted up when the way a guest is put together changes, so that caches hold no guest of the old way."""
 
 
@@ -93,8 +92,7 @@ renice reset rm rmdir rmmod route sed seq setsid sh sha256sum sleep sort split s
 switch_root sync sysctl tail tar taskset tee telnet test time timeout top touch tr traceroute true truncate tty udhcpc
 umount uname uniq unshare unxz uptime usleep vi watch wc wget which who xargs xxd xz yes zcat
 """
-_FAST_APPLETS: Final = "halt init poweroff reboot"
-_SYSTEMCTL: Final = "halt poweroff reboot"
+_STOPS: Final = "halt poweroff reboot"
 
 _SYSTEMD_PROGRAMS: Final = (
     *("/lib/systemd/systemd", "/lib/systemd/systemd-journald", "/lib/systemd/systemd-shutdown"),
@@ -121,15 +119,6 @@ _SYSTEMD_WANTS: Final = (
 )
 
 
-_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def host_arch() -> str:
-    """This host's architecture in Debian's words; the kernel's own word where no guest is made for it."""
-    machine = os.uname().machine
-    return _MACHINES.get(machine, machine)
-
-
 def recipe(arch: str, profile: str) -> Recipe:
     """Raises `Refused` for an architecture or profile that there is not."""
     if arch not in ARCHES:
@@ -137,7 +126,6 @@ def recipe(arch: str, profile: str) -> Recipe:
     if profile not in PROFILES:
         raise Refused(f"there is no guest profile {profile!r}", hint=f"choose {' or '.join(PROFILES)}")
     systemd = profile == "systemd"
-    applets = _APPLETS if systemd else f"{_APPLETS} {_FAST_APPLETS}"
     return Recipe(
         arch=arch,
         profile=profile,
@@ -172,8 +160,8 @@ def recipe(arch: str, profile: str) -> Recipe:
             ("/etc/resolv.conf", "../run/resolv.conf"),
             ("/etc/mtab", "../proc/self/mounts"),
             ("/usr/sbin/modprobe", "../bin/busybox"),
-            *((f"/usr/bin/{applet}", "busybox") for applet in applets.split()),
-            *((f"/usr/sbin/{name}", "../bin/systemctl") for name in _SYSTEMCTL.split() if systemd),
+            *((f"/usr/bin/{applet}", "busybox") for applet in _APPLETS.split()),
+            *((f"/usr/sbin/{name}", f"../bin/{'systemctl' if systemd else 'busybox'}") for name in _STOPS.split()),
             *((("/usr/lib/systemd/system/default.target", "multi-user.target"),) if systemd else ()),
         ),
         directories=(

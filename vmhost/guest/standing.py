@@ -26,7 +26,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,10 +40,14 @@ from vmhost.guest.keeper import END, PLAN, RUNNING, machine_spec, write_json
 from vmhost.guest.words import guest_words
 from vmhost.machines.console_log import CONSOLE_LOG, printable_lines
 from vmhost.machines.errors import MachineBusy, MachineFailed, MachineHangs
+from vmhost.machines.spec import PortForward
 from vmhost.process import own_module
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ADDRESS: Final = "127.0.0.1"
+_ADDRESS_LINE: Final = re.compile(
+    r"^\d+: (?P<device>[\w.-]{1,15})\s+inet (?P<address>[\d./]{7,18}) ", re.ASCII | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Wish:
     memory_mib: int
     accelerator: str  # auto, kvm, tcg
     words: tuple[str, ...] = ()  # more for the kernel's command line
+    ports: tuple[PortForward, ...] = ()  # besides that of its ssh server
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Status:
     pid: int | None
     accelerator: str | None
     port: int | None  # of this host's loopback: its ssh server
+    ports: tuple[str, ...]  # others of this host that lead into it: ADDRESS:HOST:GUEST/PROTOCOL
     profile: str | None
     memory_mib: int | None
     since: float | None  # when it was started, in seconds of the epoch
@@ -106,6 +112,7 @@ class StandingMachine:
             pid=keeper.get("pid"),
             accelerator=keeper.get("accelerator"),
             port=plan.get("port") if running else None,
+            ports=tuple(str(PortForward(**port)) for port in plan.get("ports", ())) if running else (),
             profile=plan.get("profile"),
             memory_mib=plan.get("memory_mib"),
             since=plan.get("since") if running else None,
@@ -179,6 +186,8 @@ class StandingMachine:
             "memory_mib": wish.memory_mib,
             "accelerator": wish.accelerator,
             "port": _free_port(),
+            "ports": [asdict(port) for port in wish.ports],
+            "kvm": str(self.directory.parent.parent / "kvm.json"),
             "since": time.time(),
         }
         machine_spec(plan)  # refuses odd wishes here, before anything runs
@@ -217,7 +226,8 @@ class StandingMachine:
 
     async def halt(self, seconds: float) -> None:
         """Ask the guest to turn itself off, and wait. Raises `MachineFailed` if it does not run, `MachineHangs`."""
-        command = self.ssh_command(["poweroff"])
+        # By its path: busybox's shell would take its own applet, which means nothing to systemd.
+        command = self.ssh_command(["/sbin/poweroff"])
         with trio.move_on_after(seconds):
             await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True, stdin=b"")
             if await self._until_ended(seconds):
@@ -244,6 +254,19 @@ class StandingMachine:
         if self.is_running():
             raise MachineBusy(f"the machine {self.name} runs", hint="`hypernode guest kill` ends it")
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def addresses(self) -> list[tuple[str, str]]:
+        """Its network devices and their IPv4 addresses with prefix, as it says itself; behind a NAT of QEMU's.
+
+        Raises `MachineFailed` if it does not run or does not say, `HostUnfit`.
+        """
+        command = self.ssh_command(["ip", "-4", "-o", "address", "show", "scope", "global"])
+        with trio.move_on_after(limits.SSH_CONNECT_SECONDS):
+            done = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True, stdin=b"")
+            if done.returncode == 0:
+                text = done.stdout.decode("ascii", "replace")
+                return [(match["device"], match["address"]) for match in _ADDRESS_LINE.finditer(text)]
+        raise MachineFailed(f"the machine {self.name} does not say its addresses", hint=self._last_words())
 
     def ssh_command(self, command: list[str]) -> list[str]:
         """The ssh command line that runs this there, or gives a shell. Raises `MachineFailed` if it does not run."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from hyperlog.errors import Refused
 from vmhost.machines.kvm_probe import probe_kvm
 from vmhost.machines.qemu_argv import Platform, choose_model
 from vmhost.machines.spec import Accelerator
@@ -40,23 +41,34 @@ def processor_model() -> str:
     return "\n".join(line for line in first.splitlines() if _MODEL_FIELDS.match(line))
 
 
-def find_platforms(arch: str, remembered: Path, *, needs_pci: bool = False) -> list[Platform]:
-    """Where a guest of `arch` can run, best first. `remembered`: a file for the verdict on KVM. Blocks, some 100 ms."""
+def find_platforms(
+    arch: str, remembered: Path, *, needs_pci: bool = False, only: Accelerator | None = None
+) -> list[Platform]:
+    """Where a guest of `arch` can run, best first. `remembered`: a file for the verdict on KVM. Blocks, some 100 ms.
+
+    `only`: with this accelerator, whatever was found out about it. Raises Refused where that cannot be.
+    """
     own = arch == host_arch()
+    if only is not None and only is not Accelerator.TCG and not own:
+        raise Refused(f"{only.value} runs no {arch} guest on this host", hint="tcg, the emulator, does")
     tsc_khz = measure_tsc_khz() if own and arch == "amd64" else None
-    accelerators = [Accelerator.TCG]
-    if own:
-        match platform.system():
-            case "Darwin":
-                accelerators.insert(0, Accelerator.HVF)
-            case "Windows":
-                accelerators.insert(0, Accelerator.WHPX)
-            case _ if kvm_problem(remembered) is None:
-                accelerators.insert(0, Accelerator.KVM)
+    accelerators = [only] if only is not None else _accelerators(remembered, own=own)
     return [
         Platform(arch, accelerator, choose_model(arch, accelerator, tsc_khz=tsc_khz, needs_pci=needs_pci), tsc_khz)
         for accelerator in accelerators
     ]
+
+
+def _accelerators(remembered: Path, *, own: bool) -> list[Accelerator]:
+    if own:
+        match platform.system():
+            case "Darwin":
+                return [Accelerator.HVF, Accelerator.TCG]
+            case "Windows":
+                return [Accelerator.WHPX, Accelerator.TCG]
+            case _ if kvm_problem(remembered) is None:
+                return [Accelerator.KVM, Accelerator.TCG]
+    return [Accelerator.TCG]
 
 
 def kvm_problem(remembered: Path) -> str | None:

@@ -48,6 +48,7 @@ class ControlSession:
         except (ValueError, AttributeError):
             return  # no QMP
         finally:
+            self._greeted.set()  # nobody is going to greet any more
             self._answers.close()
             self._socket.close()
 

@@ -81,6 +81,10 @@ class PortForward:
     host_address: str = "127.0.0.1"
     protocol: str = "tcp"
 
+    def __str__(self) -> str:
+        """As `parse_port` reads it."""
+        return f"{self.host_address}:{self.host_port}:{self.guest_port}/{self.protocol}"
+
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:

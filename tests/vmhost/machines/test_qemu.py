@@ -74,6 +74,14 @@ async def test_what_is_no_qmp_ends_the_session(said: bytes) -> None:
     await qemu.stream.aclose()
 
 
+async def test_qemu_may_end_before_it_greets(nursery: trio.Nursery) -> None:
+    qemu = FakeQemu()
+    nursery.start_soon(qemu.session.run)
+    await qemu.stream.aclose()
+    with trio.fail_after(30), pytest.raises(MachineFailed):
+        await qemu.session.negotiate()
+
+
 def sizes(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in directory.iterdir()}
 
