@@ -98,6 +98,7 @@ class Namespace:
     def delete(self, key: bytes) -> None:
         self._store.write((), [self._prefix + key], durable=False)
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._store.items(self._prefix):
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Those whose keys begin with `prefix`, in key order."""
+        for key, value in self._store.items(self._prefix + prefix):
             yield key[len(self._prefix) :], value

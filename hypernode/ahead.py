@@ -102,6 +102,8 @@ class Start:
         self.trace: Trace | None = None
         self.is_prefetching = False
         """Whether a trace tells what will be read, and something of it is not here yet."""
+        self.expected: set[int] = set()
+        """Granules that the image's own blocks are fetched for because a trace names them."""
 
     @property
     def missed_bytes(self) -> int:
@@ -129,7 +131,24 @@ class Start:
         if self.trace.hot:
             blob.add(self.trace)
         else:
-            self._fetch(source, list(blocks_of(manifest, self.trace)))
+            self._fetch_own(self.trace, manifest, source)
+
+    def follow(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
+        """Use a trace that was found late, and fits the manifest."""
+        self.trace = trace
+        self._fetch_own(trace, manifest, source)
+
+    def _fetch_own(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
+        """The blocks of the image that hold what the trace names."""
+        starts = manifest.structure.block_starts
+        has: dict[int, bool] = {}
+        for granule in trace.granules():
+            number = bisect_right(starts, granule) - 1
+            if number not in has:
+                has[number] = source.has_nowait(manifest.block(number).id)
+            if not has[number]:
+                self.expected.add(granule)
+        self._fetch(source, list(blocks_of(manifest, trace)))
 
     def _fetch(self, source: StoredSource, blocks: Sequence[StoredBlock]) -> None:
         missing = [block for block in blocks if not source.has_nowait(block.id)]

@@ -40,6 +40,8 @@ class Config:
     upload_only: bool = False
     """Fetch no blocks from peers."""
     read_deadline: float = READ_DEADLINE_SECONDS
+    private_traces: bool = True
+    """Remember what starts read (private_traces.py)."""
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
     log_level: str = "error"
@@ -206,6 +208,7 @@ def make_config(
         leech_only=value["leech-only"],
         upload_only=value["upload-only"],
         read_deadline=value["read-deadline"],
+        private_traces=value["private-traces"],
         budget=value["budget"],
         log_level=value["log-level"],
         log_format=value["log-format"],

@@ -57,6 +57,13 @@ COMPLETE_RETRY_SECONDS: Final = 5.0
 TRACE_SECONDS: Final = 10.0
 """How long `trace` lets a command run that does not end by itself: servers answer long before."""
 
+PRIVATE_TRACES_MAX: Final = 256
+PRIVATE_TRACES_BYTES_MAX: Final = 4 << 20
+"""In a home: a Python start's takes 5 kB, the largest possible one 115 kB."""
+
+CARRIED_FROM_MAX: Final = 8
+"""Other versions of an image in which a boot looks for a trace of its command."""
+
 TRACED_READ_AHEAD_KIB: Final = 16
 READ_AHEAD_KIB: Final = 128
 """Of the kernel, on mounts of images. Where a trace tells what will be read, reading ahead mostly asks for what nobody

@@ -38,6 +38,7 @@ from hypernode.image_mounts import ImageMounts
 from hypernode.leftovers import clear_leftovers, clear_view
 from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE_SECONDS
 from hypernode.opened import OpenedImages
+from hypernode.private_traces import PrivateTraces
 from hypernode.records import Records
 from hypernode.seeds import SeedBook
 from hypernode.tables import finder
@@ -94,6 +95,7 @@ class Node:
         self.gate = Gate()
         self.seeds = SeedBook(repository.records)
         self.tokens = TokenBook(repository.records)
+        self.traces = PrivateTraces(repository.records)
         self.seeding: Seeding | None = None
         """What a daemon fetches for its seeds; None for a node that stays for one command."""
         self._held: Counter[ManifestRef] = Counter()

@@ -6,7 +6,7 @@ nodes nothing → multiaddrs                nodes that told who serves what (swa
 mount directory →                         what to clear away after a crash
 keep  log key, entry id or nothing → yes or no: what is never collected, or of an own log may be (keeping.py)
 used  log key, entry id → seconds         when a version was last opened or pulled
-trace manifest id, command digest → trace what a boot that was recorded for this home alone reads (images/trace.py)
+trace manifest id, command digest → trace what starts were seen to read here (private_traces.py)
 check log key, entry id → blocks          how far an interrupted `verify` came
 seed  order id → what is seeded for others, and which versions that is (seeds.py)
 layer manifest id → its tar's digest      what a registry's clients are told (http/layers.py)
@@ -142,13 +142,6 @@ class Records:
 
     def _number(self, key: bytes) -> int:
         return int.from_bytes(self._namespace.get(key) or b"", "big")
-
-    def remember_trace(self, manifest: ManifestId, command: bytes, value: bytes) -> None:
-        self._namespace.put_many([(b"trace\0" + manifest + command, value)], durable=True)
-
-    def trace(self, manifest: ManifestId, command: bytes) -> bytes | None:
-        """The value that was remembered."""
-        return self._namespace.get(b"trace\0" + manifest + command)
 
     def remember_layer(self, manifest: ManifestId, value: bytes) -> None:
         self._namespace.put_many([(b"layer\0" + manifest, value)])

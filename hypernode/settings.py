@@ -160,6 +160,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         bounds=(0.1, 86400),
     ),
     Setting(
+        "private-traces",
+        Kind.SWITCH,
+        True,
+        "Remember in this home what the starts of containers read, and fetch it ahead when it is not here.",
+        Group.MOVING,
+        commands=("boot", "daemon"),
+    ),
+    Setting(
         "budget",
         Kind.SIZE,
         None,

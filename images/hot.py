@@ -40,6 +40,23 @@ async def read_granules(blob: BlobReader, trace: Trace) -> bytes:
     return b"".join(parts)
 
 
+def granules_here(blob: BlobReader, trace: Trace) -> bytes | None:
+    """As `read_granules`, if all of it is here."""
+    check_fits(trace, blob.size)
+    parts = []
+    for run in trace.runs:
+        part = blob.read_nowait(run.first * GRANULE_BYTES, run.length * GRANULE_BYTES)
+        if part is None:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def hot_content(trace: Trace, source: StoredSource) -> bytes | None:
+    """The content of the trace's hot blob, if all of it is here. Raises `Corrupt` kinds when it cannot be read."""
+    return BlobReader(HotSpace(trace), source).read_nowait(0, trace.granule_count * GRANULE_BYTES)
+
+
 def pack_hot(trace: Trace, content: bytes, blocks: BlockStore) -> Trace:
     """The trace with its hot blob, made of `content` (as `read_granules` gives it) and durably stored. Slow: level 19.
 
@@ -86,6 +103,8 @@ class TracedBlob:
         self._places: dict[int, tuple[BlobReader, int]] = {}
         self._known: set[tuple[StoredBlock, ...]] = set()
         self.size = blob.size
+        self.on_read: set[Callable[[int, int], None]] = set()
+        """Told of offset and size of each read."""
 
     @property
     def on_miss(self) -> set[Callable[[Block], None]]:
@@ -105,9 +124,18 @@ class TracedBlob:
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `BlobReader.read_nowait`."""
-        own = self._blob.read_nowait(offset, size)
-        if own is not None or not self._places:
-            return own
+        data = self._blob.read_nowait(offset, size)
+        if data is None and self._places:
+            data = self._pieces_nowait(offset, size)
+        if data is not None:
+            self._tell(offset, size)
+        return data
+
+    def _tell(self, offset: int, size: int) -> None:
+        for listener in self.on_read:
+            listener(offset, size)
+
+    def _pieces_nowait(self, offset: int, size: int) -> bytes | None:
         pieces = []
         for part in self._parts(offset, min(offset + size, self.size)):
             piece = part.reader.read_nowait(part.offset, part.size)
@@ -118,6 +146,7 @@ class TracedBlob:
 
     async def read(self, offset: int, size: int) -> bytes:
         """As `BlobReader.read`; the parts are waited for side by side, the first failure ends the others."""
+        self._tell(offset, size)
         parts = list(self._parts(offset, min(offset + size, self.size)))
         if len(parts) <= 1:
             return await parts[0].reader.read(parts[0].offset, parts[0].size) if parts else b""

@@ -11,7 +11,7 @@ A granule's *age* counts the recorded boots since one touched it. Those that nob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -130,10 +130,15 @@ def program_name(argv: Sequence[str]) -> str:
 
 def runs_of(granules: Iterable[int], age: int = 0) -> tuple[Touched, ...]:
     """Granules in an order, as runs."""
+    return joined((granule, age) for granule in granules)
+
+
+def joined(granules: Iterable[tuple[int, int]]) -> tuple[Touched, ...]:
+    """Granules with their ages in an order, as runs."""
     runs: list[Touched] = []
-    for granule in granules:
+    for granule, age in granules:
         last = runs[-1] if runs else None
-        if last is not None and granule == last.first + last.length and last.length < BLOCK_GRANULES_MAX:
+        if last and last.age == age and granule == last.first + last.length and last.length < BLOCK_GRANULES_MAX:
             runs[-1] = Touched(last.first, last.length + 1, age)
         else:
             runs.append(Touched(granule, 1, age))
@@ -154,6 +159,25 @@ def merge(earlier: Trace | None, granules: Sequence[int]) -> tuple[Touched, ...]
             by_age.setdefault(run.age + 1, []).extend(unseen)
     for age, missed in sorted(by_age.items()):
         runs += runs_of(missed, age)
+    return _capped(runs)
+
+
+def learn(earlier: Trace | None, read: Iterable[int], unread: Set[int]) -> tuple[Touched, ...]:
+    """The runs of `earlier` after a boot of which not all reads were seen, since it found something here already.
+
+    It `read` some granules in this order: what is new of them comes last. Of what was fetched for it, it left some
+    `unread`: they are a boot older, and left out once they were missed in more than `TRACE_AGE_MAX` boots in a row.
+    """
+    seen = dict.fromkeys(read)
+    known: dict[int, int] = {}
+    for run in () if earlier is None else earlier.runs:
+        for granule in range(run.first, run.first + run.length):
+            known[granule] = 0 if granule in seen else run.age + (granule in unread)
+    told = [(granule, age) for granule, age in known.items() if age <= TRACE_AGE_MAX]
+    return _capped(joined([*told, *((granule, 0) for granule in seen if granule not in known)]))
+
+
+def _capped(runs: Iterable[Touched]) -> tuple[Touched, ...]:
     kept: list[Touched] = []
     room = TRACE_GRANULES_MAX
     for run in runs:
@@ -257,11 +281,13 @@ class Traces:
     def choose(self, argv: Sequence[str]) -> Trace | None:
         """The trace for a command: its own, else one of the same program (its start is much the same), else none."""
         own = self.by_command.get(command_digest(argv))
-        if own is not None or not argv:
-            return own
+        return self.alike(argv) if own is None else own
+
+    def alike(self, argv: Sequence[str]) -> Trace | None:
+        """The newest of the same program."""
         program = program_name(argv)
-        alike = [trace for trace in self.by_command.values() if trace.program == program]
-        return alike[-1] if alike else None
+        found = [trace for trace in self.by_command.values() if program and trace.program == program]
+        return found[-1] if found else None
 
 
 NO_TRACES: Final = Traces({})

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from images.blob_layout import granule_count
 from images.limits import PIECE_GRANULES
 from images.manifest import Manifest
-from images.trace import Touched, Trace
+from images.trace import Touched, Trace, joined
 from images.tree import HOLE
 
 
@@ -32,23 +32,16 @@ def carry(trace: Trace, before: Manifest, after: Manifest) -> tuple[Touched, ...
     places = sorted(extent for path, number in before.walk() for extent in _extents(before, path, number))
     firsts = [extent.first for extent in places]
     inodes = dict(after.walk())
-    seen: set[int] = set()
-    runs: list[Touched] = []
+    moves: dict[int, int] = {}
     for run in trace.runs:
         for granule in range(run.first, run.first + run.length):
             extent = places[bisect_right(firsts, granule) - 1] if firsts and granule >= firsts[0] else None
             if extent is None or granule >= extent.first + extent.length or extent.path not in inodes:
                 continue
             moved = _granule(after, inodes[extent.path], extent.inside + granule - extent.first)
-            if moved is None or moved in seen:
-                continue
-            seen.add(moved)
-            last = runs[-1] if runs else None
-            if last and last.age == run.age and moved == last.first + last.length and last.length < PIECE_GRANULES:
-                runs[-1] = Touched(last.first, last.length + 1, run.age)
-            else:
-                runs.append(Touched(moved, 1, run.age))
-    return tuple(runs)
+            if moved is not None:
+                moves.setdefault(moved, run.age)
+    return joined(moves.items())
 
 
 def _extents(manifest: Manifest, path: bytes, number: int) -> Iterator[_Extent]:

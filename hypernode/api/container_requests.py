@@ -52,6 +52,7 @@ class CreateContainer:
     refresh: bool = False
     prefetch: bool = True
     prefetch_rate: int | None = None
+    learn: bool = True
     complete: bool = False
     isolation: str = "host"
     """`host`: namespaces of this host's kernel; `vm`: a virtual machine, whose network is `none` or `user` (NAT)."""

@@ -18,6 +18,7 @@ from hypernode.api.network_requests import NETWORK_REQUESTS, NetworkRequest
 from hypernode.api.node_requests import NODE_REQUESTS, NodeRequest
 from hypernode.api.seed_requests import SEED_REQUESTS, SeedRequest
 from hypernode.api.token_requests import TOKEN_REQUESTS, TokenRequest
+from hypernode.api.trace_requests import TRACE_REQUESTS, TraceRequest
 from hypernode.api.version_requests import VERSION_REQUESTS, VersionRequest
 
 
@@ -81,6 +82,8 @@ class Boot:
     """Fetch all of the image meanwhile, at idle priority; under a daemon until it is done."""
     record: str | None = None
     """Record what the start reads and, at the end, `publish` it, or keep it in this home (`private`)."""
+    learn: bool = True
+    """Remember what the start was seen to read, where nobody has published that; if the node does such things."""
     isolation: str = "host"
     """`host`: a root directory; `vm`: disks for a virtual machine."""
     own_users: bool = True
@@ -164,6 +167,7 @@ HomeRequest = (
     | KeyRequest
     | SeedRequest
     | TokenRequest
+    | TraceRequest
     | Share
     | Seed
     | Boot
@@ -190,6 +194,7 @@ REQUESTS: Final[dict[str, type[Request]]] = {
         *KEY_REQUESTS,
         *SEED_REQUESTS,
         *TOKEN_REQUESTS,
+        *TRACE_REQUESTS,
         Share,
         Seed,
         Boot,

@@ -51,6 +51,7 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         refresh=arguments["refresh"],
         prefetch=arguments["prefetch"],
         prefetch_rate=None if rate is None else parse_rate(rate),
+        learn=config.private_traces,
         complete=arguments["complete"],
         isolation=arguments["isolation"],
         trust=arguments["trust"],

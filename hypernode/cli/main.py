@@ -35,6 +35,7 @@ from hypernode.cli.options import (
     ListenOption,
     PeerOption,
     PlatformOption,
+    PrivateTracesOption,
     RefreshOption,
     run,
 )
@@ -175,6 +176,7 @@ def share(
 @app.command()
 def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
+    private_traces: PrivateTracesOption = None,
     relay: Annotated[bool | None, option_of("relay")] = None,
     http: Annotated[str | None, option_of("http")] = None,
     gateway: Annotated[str | None, option_of("gateway")] = None,
@@ -206,6 +208,7 @@ def daemon(
         "daemon",
         relay=relay,
         budget=budget,
+        private_traces=private_traces,
         http=http,
         gateway=gateway,
         pinning=pinning,

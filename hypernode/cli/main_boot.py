@@ -7,7 +7,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hypernode.cli.options import DeadlineOption, LinkArgument, ListenOption, PeerOption, RefreshOption, run
+from hypernode.cli.options import (
+    DeadlineOption,
+    LinkArgument,
+    ListenOption,
+    PeerOption,
+    PrivateTracesOption,
+    RefreshOption,
+    run,
+)
 
 _RUNNING: Final = "What it runs"
 _STAYING: Final = "How it stays"
@@ -196,6 +204,7 @@ def boot(
     timings: _Timings = False,
     prefetch: _Prefetch = True,
     prefetch_rate: _PrefetchRate = None,
+    private_traces: PrivateTracesOption = None,
     complete: _Complete = False,
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,

@@ -1,4 +1,4 @@
-"""The command `trace`: its options and its help (registered in main.py)."""
+"""The commands about boot traces, their options and their help."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from hypernode.cli.options import DeadlineOption, JsonOption, LinkArgument, List
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add the commands of this module."""
     app.command()(trace)
+    traces = typer.Typer(no_args_is_help=True, help="Which starts of containers are known beforehand.")
+    traces.command("ls")(traces_ls)
+    traces.command("rm")(traces_rm)
+    app.add_typer(traces, name="traces")
 
 
 def trace(
@@ -62,3 +66,40 @@ def trace(
         listen=listen or [],
         as_json=as_json,
     )
+
+
+def traces_ls(
+    link: Annotated[
+        str | None, typer.Argument(metavar="[LINK]", help="Of this version: published traces and private ones.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List boot traces: those that this home remembers by itself or, of one version, the published ones too.
+
+    A home remembers what starts read where nobody has published that (`--no-private-traces` at boot or daemon: it does
+    not). That helps when blocks are not here any more, and with the next version. Commands are kept as digests, with
+    the program's name.
+
+    [bold]Examples[/bold]
+
+        hypernode traces ls
+        hypernode traces ls hyper://KEY
+    """
+    run("traces-ls", link=link, as_json=as_json)
+
+
+def traces_rm(
+    link: Annotated[
+        str | None, typer.Argument(metavar="[LINK]", help="Of this image, or with a version of that one.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Of all images.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget traces of this home. Published ones stay: they are entries of a log, and fade as starts are traced again.
+
+    [bold]Examples[/bold]
+
+        hypernode traces rm hyper://KEY
+        hypernode traces rm --all
+    """
+    run("traces-rm", link=link, every=every, as_json=as_json)

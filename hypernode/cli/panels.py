@@ -8,7 +8,7 @@ from typing import Final
 import typer
 
 _PANELS: Final = {
-    "Images": "share pull images log show diff ls cat checkout export tag fork commit trace",
+    "Images": "share pull images log show diff ls cat checkout export tag fork commit trace traces",
     "Containers": "boot ps logs exec attach start stop kill restart pause unpause wait rm inspect stats cp rename port "
     "update prune volumes volume guest",
     "Without a container": "mount unmount serve-mounts",

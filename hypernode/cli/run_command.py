@@ -45,6 +45,7 @@ _MODULES: Final = {
     "dashboard": "hypernode.cli.dashboard",
     **dict.fromkeys(("seed-add", "seed-rm", "seed-ls"), "hypernode.cli.seeds"),
     **dict.fromkeys(("token-add", "token-ls", "token-revoke"), "hypernode.cli.tokens"),
+    **dict.fromkeys(("traces-ls", "traces-rm"), "hypernode.cli.trace_lists"),
     **dict.fromkeys(
         (
             "keys-ls",

@@ -97,6 +97,7 @@ def boot_request(spec: ContainerSpec) -> Boot:
         entrypoint=asked.entrypoint,
         prefetch=asked.prefetch,
         prefetch_rate=asked.prefetch_rate,
+        learn=asked.learn,
         complete=asked.complete,
         keep=spec.volume,
         isolation=asked.isolation,

@@ -47,6 +47,7 @@ from hypernode.api.requests import REQUESTS, Boot, Images, Rejoin, Request, Seed
 from hypernode.api.seed_requests import Seeds
 from hypernode.api.server import Operation, serve_stream
 from hypernode.api.token_requests import Tokens
+from hypernode.api.trace_requests import Traces
 from hypernode.errors import BadRequest, NodeGone
 from hypernode.http.answers import UnsupportedBody, failure
 from hypernode.http.limits import ANSWER_BYTES_MAX
@@ -75,6 +76,7 @@ LOOKS: Final[frozenset[type[Request]]] = frozenset(
         Writers,
         Seeds,
         Tokens,
+        Traces,
         ListContainers,
         InspectContainer,
         ContainerStats,

@@ -28,6 +28,7 @@ from hypernode.api.requests import (
 from hypernode.api.seed_requests import SeedRequest
 from hypernode.api.server import Call
 from hypernode.api.token_requests import TokenRequest
+from hypernode.api.trace_requests import TraceRequest
 from hypernode.image_names import names_image, with_links
 from hypernode.names import remember_names
 from hypernode.node import Node
@@ -43,6 +44,7 @@ from hypernode.operations.network import diagnose, list_peers
 from hypernode.operations.seeding import operate_on_seeds
 from hypernode.operations.sharing import seed, share
 from hypernode.operations.tokens import operate_on_tokens
+from hypernode.operations.trace_listing import operate_on_traces
 from hypernode.operations.watching import follow_events, hello
 
 
@@ -100,6 +102,8 @@ async def _operate(node: Node, request: HomeRequest, call: Call) -> Mapping[str,
                 return await operate_on_seeds(node, request, call)
             if isinstance(request, TokenRequest):
                 return await operate_on_tokens(node, request)
+            if isinstance(request, TraceRequest):
+                return await operate_on_traces(node, request)
             return await _operate_on_versions(node, request, call)
 
 

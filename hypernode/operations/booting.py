@@ -24,7 +24,7 @@ from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
 from hypernode.operations.keeping import is_kept
-from hypernode.operations.tracing import check_may_record, find_trace, keep_recording
+from hypernode.operations.tracing import check_may_record, find_trace, follow_earlier, keep_recording, learn_start
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
 from hypernode.tables import tell_hot_table
@@ -51,8 +51,13 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             image = await _open_to_boot(node, request, call, start)
             stack.enter_context(node.holding(image.mountable.reference))
         start.attach(image.blob, image.manifest, image.source)
+        argv = _argv(request, image.resolved)
         if request.record is not None:
             recording = RecordingBlob(image.blob)
+        elif request.learn and node.config.private_traces:
+            start.nursery.start_soon(learn_start, node, image, argv, start)
+        if request.prefetch:
+            start.nursery.start_soon(follow_earlier, node, image, argv, start)
         if request.complete:
             nursery = node.mounts_nursery if node.is_daemon else start.nursery
             nursery.start_soon(node.completions.run, image.mountable.reference, image.manifest, image.source)
@@ -74,7 +79,6 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
             users = None if root.users is None else (root.users.base, root.users.count)
             fields = {"root": root.path, "users": users, **_claim(node, request, call, image, root.path)}
         image.watch.lap("mount")
-        argv = _argv(request, image.resolved)
         with _chronicled(node, image, bytes_before):
             await call.hold(timings=image.watch.laps, argv=argv, **fields, **_describe(node, image))
     figures = {
@@ -84,7 +88,6 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
     }
     if recording is not None and request.record is not None:
         blob = BlobReader(image.manifest, image.source)
-        argv = _argv(request, image.resolved)
         await call.event("stage", stage="packing what was read")
         with node.holding(image.mountable.reference):
             figures["trace"] = await keep_recording(

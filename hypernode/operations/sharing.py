@@ -60,7 +60,7 @@ async def share(node: Node, request: Share, call: Call) -> Mapping[str, Any]:
             log.confirm()
         log.append(version.encode())
         if latest is not None:
-            await carry_traces(node, log, latest, call)
+            await carry_traces(node, log, latest, log, call)
     assert log is not None
     node.records.remember_path(source.key, log.key)
     node.join(log.key)

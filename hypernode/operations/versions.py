@@ -21,6 +21,7 @@ from hypernode.node import Node
 from hypernode.opening import find_version
 from hypernode.operations.fetching import Prepared, fetch_all, now, prepare, reporting
 from hypernode.operations.sharing import writable_log
+from hypernode.operations.tracing import carry_traces
 from hypernode.operations.volumes import encoded
 from images.catalog import Catalog
 from images.checkout import CheckedOut, check_out
@@ -249,5 +250,6 @@ async def fork(node: Node, request: Fork, call: Call) -> Mapping[str, Any]:
         )
         log = node.repository.logs.create(name)
         log.append(value)
-    node.join(log.key)
+        node.join(log.key)
+        await carry_traces(node, image.log, image.resolved, log, call)
     return {"link": Link(log.key).text, "version": 1}

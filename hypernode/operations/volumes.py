@@ -21,6 +21,7 @@ from hypernode.api.version_requests import Commit, RemoveVolume
 from hypernode.node import Node
 from hypernode.opening import OpenImage
 from hypernode.operations.fetching import Prepared, fetch_all, now, prepare, reporting
+from hypernode.operations.tracing import carry_traces
 from hypernode.volumes import Volume
 from images.catalog import Catalog, Resolved
 from images.errors import VersionCorrupt
@@ -125,7 +126,8 @@ async def _commit(
             made = Catalog.of(log).resolve()
             reached("commit.published")
         await in_mount_thread(partial(node.volumes.move, volume, log.key, made.entry, imported.manifest.inode(0)))
-    node.join(log.key)
+        node.join(log.key)
+        await carry_traces(node, image.log, base, log, call)
     return {"link": Link(log.key).text, "version": made.number, **told}
 
 

@@ -22,7 +22,7 @@ from images.errors import ImageTooNew, TraceCorrupt
 from images.hot import TracedBlob, find_lie, pack_hot, read_granules
 from images.ingest import StoredBlock
 from images.limits import BLOB_GRANULES_MAX, GRANULE_BYTES, TRACE_AGE_MAX, TRACE_GRANULES_MAX
-from images.trace import Touched, Trace, command_digest, decode_trace, merge, runs_of, traces_of
+from images.trace import Touched, Trace, command_digest, decode_trace, learn, merge, runs_of, traces_of
 from tests.hyperlog.replicas import sync, team
 from tests.images.test_reader import SIZES, World
 
@@ -107,6 +107,16 @@ def test_what_no_boot_touches_any_more_fades_out() -> None:
         assert trace.runs == (Touched(1, 1, 0), Touched(5, 1, 0), Touched(6, 2, boot))
     assert merge(trace, [1, 5]) == (Touched(1, 1, 0), Touched(5, 1, 0))
     assert merge(trace, [7, 1, 5]) == (Touched(7, 1, 0), Touched(1, 1, 0), Touched(5, 1, 0))  # seen again: new again
+
+
+def test_what_is_seen_of_a_boot_is_added_and_only_what_was_fetched_in_vain_fades() -> None:
+    trace = trace_of([5, 6, 7, 20])
+    for boot in range(1, TRACE_AGE_MAX + 1):
+        trace = replace(trace, runs=learn(trace, [5, 1], {6}))
+        assert trace.runs == (Touched(5, 1), Touched(6, 1, boot), Touched(7, 1), Touched(20, 1), Touched(1, 1))
+    assert learn(trace, [6], {7})[:2] == (Touched(5, 2), Touched(7, 1, 1)), "what is read again is new again"
+    assert learn(trace, [5], {6}) == (Touched(5, 1), Touched(7, 1), Touched(20, 1), Touched(1, 1))
+    assert learn(None, [3, 2, 4, 5], {9}) == (Touched(3, 1), Touched(2, 1), Touched(4, 2))
 
 
 @given(st.lists(st.integers(0, 99), unique=True), st.lists(st.integers(0, 99), min_size=1, unique=True))
@@ -232,6 +242,16 @@ async def test_a_granule_beyond_the_image_is_refused(world: World) -> None:
         through(world, trace)
     with pytest.raises(TraceCorrupt, match="beyond its image"):
         await read_granules(world.reader(), trace)
+
+
+async def test_whoever_asks_hears_of_each_read(world: World) -> None:
+    blob = through(world, await make_hot(world, [3, 4]))
+    heard: list[tuple[int, int]] = []
+    blob.on_read.add(lambda offset, size: heard.append((offset, size)))
+    assert blob.read_nowait(3 * GRANULE_BYTES, 10) is None
+    await blob.read(3 * GRANULE_BYTES, 10)
+    assert blob.read_nowait(4 * GRANULE_BYTES, 20) is not None
+    assert heard == [(3 * GRANULE_BYTES, 10), (4 * GRANULE_BYTES, 20)]
 
 
 async def test_nobody_to_deliver_is_told(world: World) -> None:
