@@ -35,6 +35,8 @@ class Config:
     upload_limit: int | None = None
     download_limit: int | None = None
     """Bytes of blocks a second, with all peers together."""
+    ratio: float = 0.0
+    """Of what seeds hold, peers are given so many times; 0: without end (seeds.py)."""
     leech_only: bool = False
     """Serve no blocks to peers."""
     upload_only: bool = False
@@ -205,6 +207,7 @@ def make_config(
         ),
         upload_limit=value["upload-limit"],
         download_limit=value["download-limit"],
+        ratio=value["ratio"],
         leech_only=value["leech-only"],
         upload_only=value["upload-only"],
         read_deadline=value["read-deadline"],

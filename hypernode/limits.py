@@ -94,6 +94,10 @@ SEED_RETRY_SECONDS: Final = 5.0
 SEED_RETRY_SECONDS_MAX: Final = 120.0
 """After nobody delivered: the first pause, and the longest, each twice the one before. News of the log ends it."""
 
+RATIO_MIN: Final = 0.001
+RATIO_MAX: Final = 1000.0
+"""Bytes given for each byte that a seed holds; records keep thousandths."""
+
 SEED_REVIEW_SECONDS: Final = 600.0
 """A seed that has all looks again whether that is still so."""
 

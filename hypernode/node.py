@@ -40,7 +40,7 @@ from hypernode.limits import IDLE_MOUNT_SECONDS, NETWORK_START_SECONDS, PATIENCE
 from hypernode.opened import OpenedImages
 from hypernode.private_traces import PrivateTraces
 from hypernode.records import Records
-from hypernode.seeds import SeedBook
+from hypernode.seeds import SeedBook, allowance
 from hypernode.tables import finder
 from hypernode.tokens import TokenBook
 from hypernode.views import View
@@ -93,12 +93,23 @@ class Node:
         """Containers taken over from it, by their root."""
         self.volumes = VolumeStore(config.volumes)
         self.gate = Gate()
-        self.seeds = SeedBook(repository.records)
+        self.seeds = SeedBook(repository.records, changed=self._limit_giving)
+        for key in {seed.key for seed in self.seeds.all()}:
+            self._limit_giving(key)
         self.tokens = TokenBook(repository.records)
         self.traces = PrivateTraces(repository.records)
         self.seeding: Seeding | None = None
         """What a daemon fetches for its seeds; None for a node that stays for one command."""
         self._held: Counter[ManifestRef] = Counter()
+
+    def _limit_giving(self, key: LogKey) -> None:
+        """Serve the log as long as some order about it is not done; an image of this home's own for ever."""
+        orders = self.seeds.of(key, None)
+        try:
+            is_own = self.repository.logs.open(key).writable
+        except NotFound:
+            is_own = False
+        self.swarm.limit_giving(key, None if is_own else allowance(orders, self.config.ratio))
 
     @contextlib.contextmanager
     def holding(self, reference: ManifestRef) -> Iterator[None]:
@@ -153,6 +164,7 @@ async def open_node(config: Config, repository: Repository, *, is_daemon: bool) 
             settings,
             ban_book=Records(repository.records),
             memory=Records(repository.records),
+            given_book=Records(repository.records),
             find_table=finder(repository),
             on_peer=partial(_tell_of_peer, events),
         )

@@ -12,6 +12,7 @@ seed  order id → what is seeded for others, and which versions that is (seeds.
 layer manifest id → its tar's digest      what a registry's clients are told (http/layers.py)
 oci   log key, SHA-256 → entry id         the version that something of that digest is made of (http/registry.py)
 bans  nothing → who is banned             swarm/replication/ledger.py
+given log key → bytes of its blocks that peers were given, in all runs (swarm/giving.py)
 """
 
 from __future__ import annotations
@@ -109,6 +110,13 @@ class Records:
 
     def remember_bans(self, dumped: bytes) -> None:
         self._namespace.put_many([(b"bans", dumped)])
+
+    def given(self, log: LogKey) -> int:
+        """What `remember_given` was told; 0 at first."""
+        return self._number(b"given\0" + log)
+
+    def remember_given(self, counts: Mapping[LogKey, int]) -> None:
+        self._namespace.put_many([(b"given\0" + log, count.to_bytes(8, "big")) for log, count in counts.items()])
 
     def keep(self, log: LogKey, entry: EntryId | None, wanted: bool | None) -> None:
         """Remember that a version, or the whole log, is kept or is not; None: as if nothing had been said."""

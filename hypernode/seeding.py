@@ -46,6 +46,8 @@ _log: Final = logging.getLogger("hypernode.seeding")
 QUEUED: Final = "queued"
 FETCHING: Final = "fetching"
 COMPLETE: Final = "complete"
+DONE: Final = "done"
+"""Complete, and served no more: peers were given what its ratio asks for. Told, not kept in `Progress`."""
 FAILED: Final = "failed"
 
 Sizes = dict[BlockId, int]
@@ -185,7 +187,8 @@ class Seeding:
             self._tell(order, QUEUED, "a new version")  # what was complete was the order before it
         # Before anything of them comes, so that no collection takes it away again.
         before = self._kept(seed)
-        await self._keep(seed, {**{each.entry: False for each in versions}, **before})
+        is_new = versions[0].entry not in before
+        await self._keep(seed, {**{each.entry: False for each in versions}, **before}, is_new=is_new)
         sizes = await self._learn(order, log, versions)
         count = fitting(list(sizes.values()), seed.budget)
         after = {entry: place < count for place, entry in enumerate(sizes)}
@@ -196,6 +199,9 @@ class Seeding:
             await self._keep(seed, {**dict.fromkeys(gone, True), **after})
         await self._fetch(order, [sizes[entry] for entry in after if after[entry]])
         await self._let_go(seed, log, after, gone)
+        current = self._node.seeds.get(seed.id)
+        if current is not None and current.held_bytes != progress.total_bytes:
+            self._node.seeds.put(replace(current, held_bytes=progress.total_bytes))
         if count < len(versions):
             words = "not even the newest version fits" if not count else f"only {count} of {len(versions)} versions fit"
             self._tell(order, COMPLETE if count or seed.is_sparse else FAILED, f"{words} the budget")
@@ -206,11 +212,16 @@ class Seeding:
         current = self._node.seeds.get(seed.id)
         return {} if current is None else current.kept
 
-    async def _keep(self, seed: Seed, kept: Mapping[EntryId, bool]) -> None:
+    async def _keep(self, seed: Seed, kept: Mapping[EntryId, bool], *, is_new: bool = False) -> None:
+        """`is_new`: a version begins, and what is given counts anew."""
         async with self._node.gate.passing():  # no collection is going on that does not know it
             current = self._node.seeds.get(seed.id)
-            if current is not None and current.kept != kept:
-                self._node.seeds.put(replace(current, kept=kept))
+            if current is None or current.kept == kept:
+                return
+            current = replace(current, kept=kept)
+            if is_new:
+                current = replace(current, given_before=self._node.swarm.giving.given(seed.key), held_bytes=0)
+            self._node.seeds.put(current)
 
     async def _learn(self, order: _Order, log: Log, versions: list[Published]) -> dict[EntryId, Sizes]:
         """What each version takes: of a sparse order, what is here of it. Fetches their manifests."""

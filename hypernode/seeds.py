@@ -5,10 +5,14 @@ fetched) or *sparse* (entries and manifests; blocks as somebody here reads them)
 written down before anything of them is fetched, so collecting (operations/keeping.py) knows, also after a crash.
 Orders have owners: this home's user (""), or the holder of a token (tokens.py), so two may want the same image and
 one of them let go of it.
+
+An order may have a *ratio*: once peers were given so many times the bytes that it holds, it is done, and what it holds
+stays but is served no more. As with torrents, each version counts anew: from its coming on, once all of it is here.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -40,6 +44,8 @@ class Seed:
     versions: int = 1
     budget: int | None = None
     rate: int | None = None
+    ratio: float | None = None
+    """None: the daemon's; 0: however much was given."""
     peers: tuple[str, ...] = ()
     owner: str = ""
     name: str = ""
@@ -48,10 +54,27 @@ class Seed:
     """Seconds since 1970."""
     kept: Mapping[EntryId, bool] = field(default_factory=dict)
     """Versions that it keeps at this moment; False: nothing but the manifest."""
+    given_before: int = 0
+    """Bytes that were given of the log in all when the newest of them came."""
+    held_bytes: int = 0
+    """What it holds, since all of that is here; 0 until then."""
 
     @property
     def link(self) -> str:
         return Link(self.key, self.version).text
+
+
+def enough(seed: Seed, ratio: float) -> int | None:
+    """After how many bytes given of the log in all an order is done; None: never. `ratio`: the daemon's."""
+    ratio = ratio if seed.ratio is None else seed.ratio
+    return seed.given_before + math.ceil(ratio * seed.held_bytes) if ratio and seed.held_bytes else None
+
+
+def allowance(orders: Iterable[Seed], ratio: float) -> int | None:
+    """How many bytes of a log may be given in all: until the last of the orders about it is done; None: no end."""
+    found = [enough(seed, ratio) for seed in orders]
+    known = [count for count in found if count is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def new_seed_id() -> str:
@@ -59,11 +82,18 @@ def new_seed_id() -> str:
 
 
 class SeedBook:
-    """All orders of a home, remembered in its store. `clock`: seconds since 1970."""
+    """All orders of a home, remembered in its store. `clock`: seconds since 1970. `changed` is told of which log
+    there is another order now, or one less."""
 
-    def __init__(self, namespace: Namespace, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        clock: Callable[[], float] = time.time,
+        changed: Callable[[LogKey], None] = lambda _: None,
+    ) -> None:
         self._namespace = namespace
         self._clock = clock
+        self._changed = changed
         self._seeds: dict[str, Seed] = {}
         for key, raw in namespace.items():
             if key.startswith(_PREFIX):
@@ -83,9 +113,9 @@ class SeedBook:
         mine = (seed for seed in self._seeds.values() if seed.owner == owner)
         return next((seed for seed in mine if (seed.key, seed.version) == (key, version)), None)
 
-    def of(self, key: LogKey, owner: str = "") -> list[Seed]:
-        """The orders of `owner` for anything of the log."""
-        return [seed for seed in self.all() if (seed.key, seed.owner) == (key, owner)]
+    def of(self, key: LogKey, owner: str | None = "") -> list[Seed]:
+        """The orders of `owner` for anything of the log; None: of anybody."""
+        return [seed for seed in self.all() if seed.key == key and owner in (seed.owner, None)]
 
     def put(self, seed: Seed) -> Seed:
         """Remember an order, durably. Raises `Conflict` when there are too many."""
@@ -95,14 +125,17 @@ class SeedBook:
             seed = replace(seed, added=int(self._clock()))
         self._namespace.put_many([(_PREFIX + seed.id.encode(), _encode(seed))], durable=True)
         self._seeds[seed.id] = seed
+        self._changed(seed.key)
         return seed
 
     def remove(self, identifier: str) -> None:
         """Forget an order, durably. Raises `NotFound`."""
-        if self._seeds.pop(identifier, None) is None:
+        seed = self._seeds.pop(identifier, None)
+        if seed is None:
             raise NotFound("there is no such seed", "`hypernode seed ls` lists them")
         self._namespace.delete(_PREFIX + identifier.encode())
         self._namespace.put_many((), durable=True)
+        self._changed(seed.key)
 
     def keeps(self, key: LogKey, entry: EntryId) -> bool | None:
         """Whether an order keeps the version: None for no, False for nothing but its manifest, True for all of it."""
@@ -138,6 +171,18 @@ def fitting(sizes: Sequence[Mapping[BlockId, int]], budget: int | None) -> int:
     return len(sizes)
 
 
+def going_on(seed: Seed, before: Seed) -> Seed:
+    """The order in place of the one before: what that keeps and has given counts."""
+    return replace(
+        seed,
+        id=before.id,
+        added=before.added,
+        kept=before.kept,
+        given_before=before.given_before,
+        held_bytes=before.held_bytes,
+    )
+
+
 def let_go(before: Mapping[EntryId, bool], after: Mapping[EntryId, bool]) -> Set[EntryId]:
     """Versions that were kept whole and are not any more."""
     return {entry for entry, is_whole in before.items() if is_whole and not after.get(entry, False)}
@@ -152,6 +197,7 @@ def _encode(seed: Seed) -> bytes:
             "versions": seed.versions,
             "budget": seed.budget,
             "rate": seed.rate,
+            "ratio": None if seed.ratio is None else round(seed.ratio * 1000),  # records have no floats
             "peers": list(seed.peers),
             "owner": seed.owner,
             "name": seed.name,
@@ -159,6 +205,8 @@ def _encode(seed: Seed) -> bytes:
             "added": seed.added,
             "kept": [entry for entry, is_whole in seed.kept.items() if is_whole],
             "manifests": [entry for entry, is_whole in seed.kept.items() if not is_whole],
+            "given": seed.given_before,
+            "held": seed.held_bytes,
         }
     )
 
@@ -177,6 +225,7 @@ def _decode(identifier: str, raw: bytes) -> Seed | None:
             "versions": int(versions),
             "budget": int() | None as budget,
             "rate": int() | None as rate,
+            "ratio": int() | None as ratio,
             "peers": [*peers],
             "owner": str(owner),
             "name": str(name),
@@ -184,6 +233,8 @@ def _decode(identifier: str, raw: bytes) -> Seed | None:
             "added": int(added),
             "kept": [*kept],
             "manifests": [*manifests],
+            "given": int(given),
+            "held": int(held),
         } if len(key) == ID_BYTES:
             return Seed(
                 id=identifier,
@@ -193,12 +244,15 @@ def _decode(identifier: str, raw: bytes) -> Seed | None:
                 versions=versions,
                 budget=budget,
                 rate=rate,
+                ratio=None if ratio is None else ratio / 1000,
                 peers=tuple(peer for peer in peers if isinstance(peer, str)),
                 owner=owner,
                 name=name,
                 meta={str(word): str(text) for word, text in meta.items()},
                 added=added,
                 kept=dict.fromkeys(_entries(manifests), False) | dict.fromkeys(_entries(kept), True),
+                given_before=given,
+                held_bytes=held,
             )
     return None
 

@@ -19,6 +19,7 @@ _LISTS: Final = frozenset({Kind.LISTEN, Kind.PEERS})
 _IN_FILES: Final = {
     Kind.SWITCH: "true or false",
     Kind.SECONDS: "a number",
+    Kind.RATIO: "a number",
     Kind.RATE: 'a rate such as "2M", in quotes, or a number of bytes a second',
     Kind.SIZE: 'a size such as "20G", in quotes, or a number of bytes',
     Kind.FILE: "a path in quotes",
@@ -45,11 +46,13 @@ def from_text(setting: Setting, text: str, where: str, directory: Path | None = 
         if text.lower() not in _ON | _OFF:
             raise BadSetting(f"{where}: {text!r} is neither on nor off", "write on or off")
         return text.lower() in _ON
-    if setting.kind is Kind.SECONDS:
+    if setting.kind in (Kind.SECONDS, Kind.RATIO):
+        unit = " of seconds" if setting.kind is Kind.SECONDS else ""
         try:
-            return _bounded(setting, float(text), where)
+            number = float(text)
         except ValueError:
-            raise BadSetting(f"{where}: {text!r} is not a number of seconds", "write 30, or 2.5") from None
+            raise BadSetting(f"{where}: {text!r} is not a number{unit}", "write 30, or 2.5") from None
+        return _bounded(setting, number, where)
     if setting.kind in _LISTS:
         return _addresses(setting, tuple(filter(None, (item.strip() for item in text.split(",")))), where)
     if setting.kind in (Kind.FILE, Kind.DIRECTORY):
@@ -71,7 +74,7 @@ def from_toml(setting: Setting, value: object, where: str, directory: Path) -> V
     kind = setting.kind
     if kind is Kind.SWITCH and isinstance(value, bool):
         return value
-    if kind is Kind.SECONDS and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind in (Kind.SECONDS, Kind.RATIO) and isinstance(value, int | float) and not isinstance(value, bool):
         return _bounded(setting, float(value), where)
     if kind in (Kind.RATE, Kind.SIZE, Kind.ADDRESS) and isinstance(value, int | str) and not isinstance(value, bool):
         return from_text(setting, str(value), where)

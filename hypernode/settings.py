@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from hypernode.limits import READ_DEADLINE_SECONDS
+from hypernode.limits import RATIO_MAX, READ_DEADLINE_SECONDS
 
 Value = bool | int | float | str | Path | tuple[str, ...] | None
 """None: there is no limit, or no file."""
@@ -24,6 +24,8 @@ class Kind(StrEnum):
 
     SWITCH = "switch"
     SECONDS = "seconds"
+    RATIO = "ratio"
+    """A number without a unit."""
     RATE = "rate"
     """Bytes a second: 2M, 500k."""
     SIZE = "size"
@@ -148,6 +150,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("upnp", Kind.SWITCH, True, "As a daemon, have the router forward our port.", Group.REACHING),
     Setting("upload-limit", Kind.RATE, None, "Send blocks no faster.", Group.MOVING),
     Setting("download-limit", Kind.RATE, None, "Fetch blocks no faster.", Group.MOVING),
+    Setting(
+        "ratio",
+        Kind.RATIO,
+        0.0,
+        "A seed is served until peers were given so many times the bytes that it holds; 0: without end. `seed add "
+        "--ratio` says it of one.",
+        Group.MOVING,
+        commands=("daemon",),
+        bounds=(0, RATIO_MAX),
+    ),
     Setting("leech-only", Kind.SWITCH, False, "Serve no blocks.", Group.MOVING),
     Setting("upload-only", Kind.SWITCH, False, "Fetch no blocks.", Group.MOVING),
     Setting(

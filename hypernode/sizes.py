@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them."""
+"""Sizes, rates and ratios as people write them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from hyperlog.errors import Refused
+from hypernode.limits import RATIO_MAX, RATIO_MIN
 
 RATE_MIN: Final = 16_000
 """Bytes a second. Below it, one block takes longer than peers wait for one."""
@@ -28,3 +29,10 @@ def parse_rate(text: str) -> int:
     if rate < RATE_MIN:
         raise Refused(f"a limit of {rate} bytes a second is too low", f"allow at least {RATE_MIN // 1000}k")
     return rate
+
+
+def check_ratio(ratio: float) -> float:
+    """The ratio in thousandths; 0 means no end. Raises `Refused`."""
+    if ratio and not RATIO_MIN <= ratio <= RATIO_MAX:
+        raise Refused(f"{ratio:g} is no ratio", f"choose {RATIO_MIN:g} to {RATIO_MAX:g}, or 0 for no end")
+    return round(ratio, 3)

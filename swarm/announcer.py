@@ -110,6 +110,13 @@ class Announcer:
             self._came[block] = trio.current_time()
             self._news.set()
 
+    def tell_again(self, log: LogKey) -> None:
+        """The log is served again: say what is held of it to everybody who was told that it is nothing."""
+        for (key, _), known in self._known.items():
+            if key == log:
+                for live in self._sessions(log).values():
+                    self._tell_all(live, known)
+
     # ------------------------------------------------------------------------------------------ what sessions tell
 
     def add_peer(self, live: LiveSession) -> None:
@@ -136,8 +143,9 @@ class Announcer:
 
     def _tell_all(self, live: LiveSession, known: _Known) -> None:
         if known.bits is not None and live.shares_table(known.table.id):
-            shown = Bits(len(known.table)) if self._policy.leech_only else known.bits
-            live.tell_holds(known.table.id, shown)
+            assert live.log is not None
+            serves = self._policy.giving.serves(live.log)
+            live.tell_holds(known.table.id, known.bits if serves else Bits(len(known.table)))
 
     # ---------------------------------------------------------------------------------------------------- the tasks
 
@@ -214,7 +222,7 @@ class Announcer:
         gained = sorted({numbers[block] for block in kept})
         for number in gained:
             bits.add(number)
-        if self._policy.leech_only:
+        if not self._policy.giving.serves(log):
             return
         for live in self._sessions(log).values():
             if live.shares_table(identifier):

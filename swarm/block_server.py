@@ -19,6 +19,7 @@ from hyperlog.errors import BlockMissing
 from hyperlog.ids import BlockId, LogKey
 from hyperlog.lanes import Lane
 from swarm.addresses import PeerId
+from swarm.giving import Giving
 from swarm.limits import LIMITED_PING_SECONDS, READ_AHEAD_BYTES, SERVE_BATCH_MAX, WRITE_CHUNK_BYTES
 from swarm.replication.grants import Grants
 from swarm.replication.messages import Wanted, Why
@@ -51,7 +52,7 @@ class ServePolicy:
     blocks: BlockBook
     disk: trio.CapacityLimiter | None
     throttle: Throttle | None
-    leech_only: bool
+    giving: Giving
     is_fetching: Callable[[LogKey], bool]
     totals: Counters
     grants: Grants[PeerId] = field(default_factory=Grants)
@@ -131,10 +132,10 @@ class BlockServer:
         return asked
 
     def _why_not(self, wanted: Wanted, now: float) -> Why | None:
-        if self._policy.leech_only:
-            return Why.NOT_SERVING
         log = self._session.log
         assert log is not None
+        if not self._policy.giving.serves(log):
+            return Why.NOT_SERVING
         if self._policy.is_fetching(log) or self._policy.grants.may_serve(self._remote, wanted, now):
             return None
         self._policy.totals.soon_said += 1
@@ -168,9 +169,12 @@ class BlockServer:
         return False
 
     def _answer(self, wanted: Wanted, payload: bytes | None) -> None:
-        if payload is None:
-            self._session.refuse(wanted, Why.NOT_HELD)
+        log = self._session.log
+        assert log is not None
+        if payload is None or not self._policy.giving.serves(log):
+            self._session.refuse(wanted, Why.NOT_HELD if payload is None else Why.NOT_SERVING)
             return
+        self._policy.giving.count(log, len(payload))
         self._session.serve(wanted, payload)
         for counters in self._counters:
             counters.blocks_out += 1

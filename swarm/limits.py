@@ -192,6 +192,9 @@ FORGIVEN_SECONDS: Final = 7 * 86_400.0
 BANS_SAVE_SECONDS: Final = 10.0
 """A ban is on disk after this, or when the node ends."""
 
+GIVEN_SAVE_SECONDS: Final = 30.0
+"""So is what was given of each log, all of them in one write."""
+
 TICK_SECONDS: Final = 0.25
 STALL_SECONDS: Final = 1.5
 """A peer that owes blocks and has been silent this long is asked nothing more, and others are asked instead."""
@@ -250,6 +253,9 @@ HOPELESS_SECONDS: Final = 3.0
 ABSENT_RETRY_SECONDS: Final = 1.0
 ABSENT_RETRY_SECONDS_MAX: Final = 8.0
 """A peer that did not hold a block is asked for it again after this, doubling: it may be fetching itself."""
+
+MUTE_SECONDS: Final = 10.0
+"""A peer that said that it serves nothing is not asked for so long: orders to serve come and go."""
 
 RETRY_FIRST_SECONDS: Final = 0.2
 RETRY_WANTED_SECONDS_MAX: Final = 2.0

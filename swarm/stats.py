@@ -98,6 +98,10 @@ class LogStats:
     traffic: LogTraffic
     tables: tuple[tuple[bytes, int, int], ...]
     """Images whose blocks peers speak of by number: (id of the manifest, blocks here, blocks)."""
+    given_bytes: int
+    """Bytes of blocks that peers were given, in all runs."""
+    is_spent: bool
+    """Not served any more: as much was given as may be."""
 
 
 @dataclass(frozen=True, slots=True)

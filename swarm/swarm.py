@@ -31,6 +31,7 @@ from swarm.block_server import BlockBook, ServePolicy
 from swarm.fetcher import Fetcher, FetchPolicy
 from swarm.finder import Finder
 from swarm.finding import Finding
+from swarm.giving import GivenBook, Giving
 from swarm.gossip import Gossip
 from swarm.limits import BANS_SAVE_SECONDS, DISK_THREADS_MAX, HOPELESS_SECONDS
 from swarm.membership import Membership
@@ -105,7 +106,8 @@ class BanBook(Protocol):
 
 
 class Swarm:
-    """One node's swarm. `run` it once. Bans outlive it with a `ban_book`, what it knows of peers with a `memory`."""
+    """One node's swarm. `run` it once. Bans outlive it with a `ban_book`, what it knows of peers with a `memory`,
+    what it gave with a `given_book`."""
 
     def __init__(
         self,
@@ -116,10 +118,12 @@ class Swarm:
         *,
         ban_book: BanBook | None = None,
         memory: PeerMemory | None = None,
+        given_book: GivenBook | None = None,
         find_table: FindTable = find_no_table,
         on_peer: PeerTold | None = None,
     ) -> None:
         self._ban_book = ban_book
+        self.giving = Giving(given_book, leech_only=config.leech_only)
         self._config = config
         self._open_network = open_network
         self._totals = Counters()
@@ -128,7 +132,7 @@ class Swarm:
             blocks=blocks,
             disk=trio.CapacityLimiter(config.disk_threads) if config.disk_threads else None,
             throttle=None if config.upload_limit is None else Throttle(config.upload_limit),
-            leech_only=config.leech_only,
+            giving=self.giving,
             is_fetching=lambda key: self._fetcher.is_waiting(key),
             totals=self._totals,
             worked=config.worked,
@@ -167,7 +171,7 @@ class Swarm:
             config.finding,
             self._membership,
             memory,
-            serves=lambda key: not config.leech_only and self._replicator.has_entries(key),
+            serves=lambda key: self.giving.serves(key) and self._replicator.has_entries(key),
             is_waiting=self._is_waiting,
             own_addresses=self.addresses,
             refused=self._refused,
@@ -211,6 +215,7 @@ class Swarm:
             nursery.start_soon(self._replicator.run)
             if self._ban_book is not None:
                 nursery.start_soon(self._keep_bans, self._ban_book)
+            nursery.start_soon(self.giving.run)
             task_status.started()
 
     async def _keep_bans(self, book: BanBook) -> None:
@@ -312,6 +317,13 @@ class Swarm:
         """
         self._announcer.add_table(key, Table(TableId(identifier), blocks))
 
+    def limit_giving(self, key: LogKey, bytes_max: int | None) -> None:
+        """Serve a log until so many bytes of its blocks were given in all, earlier runs included; None: without end."""
+        was_spent = self.giving.is_spent(key)
+        self.giving.limit(key, bytes_max)
+        if was_spent and self.giving.serves(key):
+            self._announcer.tell_again(key)
+
     def source(self, key: LogKey) -> LogSource:
         """Blocks from the peers of a joined log."""
         assert key in self._sessions.logs
@@ -405,6 +417,8 @@ class Swarm:
             last_failure=self._membership.last_failure(key),
             traffic=log_traffic(self._sessions.moved[key], self._sessions.of(key).values(), trio.current_time()),
             tables=tuple(self._announcer.held_of(key)),
+            given_bytes=self.giving.given(key),
+            is_spent=self.giving.is_spent(key),
         )
 
     def _peer_stats(self) -> tuple[PeerStats, ...]:

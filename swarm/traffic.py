@@ -37,7 +37,7 @@ def block_stats(totals: Counters, fetcher: Fetcher, serving: ServePolicy) -> Blo
         download_limit=policy.download_limit,
         upload_waits=0 if serving.throttle is None else serving.throttle.waits,
         download_waits=counts.limited,
-        leech_only=serving.leech_only,
+        leech_only=serving.giving.leech_only,
         upload_only=policy.upload_only,
     )
 

@@ -11,7 +11,8 @@ class SeedAdd:
     """Keep the newest `versions` of an image here, or the one that `link` names; a second time: change how.
 
     `sparse`: entries and manifests only, and whatever of the rest is read here. `budget` in bytes, `rate` in bytes a
-    second. With `wait`: until all is here, or cannot be. Events: `progress`, `note`.
+    second. `ratio`: served until peers were given so many times what it holds; 0: without end, None: as the daemon is
+    set. With `wait`: until all is here, or cannot be. Events: `progress`, `note`.
     """
 
     op: ClassVar[str] = "seed-add"
@@ -21,6 +22,7 @@ class SeedAdd:
     versions: int = 1
     budget: int | None = None
     rate: int | None = None
+    ratio: float | None = None
     wait: bool = False
 
 

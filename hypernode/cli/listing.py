@@ -115,10 +115,11 @@ def _refused_text(counts: Mapping[str, Any]) -> str:
 
 
 def _rates(entry: Mapping[str, Any]) -> str:
-    """What a log moves now, if anything."""
+    """What a log moves now, if anything, and whether it is served no more."""
+    done = f", done: gave {size_text(entry['given_bytes'])}" if entry.get("is_done") else ""
     if not entry.get("rate_in") and not entry.get("rate_out"):
-        return ""
-    return f", in {size_text(entry['rate_in'])}/s, out {size_text(entry['rate_out'])}/s"
+        return done
+    return f", in {size_text(entry['rate_in'])}/s, out {size_text(entry['rate_out'])}/s{done}"
 
 
 def _block_lines(blocks: Mapping[str, Any]) -> Iterator[str]:

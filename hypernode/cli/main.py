@@ -176,7 +176,11 @@ def share(
 @app.command()
 def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
+<<<<<<< HEAD
     private_traces: PrivateTracesOption = None,
+=======
+    ratio: Annotated[float | None, option_of("ratio")] = None,
+>>>>>>> 6a4f287 (Seeds end when they gave their share: --ratio, counted over all runs)
     relay: Annotated[bool | None, option_of("relay")] = None,
     http: Annotated[str | None, option_of("http")] = None,
     gateway: Annotated[str | None, option_of("gateway")] = None,
@@ -191,8 +195,9 @@ def daemon(
 
     Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
     home, it seeds again what it seeded. One home has one node. With --budget, versions that no pin, volume, mount or
-    container needs are removed when the disk fills up. With --http it also serves the API as REST, metrics and a
-    dashboard (`hypernode dashboard` says where): who has the token can do then what the node's user can.
+    container needs are removed when the disk fills up. With --ratio, seeds are served no more once they gave so
+    many times what they hold. With --http it also serves the API as REST, metrics and a dashboard (`hypernode
+    dashboard` says where): who has the token can do then what the node's user can.
 
     [bold]Examples[/bold]
 
@@ -208,7 +213,11 @@ def daemon(
         "daemon",
         relay=relay,
         budget=budget,
+<<<<<<< HEAD
         private_traces=private_traces,
+=======
+        ratio=ratio,
+>>>>>>> 6a4f287 (Seeds end when they gave their share: --ratio, counted over all runs)
         http=http,
         gateway=gateway,
         pinning=pinning,

@@ -33,6 +33,14 @@ def seed_add(
     rate: Annotated[
         str | None, typer.Option("--rate", metavar="RATE", help="Fetch no faster than this: 2M (bytes a second).")
     ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--ratio",
+            metavar="R",
+            help="Serve it until peers were given R times what it holds; 0: for ever (default: the daemon's --ratio).",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until everything is here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,12 +49,15 @@ def seed_add(
     New versions are fetched as they are published; older ones go when they are not among the newest N any more. With
     a version in LINK just that one is kept. Adding it again changes how. The order outlives restarts of the daemon.
     Nothing that a seed keeps is collected. --budget is for this image; the daemon's own --budget holds for all.
+    With --ratio it is done when peers were given so much: it stays here, but is served and announced no more, until
+    the ratio is raised or a version comes, which counts anew.
 
     [bold]Examples[/bold]
 
         hypernode seed add hyper://KEY
         hypernode seed add hyper://KEY --versions 3 --budget 20G --rate 2M
         hypernode seed add hyper://KEY@stable --wait
+        hypernode seed add hyper://KEY --ratio 2
         hypernode seed add hyper://KEY --sparse
     """
     run(
@@ -57,6 +68,7 @@ def seed_add(
         versions=versions,
         budget=budget,
         rate=rate,
+        ratio=ratio,
         wait=wait,
         as_json=as_json,
     )
@@ -73,7 +85,7 @@ def seed_rm(link: LinkArgument, as_json: JsonOption = False) -> None:
 
 
 def seed_ls(as_json: JsonOption = False) -> None:
-    """List what is kept for others: how many versions, how much of them is here, and what it waits for.
+    """List what is kept for others: how many versions, how much of them is here and was given, and what it waits for.
 
     [bold]Examples[/bold]
 

@@ -34,6 +34,7 @@ async def seed_add(config: Config, arguments: Arguments) -> int:
         arguments["versions"],
         None if budget is None else parse_size(budget),
         None if rate is None else parse_rate(rate),
+        arguments["ratio"],
         arguments["wait"],
     )
     result = await _ask(config, request)
@@ -61,14 +62,23 @@ async def seed_ls(config: Config, arguments: Arguments) -> int:
             f"{seed['kept']}/{seed['versions']}",
             "-" if seed["newest"] is None else f"v{seed['newest']}",
             f"{size_text(seed['here_bytes'])} of {size_text(seed['total_bytes'])}",
+            _given(seed),
             seed["owner"] or "-",
             _state(seed),
             seed["link"],
         )
         for seed in result["seeds"]
     ]
-    print_table(("NAME", "HOW", "KEPT", "NEWEST", "HERE", "FOR", "STATE", "LINK"), rows)
+    print_table(("NAME", "HOW", "KEPT", "NEWEST", "HERE", "GIVEN", "FOR", "STATE", "LINK"), rows)
     return EXIT_OK
+
+
+def _given(seed: Json) -> str:
+    """What peers were given, and how many times what is held that is, of how many."""
+    if seed["given_ratio"] is None:
+        return size_text(seed["given_bytes"])
+    goal = f" of {seed['ratio']:g}" if seed["ratio"] else ""
+    return f"{size_text(seed['given_bytes'])} ({seed['given_ratio']:.2f}{goal})"
 
 
 def _state(seed: Json) -> str:

@@ -13,6 +13,7 @@ from hypernode.settings import BY_NAME, SETTINGS, Kind, Setting, as_text
 _TYPES: Final[dict[Kind, object]] = {
     Kind.SWITCH: bool | None,
     Kind.SECONDS: float | None,
+    Kind.RATIO: float | None,
     Kind.RATE: str | None,
     Kind.SIZE: str | None,
     Kind.FILE: str | None,
@@ -24,6 +25,7 @@ _TYPES: Final[dict[Kind, object]] = {
 }
 _METAVARS: Final = {
     Kind.SECONDS: "SECONDS",
+    Kind.RATIO: "R",
     Kind.RATE: "RATE",
     Kind.SIZE: "SIZE",
     Kind.FILE: "FILE",

@@ -36,7 +36,7 @@ from hypernode.limits import PINS_PER_TOKEN_MAX
 from hypernode.node import Node
 from hypernode.operations.seeding import begin, end
 from hypernode.seeding import COMPLETE, FAILED, FETCHING, QUEUED
-from hypernode.seeds import Seed, new_seed_id
+from hypernode.seeds import Seed, going_on, new_seed_id
 from hypernode.tokens import Token
 from swarm.addresses import parse_address
 
@@ -112,7 +112,7 @@ class _Pins:
             raise Conflict(f"a token has at most {PINS_PER_TOKEN_MAX} pins", "remove one")
         seed = replace(wanted, owner=token.name, budget=token.budget)
         if before is not None:
-            seed = replace(seed, id=before.id, added=before.added, kept=before.kept)
+            seed = going_on(seed, before)
         if seed == before:
             return seed
         return begin(self._node, seed)

@@ -130,7 +130,8 @@ def _moved(seen: LogStats | None) -> Mapping[str, Any]:
     if seen is None:
         return {"peers": 0}
     images = [{"manifest": to_text(table), "blocks_here": here, "blocks": count} for table, here, count in seen.tables]
-    return {"peers": len(seen.peers), **dataclasses.asdict(seen.traffic), "images": images}
+    given = {"given_bytes": seen.given_bytes, "is_done": seen.is_spent}
+    return {"peers": len(seen.peers), **dataclasses.asdict(seen.traffic), **given, "images": images}
 
 
 def _forks(log: Log) -> list[Mapping[str, Any]]:

@@ -12,8 +12,9 @@ from hypernode.api.server import Call
 from hypernode.limits import SEED_VERSIONS_MAX
 from hypernode.node import Node
 from hypernode.operations.fetching import reporting
-from hypernode.seeding import COMPLETE, FAILED
-from hypernode.seeds import Seed, new_seed_id
+from hypernode.seeding import COMPLETE, DONE, FAILED
+from hypernode.seeds import Seed, going_on, new_seed_id
+from hypernode.sizes import check_ratio
 from images.catalog import Catalog
 from swarm.addresses import parse_address
 
@@ -40,17 +41,18 @@ async def _add(node: Node, request: SeedAdd, call: Call) -> Mapping[str, Any]:
         raise Refused("a sparse seed fetches nothing ahead, so it has no --rate", "leave one of them out")
     before = node.seeds.find(link.key, link.version)
     seed = Seed(
-        id=new_seed_id() if before is None else before.id,
+        id=new_seed_id(),
         key=link.key,
         version=link.version,
         is_sparse=request.sparse,
         versions=request.versions,
         budget=request.budget,
         rate=request.rate,
+        ratio=None if request.ratio is None else check_ratio(request.ratio),
         peers=peers,
-        added=0 if before is None else before.added,
-        kept={} if before is None else before.kept,
     )
+    if before is not None:
+        seed = going_on(seed, before)
     seed = begin(node, seed)
     if node.seeding is None:
         await call.event("note", text="no daemon runs in this home: `hypernode daemon` fetches and serves it")
@@ -112,8 +114,11 @@ def _remove(node: Node, request: SeedRemove) -> Mapping[str, Any]:
 
 
 def seed_fields(node: Node, seed: Seed) -> dict[str, Any]:
-    """An order and how far it is, as JSON fields. Without a daemon the state is "idle"."""
+    """An order and how far it is, as JSON fields. Without a daemon the state is "idle". `given_bytes` count since the
+    newest version came, `given_ratio` is how many times the bytes that are held that is."""
     current = node.seeds.get(seed.id) or seed
+    ratio = node.config.ratio if seed.ratio is None else seed.ratio
+    given = max(0, node.swarm.giving.given(seed.key) - current.given_before)
     fields: dict[str, Any] = {
         "id": seed.id,
         "link": seed.link,
@@ -122,24 +127,26 @@ def seed_fields(node: Node, seed: Seed) -> dict[str, Any]:
         "versions": seed.versions,
         "budget": seed.budget,
         "rate": seed.rate,
+        "ratio": ratio,
         "owner": seed.owner,
         "added": seed.added,
         "kept": len([entry for entry, is_whole in current.kept.items() if is_whole]),
+        "given_bytes": given,
+        "given_ratio": round(given / current.held_bytes, 3) if current.held_bytes else None,
+        "state": "idle",
+        "detail": "no daemon runs",
+        "newest": None,
+        "here_bytes": 0,
+        "total_bytes": 0,
     }
     if node.seeding is None:
-        return {
-            **fields,
-            "state": "idle",
-            "detail": "no daemon runs",
-            "newest": None,
-            "here_bytes": 0,
-            "total_bytes": 0,
-        }
+        return fields
     progress = node.seeding.progress(seed.id)
     progress.look(node.repository.blocks)
+    is_done = progress.state == COMPLETE and node.swarm.giving.is_spent(seed.key)
     return {
         **fields,
-        "state": progress.state,
+        "state": DONE if is_done else progress.state,
         "detail": progress.detail,
         "newest": progress.newest,
         "here_bytes": progress.here_bytes,

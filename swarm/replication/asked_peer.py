@@ -47,8 +47,8 @@ class AskedPeer(Generic[P]):
         self.listen_until = 0.0
         """Until then it may yet say what it holds."""
         self.is_stalled = False
-        self.is_mute = False
-        """It has said that it serves nothing."""
+        self.mute_until = 0.0
+        """It has said that it serves nothing, and is not asked until then, or until it says that it holds something."""
         self.holds: dict[TableId, Bits] = {}
         """By table, once it has said what it holds of it."""
         self._lane_bytes = [0] * len(Lane)

@@ -25,6 +25,7 @@ from swarm.limits import (
     ASKED_PEERS_MAX,
     DEAD_SECONDS,
     LISTEN_SECONDS,
+    MUTE_SECONDS,
     SOON_HELD_SECONDS_MAX,
     SOON_RETRY_SECONDS,
     SOON_SECONDS_MAX,
@@ -136,6 +137,9 @@ class Scheduler(Generic[P]):
             return
         state.holds[identifier] = bits
         state.listen_until = 0.0
+        numbers = tuple(numbers)
+        if numbers:
+            state.mute_until = 0.0
         self._tables.count(identifier, [number for number in numbers if bits.add(number)], 1)
         for queue in self._queues.values():
             queue.forget_peer(peer)
@@ -219,7 +223,7 @@ class Scheduler(Generic[P]):
             self._download.give_back(owed.size)
         want = self._wants.get(block)
         if why is Why.NOT_SERVING:
-            state.is_mute = True
+            state.mute_until = now + MUTE_SECONDS
         if want is None or why in (Why.CANCELLED, Why.NOT_SERVING):
             return
         if why is Why.SOON:
@@ -341,7 +345,7 @@ class Scheduler(Generic[P]):
         ready = [
             name
             for name, peer in self._peers.items()
-            if not peer.is_stalled and not peer.is_mute and peer.has_stretch(lane) and self._has_told(peer, now)
+            if not peer.is_stalled and peer.mute_until <= now and peer.has_stretch(lane) and self._has_told(peer, now)
         ]
         if not ready:
             return
@@ -395,7 +399,7 @@ class Scheduler(Generic[P]):
         return (
             peer.log in want.logs
             and not peer.is_stalled
-            and not peer.is_mute
+            and peer.mute_until <= now
             and want.block not in peer.owed
             and not peer.is_absent(want.block, now)
             and peer.has_room(want.lane)

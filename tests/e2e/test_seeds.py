@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from hyperlog.errors import Refused
-from hypernode.api.requests import Share
+from hypernode.api.requests import Share, Status
 from hypernode.api.seed_requests import SeedAdd, Seeds
 from hypernode.api.version_requests import Cat, Pull, Usage, Verify
 from tests.support.asking import ask
-from tests.support.nodes import Daemon, Node, daemon, wait_until
+from tests.support.nodes import PATIENCE_SECONDS, Daemon, Node, daemon, end, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +118,38 @@ def test_a_sparse_seed_has_manifests_and_a_budget_holds(author: tuple[Daemon, st
         wait_until(lambda: _stored(seeder) < 1_000_000, "the budget holds")
 
 
+def test_a_seed_is_done_when_it_gave_its_share(author: tuple[Daemon, str, Path], tmp_path: Path) -> None:
+    serving, link, _ = author
+    seeder = Node(tmp_path / "seeder")
+    with daemon(seeder, options=("--ratio", "1")) as seeding:
+        added = json.loads(_ok(seeder, "seed", "add", link, *serving.peers, "--wait", "--json"))
+        assert (added["state"], added["ratio"], added["given_bytes"]) == ("complete", 1.0, 0)
+        serving.kill()  # nobody else has it from here on
+        _ok(Node(tmp_path / "first"), "pull", link, *seeding.peers)
+        wait_until(lambda: _seed(seeder)["state"] == "done", "it gave as much as it holds")
+        given = _seed(seeder)["given_bytes"]
+        assert given >= _seed(seeder)["total_bytes"]
+        assert "(1.00 of 1)" in _ok(seeder, "seed", "ls")
+        assert ", done: gave 3.0 MB" in _ok(seeder, "status")
+        assert ask(seeder, Verify(link))["complete"], "what was given is still here"
+
+    with daemon(seeder, options=("--ratio", "1")) as seeding:
+        wait_until(lambda: _seed(seeder)["state"] == "done", "it is done after a restart, too")
+        with Node(tmp_path / "second").start("pull", link, *seeding.peers) as second:
+            try:
+                wait_until(lambda: ask(seeder, Status())["logs"][0]["peers"] > 0, "somebody else asks")
+                assert _seed(seeder)["given_bytes"] == given
+                changed = json.loads(_ok(seeder, "seed", "add", link, "--ratio", "0", "--json"))
+                assert (changed["ratio"], changed["given_bytes"]) == (0.0, given)
+                _, err = second.communicate(timeout=PATIENCE_SECONDS)
+                assert second.returncode == 0, err
+            finally:
+                end(second)
+        assert _seed(seeder)["given_bytes"] > 1.9 * given
+        assert _seed(seeder)["state"] == "complete"
+        assert seeder.run("seed", "add", link, "--ratio", "-1").returncode == 4
+
+
 def test_what_cannot_be_seeded_is_told(tmp_path: Path) -> None:
     node = Node(tmp_path / "home")
     nobody = "hyper://" + "y" * 52
@@ -134,4 +166,4 @@ def test_what_cannot_be_seeded_is_told(tmp_path: Path) -> None:
         ):
             with pytest.raises(Refused):
                 ask(node, bad)
-        assert node.run("seed", "add", "nonsense").returncode == 4
+        assert node.run("seed", "add", "nonsense").returncode == 3  # a name that no image has

@@ -83,6 +83,7 @@ def test_every_setting_can_be_set_in_every_way(tmp_path: Path) -> None:
     texts = {
         Kind.SWITCH: "on",
         Kind.SECONDS: "7",
+        Kind.RATIO: "1.5",
         Kind.RATE: "2M",
         Kind.SIZE: "5G",
         Kind.LISTEN: "/ip4/127.0.0.1/tcp/0",
@@ -93,7 +94,8 @@ def test_every_setting_can_be_set_in_every_way(tmp_path: Path) -> None:
     variables = {BY_NAME[name].variable: value for name, value in text.items()}
     from_variables = choose(variables, {}, write(tmp_path / "empty.toml", ""))
     flags: dict[str, object] = {
-        name: {Kind.SWITCH: True, Kind.SECONDS: 7.0}.get(BY_NAME[name].kind, value) for name, value in text.items()
+        name: {Kind.SWITCH: True, Kind.SECONDS: 7.0, Kind.RATIO: 1.5}.get(BY_NAME[name].kind, value)
+        for name, value in text.items()
     }
     flags |= {name: [value] for name, value in text.items() if BY_NAME[name].kind in (Kind.LISTEN, Kind.PEERS)}
     from_flags = choose({}, flags, tmp_path / "empty.toml")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hyperlog.errors import Conflict, NotFound
+from hyperlog.errors import Conflict, NotFound, Refused
 from hyperlog.ids import BlockId, EntryId, LogKey, ManifestId
 from hyperlog.store import MemoryStore, Namespace
 from hypernode.limits import SEED_VERSIONS_MAX, SEEDS_MAX
-from hypernode.seeds import Seed, SeedBook, fitting, let_go, wanted
+from hypernode.seeds import Seed, SeedBook, allowance, fitting, going_on, let_go, wanted
+from hypernode.sizes import check_ratio
 from images.catalog import Catalog, Published
 from images.errors import NoSuchVersion, VersionCorrupt
 from images.ingest import StoredBlock
@@ -68,8 +69,12 @@ def test_orders_are_remembered_each_for_its_owner() -> None:
     store = MemoryStore()
     book = SeedBook(Namespace(store, b"m"), clock=lambda: 7.0)
     entry = EntryId(_id(9))
-    mine = book.put(Seed(id="a" * 32, key=KEY, versions=3, budget=5, rate=6, peers=("/ip4/1",), meta={"x": "y"}))
-    other = book.put(Seed(id="b" * 32, key=KEY, owner="team", name="web", kept={entry: False}))
+    mine = book.put(
+        Seed(id="a" * 32, key=KEY, versions=3, budget=5, rate=6, ratio=1.25, peers=("/ip4/1",), meta={"x": "y"})
+    )
+    other = book.put(
+        Seed(id="b" * 32, key=KEY, owner="team", name="web", kept={entry: False}, given_before=7, held_bytes=8)
+    )
     assert mine.added == 7
     again = SeedBook(Namespace(store, b"m"))
     assert again.all() == [mine, other]
@@ -77,6 +82,7 @@ def test_orders_are_remembered_each_for_its_owner() -> None:
     assert again.find(KEY, None, "team") == other
     assert again.find(KEY, "v1") is None
     assert again.of(KEY) == [mine]
+    assert again.of(KEY, None) == [mine, other]
     assert again.keeps(KEY, entry) is False
     assert again.keeps(LogKey(b"o" * 32), entry) is None
     again.put(Seed(id="a" * 32, key=KEY, kept={entry: True}, added=7))
@@ -85,6 +91,48 @@ def test_orders_are_remembered_each_for_its_owner() -> None:
     with pytest.raises(NotFound):
         again.remove(other.id)
     assert [seed.id for seed in SeedBook(Namespace(store, b"m")).all()] == [mine.id]
+
+
+def _order(ratio: float | None, held: int = 1000, given_before: int = 50) -> Seed:
+    return Seed(id="a", key=KEY, ratio=ratio, held_bytes=held, given_before=given_before)
+
+
+@pytest.mark.parametrize(
+    ("orders", "daemon", "bytes_max"),
+    [
+        ([], 2.0, None),
+        ([_order(None)], 0.0, None),
+        ([_order(None)], 2.0, 2050),
+        ([_order(1.5)], 2.0, 1550),
+        ([_order(0.0)], 2.0, None),
+        ([_order(0.0015)], 0.0, 52),
+        ([_order(2.0, held=0)], 2.0, None),  # not all of it is here yet
+        ([_order(1.0), _order(2.0, held=300)], 0.0, 1050),
+        ([_order(1.0), _order(None)], 0.0, None),
+    ],
+)
+def test_a_log_is_served_until_the_last_order_about_it_is_done(
+    orders: list[Seed], daemon: float, bytes_max: int | None
+) -> None:
+    assert allowance(orders, daemon) == bytes_max
+
+
+def test_an_order_that_is_changed_goes_on_and_whoever_limits_hears_of_it() -> None:
+    told: list[LogKey] = []
+    book = SeedBook(Namespace(MemoryStore(), b"m"), changed=told.append)
+    before = book.put(Seed(id="a" * 32, key=KEY, added=7, kept={EntryId(_id(1)): True}, given_before=5, held_bytes=6))
+    after = book.put(going_on(Seed(id="b" * 32, key=KEY, ratio=2.0, versions=3), before))
+    assert (after.id, after.added, after.kept) == (before.id, 7, before.kept)
+    assert (after.given_before, after.held_bytes, after.ratio, after.versions) == (5, 6, 2.0, 3)
+    book.remove(after.id)
+    assert told == [KEY] * 3
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0001, 1001.0, float("nan"), float("inf")])
+def test_what_is_no_ratio(bad: float) -> None:
+    with pytest.raises(Refused, match="no ratio"):
+        check_ratio(bad)
+    assert [check_ratio(good) for good in (0.0, 0.001, 2.0, 1000.0)] == [0.0, 0.001, 2.0, 1000.0]
 
 
 def test_a_damaged_record_and_too_many_orders() -> None:

@@ -14,6 +14,7 @@ import trio.testing
 from hyperlog.log import Log, Logs
 from hyperlog.store import MemoryStore
 from hyperlog.watermarks import Watermarks
+from swarm.giving import GivenBook
 from swarm.network import OpenNetwork
 from swarm.remembered import PeerMemory
 from swarm.swarm import Swarm, SwarmConfig
@@ -60,6 +61,7 @@ def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Calla
         blocks: MemoryBlocks | None = None,
         open_network: OpenNetwork | None = None,
         memory: PeerMemory | None = None,
+        given_book: GivenBook | None = None,
         **config: Any,
     ) -> Node:
         settings: dict[str, Any] = {
@@ -72,7 +74,8 @@ def make_node(make_logs: Callable[..., Logs], internet: MemoryInternet) -> Calla
         logs = make_logs()
         blocks = blocks or MemoryBlocks()
         network = open_network or internet.open_network
-        return Node(Swarm(logs, blocks, SwarmConfig(**settings), network, memory=memory), logs, blocks)
+        swarm = Swarm(logs, blocks, SwarmConfig(**settings), network, memory=memory, given_book=given_book)
+        return Node(swarm, logs, blocks)
 
     return make
 
