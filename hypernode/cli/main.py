@@ -176,11 +176,8 @@ def share(
 @app.command()
 def daemon(
     budget: Annotated[str | None, option_of("budget")] = None,
-<<<<<<< HEAD
     private_traces: PrivateTracesOption = None,
-=======
     ratio: Annotated[float | None, option_of("ratio")] = None,
->>>>>>> 6a4f287 (Seeds end when they gave their share: --ratio, counted over all runs)
     relay: Annotated[bool | None, option_of("relay")] = None,
     http: Annotated[str | None, option_of("http")] = None,
     gateway: Annotated[str | None, option_of("gateway")] = None,
@@ -213,11 +210,8 @@ def daemon(
         "daemon",
         relay=relay,
         budget=budget,
-<<<<<<< HEAD
         private_traces=private_traces,
-=======
         ratio=ratio,
->>>>>>> 6a4f287 (Seeds end when they gave their share: --ratio, counted over all runs)
         http=http,
         gateway=gateway,
         pinning=pinning,
