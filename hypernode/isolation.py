@@ -39,6 +39,7 @@ from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, pr
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform
 from vmhost.machines.shares import check_shareable
+from vmhost.machines.spec import Accelerator
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
 
 GUEST_PROFILE: Final = "fast"
@@ -106,7 +107,7 @@ async def _machine_runner(
 
     def on_unfit(why: str) -> None:
         remember_kvm(remembered, why)
-        note(f"KVM does not work here ({why}); it is run by the emulator, until this host is started again")
+        note(f"KVM does not work here, and is not tried again until this host is started anew: {why}")
 
     hosts = await trio.to_thread.run_sync(partial(_hosts, setup, allowed, guest.info.digest))
     return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
@@ -135,6 +136,10 @@ def _hosts(setup: MachineSetup, platforms: list[Platform], guest: str) -> list[M
     spec = replace(setup.spec("template"), words=WORDS)
     processor = processor_model()
     return [
-        MachineHost(QemuDriver(one), directory / template_name(spec, one, guest, qemu_version(one), processor))
+        MachineHost(
+            QemuDriver(one),
+            directory / template_name(spec, one, guest, qemu_version(one), processor),
+            is_quick=one.accelerator is not Accelerator.TCG,
+        )
         for one in platforms
     ]

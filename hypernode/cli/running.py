@@ -18,10 +18,11 @@ from hypernode.containers.keeper import Keeper
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.wishes import boot_request, make_spec
 from hypernode.errors import NodeGone
-from hypernode.exit_codes import EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
+from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.isolation import find_runner
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
 from vmhost.machine import Machine, Runner
+from vmhost.machines.errors import MachineFailed, MachineHangs
 from vmhost.nspawn import NspawnSpec
 
 _FAILURES_SHOWN: Final = 3
@@ -120,6 +121,12 @@ async def _run(
             error = failure.message
             note(error)
             status = EXIT_NOT_FOUND_INSIDE if isinstance(failure, ProgramNotFound) else EXIT_NOT_EXECUTABLE
+        except (MachineFailed, MachineHangs) as failure:
+            if not machines:
+                raise  # it never ran
+            error = "; ".join(filter(None, (failure.message, failure.hint)))
+            note(error)
+            status = EXIT_BOOT_FAILED
         await tie.release()
     if failures > _FAILURES_SHOWN:
         note(f"the container got {failures} I/O errors in all, because no peer delivered what it read")

@@ -17,4 +17,5 @@ OPEN_RETRY_SECONDS: Final = 0.02  # between two looks for the socket of a QEMU t
 CALL_SECONDS: Final = 60.0  # for an operation that only asks or sets something
 PING_SECONDS: Final = 5.0  # of silence before the guest is asked whether it is there
 SILENCE_SECONDS: Final = 15.0  # without a byte from the guest before it is given up
+STANDSTILL_SECONDS: Final = 2.0  # by which we wake too late: this process was stopped, or its host overloaded
 ABANDON_SECONDS: Final = 5.0  # for saying goodbye to a session whose user is cancelled

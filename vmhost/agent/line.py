@@ -183,11 +183,17 @@ class Line:
                 return
 
     async def _watch(self) -> None:
+        now = self._heard
         while True:
-            await trio.sleep(min(limits.PING_SECONDS, self._silence / 3))
-            silent = trio.current_time() - self._heard
+            pause = min(limits.PING_SECONDS, self._silence / 3, max(0.0, self._heard + self._silence - now))
+            await trio.sleep(pause)
+            before, now = now, trio.current_time()
+            silent = now - self._heard
             if self._quiet:
-                self._heard = trio.current_time()
+                self._heard = now
+            elif now - before > pause + limits.STANDSTILL_SECONDS:
+                self._heard = now  # we stood still: nobody asked, and nobody listened
+                self.put(protocol.encode(Kind.PING))
             elif silent >= self._silence:
                 self.lose(
                     AgentLost(
@@ -195,6 +201,7 @@ class Line:
                     )
                 )
                 await self._stream.aclose()
+                return
             else:
                 self.put(protocol.encode(Kind.PING))
 

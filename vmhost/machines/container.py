@@ -48,6 +48,7 @@ _T = TypeVar("_T")
 _PLACE: Final = "/run/hyper/container"
 _ROOT: Final = f"{_PLACE}/root"
 _BINDS: Final = f"{_PLACE}/binds"
+_UPPER: Final = f"{_PLACE}/upper"
 _TOOL: Final = "/bin/busybox"
 _IDLE: Final = ("/run/hypernode/busybox", "sleep", "2147483647")
 _TELL_DISKS: Final = (
@@ -102,16 +103,20 @@ class MachineSetup:
 
 @dataclass(frozen=True, slots=True)
 class MachineHost:
-    """What runs it. `template`: where a saved machine lies or is to lie, for the next ones to begin from."""
+    """What runs it. `template`: where a saved machine lies or is to lie, for the next ones to begin from.
+
+    `is_quick`: a machine that has said nothing within seconds will not.
+    """
 
     driver: MachineDriver
     template: Path | None = None
+    is_quick: bool = False
 
 
 class MachineRunner:
     """Implements `vmhost.machine.Runner`.
 
-    `hosts`: the next one is tried when a machine of one does not come up; why goes to `on_unfit`.
+    `hosts`: the next one is tried when a machine of a quick one does not come up; why goes to `on_unfit`.
     """
 
     def __init__(
@@ -154,54 +159,48 @@ class MachineRunner:
         return 128 + run.stopped_by if outcome is None else outcome
 
     async def _try_drivers(self, machine: MachineSpec, run: _Run) -> int:
-        for host in self._hosts[:-1]:
+        for place, host in enumerate(self._hosts, start=1):
             try:
-                code = await self._attempt(host, machine, run, patient=False)
-            except MachineFailed as error:
-                if run.has_started:
+                return await self._attempt(host, machine, run)
+            except (MachineFailed, MachineHangs) as error:
+                if run.has_started or not host.is_quick:
                     raise
                 self._on_unfit(error.message)
-                continue
-            if code is not None:
-                return code
-            self._on_unfit(f"a machine stayed silent for {limits.KVM_SILENT_SECONDS:g} s")
-        code = await self._attempt(self._hosts[-1], machine, run, patient=True)
-        assert code is not None, "who is patient comes to an end"
-        return code
+                if place == len(self._hosts):
+                    raise
+        raise AssertionError("there is nothing to run it on")
 
-    async def _attempt(self, host: MachineHost, machine: MachineSpec, run: _Run, *, patient: bool) -> int | None:
-        saved = await self._template(host, machine, patient=patient)
+    async def _attempt(self, host: MachineHost, machine: MachineSpec, run: _Run) -> int:
+        saved = await self._template(host, machine)
         if saved is not None:
             try:
-                return await self._run_on(host.driver, replace(machine, words=WORDS), run, saved, patient=patient)
-            except MachineFailed as error:
+                return await self._run_on(host, replace(machine, words=WORDS), run, saved)
+            except (MachineFailed, MachineHangs) as error:
                 if run.has_started:
                     raise
                 self._note(f"the saved machine is of no use, one is booted: {error.message}")
                 await trio.to_thread.run_sync(partial(saved.unlink, missing_ok=True))
-        return await self._run_on(host.driver, machine, run, None, patient=patient)
+        return await self._run_on(host, machine, run, None)
 
-    async def _template(self, host: MachineHost, machine: MachineSpec, *, patient: bool) -> Path | None:
+    async def _template(self, host: MachineHost, machine: MachineSpec) -> Path | None:
         """The saved machine to begin from, made now if need be. Raises MachineFailed where another host may do."""
         if host.template is None or machine.pci_devices or machine.shares:
             return None
         if not await trio.to_thread.run_sync(host.template.exists):
-            seconds = limits.BOOT_SECONDS if patient else limits.KVM_SILENT_SECONDS
+            seconds = limits.KVM_SILENT_SECONDS if host.is_quick else limits.BOOT_SECONDS
             try:
                 await make_template(host.driver, replace(machine, words=WORDS), host.template, seconds=seconds)
             except Unavailable as error:
-                if not patient:
+                if host.is_quick:
                     raise MachineFailed(error.message, error.hint) from None
                 self._note(f"the machine could not be saved for next time: {error.message}")
                 return None
         return host.template
 
-    async def _run_on(
-        self, driver: MachineDriver, machine: MachineSpec, run: _Run, saved: Path | None, *, patient: bool
-    ) -> int | None:
-        outcome: int | Exception | None = None
-        async with driver.running(machine, self._setup.directory, restore=saved) as vm:
-            outcome = await outcome_of(partial(run.contain, vm, patient=patient, asleep=saved is not None))
+    async def _run_on(self, host: MachineHost, machine: MachineSpec, run: _Run, saved: Path | None) -> int:
+        outcome: int | Exception = AssertionError("it did not run")
+        async with host.driver.running(machine, self._setup.directory, restore=saved) as vm:
+            outcome = await outcome_of(partial(run.contain, vm, is_quick=host.is_quick, asleep=saved is not None))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -248,9 +247,9 @@ class _Run:
             else:
                 self._main.signal(number)
 
-    async def contain(self, vm: VirtualMachine, *, patient: bool, asleep: bool) -> int | None:
-        """The program's exit code; None if the machine stayed silent."""
-        outcome: int | Exception | None = AgentLost("it did not answer any more")
+    async def contain(self, vm: VirtualMachine, *, is_quick: bool, asleep: bool) -> int:
+        """The program's exit code."""
+        outcome: int | Exception = AgentLost("it did not answer any more")
         ended: list[MachineEnd] = []
         async with trio.open_nursery() as nursery:
 
@@ -261,7 +260,7 @@ class _Run:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            outcome = await outcome_of(partial(self._work, vm, patient=patient, asleep=asleep))
+            outcome = await outcome_of(partial(self._work, vm, is_quick=is_quick, asleep=asleep))
             if isinstance(outcome, AgentLost):
                 with trio.move_on_after(limits.LAST_WORDS_SECONDS):
                     await trio.sleep_forever()  # `watch` sees it, if that is why
@@ -276,12 +275,10 @@ class _Run:
             raise MachineFailed(f"the virtual machine is gone: {ended[0].reason}", hint=vm.last_words() or None)
         raise MachineHangs(f"the virtual machine hangs: {outcome.message}", hint=vm.last_words() or None)
 
-    async def _work(self, vm: VirtualMachine, *, patient: bool, asleep: bool) -> int | None:
+    async def _work(self, vm: VirtualMachine, *, is_quick: bool, asleep: bool) -> int:
         async with AsyncExitStack() as stack:
             path = stack.enter_context(vm.channel_path(PORT_NAME))
-            agent = await self._meet(vm, path, stack, patient=patient)
-            if agent is None:
-                return None
+            agent = await self._meet(vm, path, stack, is_quick=is_quick)
             if asleep:
                 await agent.reseed(f"host={self._spec.hostname}")
             await self._mount(agent)
@@ -293,27 +290,36 @@ class _Run:
             code = await self._streams.relay(main)
             await self._settle(agent)
             if self._container.oom_killed:
-                self._note(f"the guest ran out of memory: it has {self._setup.memory_mib} MiB (--memory)")
+                self._note(f"the guest ran out of memory: it has {self._setup.memory_mib} MiB; raise --memory")
+            elif code and self._setup.layer is None and await self._is_full(agent):
+                self._note(f"what the image may write is full: {self._room_mib} MiB; raise --memory")
             return code
 
-    async def _meet(self, vm: VirtualMachine, path: str, stack: AsyncExitStack, *, patient: bool) -> Agent | None:
-        if patient:
-            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
-        with trio.move_on_after(limits.KVM_SILENT_SECONDS):
-            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
-        if not vm.console_bytes:
-            return None
+    @property
+    def _room_mib(self) -> int:
+        return upper_mib(self._setup.memory_mib)
+
+    async def _is_full(self, agent: Agent) -> bool:
         try:
-            return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
-        except AgentLost:
-            return None
+            async with await agent.exec(["stat", "-f", "-c", "%a", _UPPER]) as telling:
+                return (await _collect(telling.stdout)).strip() == b"0"
+        except Unavailable:
+            return False
+
+    async def _meet(self, vm: VirtualMachine, path: str, stack: AsyncExitStack, *, is_quick: bool) -> Agent:
+        if is_quick:
+            with trio.move_on_after(limits.KVM_SILENT_SECONDS):
+                return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
+            if not vm.console_bytes:
+                raise AgentLost(f"it has said nothing for {limits.KVM_SILENT_SECONDS:g} s")
+        return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
 
     async def _mount(self, agent: Agent) -> None:
         disks = await _find_disks(agent, self._setup.read_ahead_kib)
-        lower, upper = f"{_PLACE}/lower", f"{_PLACE}/upper"
+        lower, upper = f"{_PLACE}/lower", _UPPER
         layers = f"lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work,metacopy=on,index=off"
         if self._setup.layer is None:
-            space = Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={limits.UPPER_PERCENT}%")
+            space = Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={self._room_mib}m")
         else:
             space = Mount(_LAYER, upper, "virtiofs", NODEV)
         binds = [Mount(_bind_tag(place), f"{_BINDS}/{place}", "virtiofs") for place, _ in enumerate(self._spec.binds)]
@@ -384,6 +390,11 @@ class _Run:
 
 def _bind_tag(place: int) -> str:
     return f"bind{place}"
+
+
+def upper_mib(memory_mib: int) -> int:
+    """How much of a guest's memory what its container writes may take: it is full before the guest is. Pure."""
+    return max(memory_mib // 8, min(memory_mib * 3 // 4, memory_mib - limits.GUEST_MIB))
 
 
 async def _find_disks(agent: Agent, read_ahead_kib: int) -> dict[str, str]:

@@ -22,7 +22,7 @@ SAVE_SECONDS: Final = 300.0
 BOOT_SECONDS: Final = 120.0
 """From QEMU's start until the guest answers: 2 to 5 s under emulation on an idle machine, 46 s were seen under load."""
 KVM_SILENT_SECONDS: Final = 8.0
-"""A guest under KVM answers within a second. One that has not even said anything by then is given to the emulator."""
+"""A guest under KVM answers within a second. One that has not even said anything by then hangs."""
 QUIT_SECONDS: Final = 1.0
 """Between asking QEMU to end and killing it: whatever the guest wanted to keep was synced before."""
 
@@ -45,12 +45,14 @@ SYNC_SECONDS: Final = 10.0
 """For what a program left in mapped pages to reach the host's directories, once it has ended."""
 LAST_WORDS_SECONDS: Final = 1.0
 """For what a machine said before it ended to be read, and its end to be seen."""
-UPPER_PERCENT: Final = 75
-"""Of the guest's memory that what a container writes may take."""
+GUEST_MIB: Final = 160
+"""Of a machine's memory that what a container writes leaves to the guest (100 with an idle container) and programs."""
 ANSWER_BYTES: Final = 1 << 16
 """Of what a program of the guest's own says that is asked for something."""
 
 TEMPLATES_MAX: Final = 4
 """Saved machines that are kept, the last ones made: each takes some 100 MB."""
+ABANDONED_SECONDS: Final = 60.0
+"""Since the place of a template was last changed, with no machine in it: its maker was killed."""
 TEMPLATE_DISK_BYTES: Final = 4096
 """Of the disks that a template has and never looks at."""

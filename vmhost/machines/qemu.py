@@ -1,8 +1,8 @@
 """Machines run by QEMU: a child process in the machine's directory, its control socket, its console.
 
 The directory belongs to one machine at a time (flock). QEMU dies with us (parent-death signal); what it leaves there
-are sockets without an owner, which the next one replaces. Its end is seen by its pidfd, at once; why it ended is put
-together from its exit status, its own last words, the control session and the console.
+when we were killed are sockets without an owner, which the next one replaces. Its end is seen by its pidfd, at once;
+why it ended is put together from its exit status, its own last words, the control session and the console.
 
 Saved states go through a descriptor that is handed over by the control socket: QEMU itself runs no program and opens
 nothing later on.
@@ -13,10 +13,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -40,6 +41,7 @@ _POLL_SECONDS: Final = 0.005
 _LAST_LINES: Final = 5
 _PACKAGES: Final = {"amd64": "apt install qemu-system-x86", "arm64": "apt install qemu-system-arm"}
 _WORDS_BYTES: Final = 4096
+_PANIC: Final = re.compile(r"Kernel panic - not syncing: (.+)")
 
 
 class QemuMachine:
@@ -55,6 +57,7 @@ class QemuMachine:
         self._console = ConsoleLog(directory)
         self._words = bytearray()
         self._words_complete = trio.Event()
+        self._console_complete = trio.Event()
         self._is_killed = False
         self._lost = ""
 
@@ -63,7 +66,7 @@ class QemuMachine:
         return self._console.bytes_seen
 
     def last_words(self) -> str:
-        lines = self._console.last_lines(_LAST_LINES)
+        lines = self._console.last_lines()[-_LAST_LINES:]
         return "the console last said: " + " / ".join(lines) if lines else ""
 
     @contextmanager
@@ -104,11 +107,13 @@ class QemuMachine:
     async def wait(self) -> MachineEnd:
         status = await self._child.wait()
         with trio.move_on_after(limits.QUIT_SECONDS):
+            await self._console_complete.wait()
             await self._words_complete.wait()
         reason = self._session.shutdown_reason if self._session is not None else None
         if self._lost:
             return MachineEnd(by_guest=False, reason=self._lost)
-        return machine_end(status, reason, bytes(self._words), killed_by_us=self._is_killed)
+        console = self._console.last_lines()
+        return machine_end(status, reason, bytes(self._words), console, killed_by_us=self._is_killed)
 
     def kill(self) -> None:
         self._is_killed = True
@@ -122,6 +127,7 @@ class QemuMachine:
             nursery.start_soon(self._keep_words, errors)
             with Source(console) as source:
                 await self._console.keep(source)
+            self._console_complete.set()
 
     async def end_with(self, server: ChildProcess) -> None:
         """What serves its directories: without that, the guest would wait for them for ever."""
@@ -226,12 +232,12 @@ class QemuDriver:
         argv = qemu_argv(spec, self._platform, restoring=restore is not None)
         program = qemu_program(self._platform.arch)
         failure: MachineFailed | None = None
+        sockets = [directory / name for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels))]
         async with AsyncExitStack() as stack:
             stack.enter_context(_locked(directory))
+            stack.enter_context(_no_more(sockets))
             console, errors = stack.enter_context(_Pipe()), stack.enter_context(_Pipe())
             nothing = stack.enter_context(_nothing())
-            for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels)):
-                _remove(directory / name)  # a killed one's, where nobody answers
             shown = serving(spec.shares, directory, nothing=nothing, errors=errors.theirs)
             servers = await stack.enter_async_context(shown)
             starting = open_child(
@@ -324,8 +330,16 @@ def _short(directory: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+@contextmanager
+def _no_more(sockets: Sequence[Path]) -> Iterator[None]:
+    """Those of one that was killed, where nobody answers; and ours in the end."""
+    for path in sockets:
+        path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        for path in sockets:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -338,15 +352,29 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def machine_end(status: int, reason: str | None, words: bytes, *, killed_by_us: bool) -> MachineEnd:
-    """From QEMU's exit status, the reason that it gave for shutting down, and what it said. Pure."""
+def is_in_use(directory: Path) -> bool:
+    """Whether a machine runs there."""
+    try:
+        with _locked(directory):
+            return False
+    except MachineBusy:
+        return True
+
+
+def machine_end(
+    status: int, reason: str | None, words: bytes, console: Sequence[str], *, killed_by_us: bool
+) -> MachineEnd:
+    """From QEMU's exit status, the reason that it gave for shutting down, and what it and the console said. Pure."""
     if killed_by_us:
         return MachineEnd(by_guest=False, reason="it was ended from here")
     if status == 0 and reason == "guest-shutdown":
         return MachineEnd(by_guest=True, reason="the guest turned itself off")
     if status == 0 and reason == "guest-reset":
         # We start it with -no-reboot, and its kernel so that it reboots on a panic.
-        return MachineEnd(by_guest=False, reason="the guest's kernel panicked, or it rebooted")
+        panic = next((found[1] for line in reversed(console) if (found := _PANIC.search(line))), None)
+        return MachineEnd(
+            by_guest=False, reason="the guest rebooted" if panic is None else f"the guest's kernel panicked: {panic}"
+        )
     if status == -signal.SIGKILL:
         return MachineEnd(by_guest=False, reason="QEMU was killed, by somebody or for want of memory on this host")
     said = " / ".join(printable_lines(words)[-2:])

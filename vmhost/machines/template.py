@@ -18,7 +18,9 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -30,7 +32,7 @@ from vmhost.agent.client import open_agent
 from vmhost.agent.protocol import PORT_NAME
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver
-from vmhost.machines.qemu import qemu_program
+from vmhost.machines.qemu import is_in_use, qemu_program
 from vmhost.machines.qemu_argv import Platform, qemu_argv
 from vmhost.machines.spec import FileDisk, MachineSpec
 
@@ -75,6 +77,7 @@ def qemu_version(platform: Platform) -> str:
 async def make_template(driver: MachineDriver, spec: MachineSpec, path: Path, *, seconds: float) -> None:
     """Boot a machine like `spec` within `seconds`, save it at `path`. Raises Unavailable, NoHypervisor."""
     place = path.with_name(f"{path.name}-{os.urandom(4).hex()}")
+    await trio.to_thread.run_sync(_clear_abandoned, path.parent)
     await trio.to_thread.run_sync(_make_place, place, len(spec.disks))
     try:
         like = replace(
@@ -118,6 +121,14 @@ def _install(state: Path, path: Path) -> None:
     )
     for old in others[limits.TEMPLATES_MAX :]:
         old.unlink(missing_ok=True)
+
+
+def _clear_abandoned(directory: Path) -> None:
+    """Places whose makers were killed."""
+    for place in directory.glob("*-*/"):
+        with suppress(OSError):
+            if time.time() - place.stat().st_mtime > limits.ABANDONED_SECONDS and not is_in_use(place):
+                _clear(place)
 
 
 def _clear(place: Path) -> None:

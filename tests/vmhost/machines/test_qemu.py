@@ -104,8 +104,8 @@ async def test_a_flooded_console_stays_within_bounds(tmp_path: Path, autojump_cl
     assert kept.keys() == {"console.log", "console.old"}
     assert max(kept.values()) <= limits.CONSOLE_FILE_BYTES
     assert console.bytes_seen > 3 * limits.CONSOLE_FILE_BYTES
-    assert console.last_lines(2)[0] == "spam"
-    assert console.last_lines(1)[0].endswith("the end")
+    assert console.last_lines()[-2] == "spam"
+    assert console.last_lines()[-1].endswith("the end")
 
 
 def test_what_a_guest_says_cannot_act_on_a_terminal() -> None:
@@ -116,7 +116,7 @@ def test_what_a_guest_says_cannot_act_on_a_terminal() -> None:
     ("status", "reason", "words", "killed", "by_guest", "told"),
     [
         (0, "guest-shutdown", b"", False, True, "turned itself off"),
-        (0, "guest-reset", b"", False, False, "panicked"),
+        (0, "guest-reset", b"", False, False, "the guest rebooted"),
         (-signal.SIGKILL, None, b"", False, False, "killed"),
         (-signal.SIGKILL, None, b"", True, False, "from here"),
         (-signal.SIGSEGV, None, b"", False, False, "signal 11"),
@@ -125,9 +125,16 @@ def test_what_a_guest_says_cannot_act_on_a_terminal() -> None:
     ],
 )
 def test_how_it_ended(status: int, reason: str | None, words: bytes, killed: bool, by_guest: bool, told: str) -> None:
-    end = machine_end(status, reason, words, killed_by_us=killed)
+    end = machine_end(status, reason, words, ["one word"], killed_by_us=killed)
     assert end.by_guest is by_guest
     assert told in end.reason
+
+
+def test_a_panic_is_told_in_the_kernels_words() -> None:
+    console = ["[    1.5] Kernel panic - not syncing: Attempted to kill init! exitcode=0x9", "[    1.5] CPU: 0 PID: 1"]
+    end = machine_end(0, "guest-reset", b"", console, killed_by_us=False)
+    assert not end.by_guest
+    assert end.reason == "the guest's kernel panicked: Attempted to kill init! exitcode=0x9"
 
 
 def test_the_clock_is_measured_alike_twice() -> None:
