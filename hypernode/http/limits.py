@@ -36,6 +36,13 @@ TOKEN_CHARS_MAX: Final = 256
 ANSWER_BYTES_MAX: Final = 16 << 20
 """Of one JSON answer with all its events; longer ones are for those who ask for JSON lines."""
 
+SSE_BEGIN_SECONDS: Final = 0.5
+"""How long an answer's status waits for what the node says first."""
+SSE_KEEPALIVE_SECONDS: Final = 15.0
+"""Between comments, when nothing else is to be said: proxies forget silent connections after a minute or so."""
+SSE_WAITING_MAX: Final = 1024
+"""Events that wait for one reader."""
+
 STREAM_GROUP_BYTES: Final = 4 << 20
 STREAM_GROUP_PIECES: Final = 4096
 """What is fetched ahead of what is being sent: so much, and the next so much."""

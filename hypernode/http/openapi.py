@@ -4,53 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from hypernode.api.codec import API_VERSION
+from hypernode.api.image_results import Fields
 from hypernode.api.requests import Request
+from hypernode.api.results import RESULTS
+from hypernode.http.event_stream import EVENT_STREAM
 from hypernode.http.rest import LINES, LOOKS, OFFERED
+from hypernode.http.schemas import Schemas
 
 Json = dict[str, Any]
 
 _ERRORS: Final = {
     "400": "Not understood: no such field, a wrong type.",
     "401": "No token, or not the token.",
+    "403": "A page of another site asks.",
     "404": "Not found.",
     "409": "In conflict with what is here.",
     "415": "A body that is not JSON.",
+    "421": "Without TLS: another host than this machine's loopback is named.",
     "422": "Understood, and refused.",
+    "500": "Corrupt data, or a bug.",
     "503": "Unavailable: no peer, disk full.",
 }
 
 
 def make_document() -> Json:
     """The whole document."""
+    results = Schemas()
+    paths = {f"/v1/{op}": _path(op, kind, results.of(RESULTS.get(kind, Fields))) for op, kind in OFFERED.items()}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "hypernode",
-            "version": version("hypernode"),
-            "description": f"The API of a node, version {API_VERSION}. Every operation is one of docs/API.md.",
+            "version": str(API_VERSION),
+            "description": f"The API of a node (hypernode {version('hypernode')}); docs/API.md tells of it.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
-        "paths": {f"/v1/{op}": _path(op, kind) for op, kind in OFFERED.items()},
+        "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {
-                **{kind.__name__: request_schema(kind) for kind in OFFERED.values()},
-                "Answer": _ANSWER,
-                "Line": _LINE,
+                **{f"{kind.__name__}Request": request_schema(kind) for kind in OFFERED.values()},
+                **results.named,
+                "Event": _EVENT,
                 "Failure": _FAILURE,
             },
         },
     }
 
 
-def _path(op: str, kind: type[Request]) -> Json:
+def _path(op: str, kind: type[Request], result: Json) -> Json:
     words = inspect.cleandoc(kind.__doc__ or "")
     operation: Json = {
         "operationId": op,
@@ -60,8 +67,9 @@ def _path(op: str, kind: type[Request]) -> Json:
             "200": {
                 "description": "Done. In lines: begun, and the last line says how it ended.",
                 "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}},
-                    LINES: {"schema": {"$ref": "#/components/schemas/Line"}},
+                    "application/json": {"schema": _answer(result)},
+                    LINES: {"schema": _line(result)},
+                    EVENT_STREAM: {"schema": {"type": "string"}},
                 },
             },
             **{status: _failure(words) for status, words in _ERRORS.items()},
@@ -80,7 +88,7 @@ def _path(op: str, kind: type[Request]) -> Json:
             for name, schema in request_schema(kind)["properties"].items()
         ]
         return {"get": operation}
-    reference = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    reference = {"$ref": f"#/components/schemas/{kind.__name__}Request"}
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     return {"post": operation}
 
@@ -90,7 +98,7 @@ def request_schema(kind: type[Request]) -> Json:
     hints = get_type_hints(kind)
     properties: Json = {}
     for field in dataclasses.fields(kind):
-        properties[field.name] = _schema(hints[field.name])
+        properties[field.name] = Schemas().of(hints[field.name])
         if field.default is not dataclasses.MISSING:
             default = field.default
             properties[field.name]["default"] = list(default) if isinstance(default, tuple) else default
@@ -107,24 +115,6 @@ def _required(kind: type[Request]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
 
 
-_SCALARS: Final[Mapping[Any, Json]] = {
-    str: {"type": "string"},
-    bool: {"type": "boolean"},
-    int: {"type": "integer", "format": "int64"},
-    float: {"type": "number"},
-}
-
-
-def _schema(hint: Any) -> Json:
-    if get_origin(hint) in (Union, types.UnionType):
-        (one,) = (option for option in get_args(hint) if option is not type(None))
-        schema = _schema(one)
-        return {**schema, "type": [schema["type"], "null"]}
-    if get_origin(hint) is tuple:
-        return {"type": "array", "items": {"type": "string"}}
-    return dict(_SCALARS[hint])
-
-
 def _without_null(schema: Json) -> Json:
     """In a query what is null is left out."""
     kind = schema["type"]
@@ -132,11 +122,29 @@ def _without_null(schema: Json) -> Json:
     return {**shown, "type": kind[0] if isinstance(kind, list) else kind}
 
 
+def _answer(result: Json) -> Json:
+    return {
+        "type": "object",
+        "properties": {"result": result, "events": {"type": "array", "items": _EVENT_REFERENCE}},
+        "required": ["result", "events"],
+        "additionalProperties": False,
+    }
+
+
+def _line(result: Json) -> Json:
+    last = {"type": "object", "properties": {"result": result}, "required": ["result"], "additionalProperties": False}
+    return {
+        "description": "Each line is one of these; the last is a result or an error.",
+        "oneOf": [_EVENT_REFERENCE, last, {"$ref": "#/components/schemas/Failure"}],
+    }
+
+
 def _failure(words: str) -> Json:
     reference = {"schema": {"$ref": "#/components/schemas/Failure"}}
     return {"description": words, "content": {"application/json": reference}}
 
 
+_EVENT_REFERENCE: Final[Json] = {"$ref": "#/components/schemas/Event"}
 _EVENT: Final[Json] = {"type": "object", "properties": {"event": {"type": "string"}}, "required": ["event"]}
 _FAILURE: Final[Json] = {
     "type": "object",
@@ -152,17 +160,4 @@ _FAILURE: Final[Json] = {
         }
     },
     "required": ["error"],
-}
-_ANSWER: Final[Json] = {
-    "type": "object",
-    "properties": {"result": {"type": "object"}, "events": {"type": "array", "items": _EVENT}},
-    "required": ["result", "events"],
-}
-_LINE: Final[Json] = {
-    "description": "Each line is one of these; the last is a result or an error.",
-    "oneOf": [
-        _EVENT,
-        {"type": "object", "properties": {"result": {"type": "object"}}, "required": ["result"]},
-        _FAILURE,
-    ],
 }

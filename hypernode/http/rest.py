@@ -4,9 +4,9 @@
     POST /v1/OP   {"field": value, …}             all others
 
 With `Accept: application/x-ndjson` the answer is the lines that the socket carries (codec.py): events as they come,
-then `{"result": …}` or `{"error": …}`. Else it is one object, `{"result": {…}, "events": […]}`, when all is done;
-events that only tell how far something is are left out then. A failure has a status of its own unless lines were sent
-before.
+then `{"result": …}` or `{"error": …}`; with `text/event-stream` it is the same in that format (event_stream.py).
+Else it is one object, `{"result": {…}, "events": […]}`, when all is done; events that only tell how far something is
+are left out then. A failure has a status of its own unless something was sent before.
 
 A handler is a client of the node like any other: it speaks over a socket pair. So there is one way in, and a request
 that was cancelled, because its client went away, is undone as everywhere.
@@ -18,19 +18,17 @@ nobody could release them: the command line has them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, get_type_hints
 
-import trio
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from hyperlog.errors import Refused
 from hypernode.api import version_requests as asked
-from hypernode.api.codec import API_VERSION, decode_failure, decode_object, decode_request, encode_request
+from hypernode.api.codec import API_VERSION, decode_failure, decode_object, decode_request
 from hypernode.api.container_requests import (
     STREAMING_REQUESTS,
     ContainerProcesses,
@@ -40,16 +38,17 @@ from hypernode.api.container_requests import (
     TellContainer,
 )
 from hypernode.api.key_requests import Keys, Writers
-from hypernode.api.lines import LineReader
 from hypernode.api.network_requests import Diagnose, Peers
 from hypernode.api.node_requests import Events, Hello
 from hypernode.api.requests import REQUESTS, Boot, Images, Rejoin, Request, Seed, ServeMounts, ShowLog, Status
 from hypernode.api.seed_requests import Seeds
-from hypernode.api.server import Operation, serve_stream
+from hypernode.api.server import Operation
 from hypernode.api.token_requests import Tokens
 from hypernode.api.trace_requests import Traces
-from hypernode.errors import BadRequest, NodeGone
+from hypernode.errors import BadRequest
 from hypernode.http.answers import UnsupportedBody, failure
+from hypernode.http.asking import asking, next_answer
+from hypernode.http.event_stream import EVENT_STREAM, EventStream
 from hypernode.http.limits import ANSWER_BYTES_MAX
 from hypernode.http.server import Message, Receive, Send
 
@@ -101,10 +100,13 @@ def routes(operate: Operation) -> list[BaseRoute]:
 
 
 async def _answer(operate: Operation, kind: type[Request], http: HttpRequest) -> Response:
-    in_lines = LINES in http.headers.get("accept", "")
+    accepted = http.headers.get("accept", "")
+    in_lines, as_events = LINES in accepted, EVENT_STREAM in accepted
     request = read_query(kind, http) if kind in LOOKS else await _read_body(kind, http)
-    if isinstance(request, Events) and request.follow and not in_lines:
-        raise BadRequest("events that go on are no one answer", f"follow=false, or Accept: {LINES}")
+    if isinstance(request, Events) and request.follow and not (in_lines or as_events):
+        raise BadRequest("events that go on are no one answer", f"follow=false, or Accept: {EVENT_STREAM} or {LINES}")
+    if as_events:
+        return EventStream(operate, request, http)
     return _Lines(operate, request) if in_lines else await _whole(operate, request)
 
 
@@ -149,30 +151,12 @@ def _decode(kind: type[Request], fields: Mapping[str, Any]) -> Request:
     return decode_request(json.dumps({**fields, "v": API_VERSION, "op": kind.op}).encode())
 
 
-@asynccontextmanager
-async def _asking(operate: Operation, request: Request) -> AsyncIterator[LineReader]:
-    """The lines of the answer."""
-    near, far = trio.socket.socketpair()
-    async with trio.SocketStream(near) as stream, trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, trio.SocketStream(far), operate)
-        await stream.send_all(encode_request(request))
-        yield LineReader(stream)
-        nursery.cancel_scope.cancel()
-
-
-async def _next(lines: LineReader) -> bytes:
-    line = await lines.next_line()
-    if line is None:
-        raise NodeGone("the node ended before it answered")
-    return line
-
-
 async def _whole(operate: Operation, request: Request) -> Response:
     events: list[Mapping[str, Any]] = []
     size = 0
-    async with _asking(operate, request) as lines:
+    async with asking(operate, request) as lines:
         while True:
-            line = await _next(lines)
+            line = await next_answer(lines)
             fields = decode_object(line)
             if "error" in fields:
                 return failure(decode_failure(fields["error"]))
@@ -194,15 +178,15 @@ class _Lines(Response):
         self._request = request
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        async with _asking(self._operate, self._request) as lines:
-            line = await _next(lines)
+        async with asking(self._operate, self._request) as lines:
+            line = await next_answer(lines)
             error = decode_object(line).get("error")
             if error is None:
                 headers = [header for header in self.raw_headers if header[0] != b"content-length"]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 while b'"event":' in line[:10]:
                     await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
-                    line = await _next(lines)
+                    line = await next_answer(lines)
                 await send({"type": "http.response.body", "body": line + b"\n"})
         if error is not None:
             await failure(decode_failure(error))(scope, receive, send)

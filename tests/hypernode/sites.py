@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import jsonschema_rs
 import trio
 
 from hyperlog.repository import open_repository
 from hypernode.config import Config
 from hypernode.http.app import make_api
+from hypernode.http.openapi import make_document
+from hypernode.http.rest import LINES
 from hypernode.http.sites import make_site, serve_site
 from hypernode.node import Node, open_node
 
@@ -74,7 +77,21 @@ async def _ask(site: Site, path: str, body: object, headers: Mapping[str, str]) 
                 case _:
                     break
     assert answer is not None
+    _check(path, "get" if body is None else "post", answer, received)
     return Answer(answer.status_code, {name.decode(): value.decode() for name, value in answer.headers}, received)
+
+
+def _check(path: str, method: str, answer: h11.Response, body: bytes) -> None:
+    """What comes is as the description says. Raises `ValidationError`."""
+    document = make_document()
+    described = document["paths"].get(path.partition("?")[0], {}).get(method)
+    kind = dict(answer.headers).get(b"content-type", b"").decode()
+    if described is None or kind not in ("application/json", LINES):
+        return
+    schema = described["responses"][str(answer.status_code)]["content"][kind]["schema"]
+    validator = jsonschema_rs.validator_for({**schema, "components": document["components"]})
+    for line in body.splitlines() if kind == LINES else [body]:
+        validator.validate(json.loads(line))
 
 
 @asynccontextmanager

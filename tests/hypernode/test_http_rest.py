@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from hypernode.api.requests import REQUESTS
+from hypernode.api.results import RESULTS
 from hypernode.http.openapi import make_document, request_schema
 from hypernode.http.rest import LINES, NOT_OFFERED
 from tests.hypernode.sites import Answer, Site, api_site
@@ -118,6 +119,7 @@ def test_every_request_is_described_or_left_out_on_purpose() -> None:
     document = make_document()
     described = {path.removeprefix("/v1/") for path in document["paths"]}
     assert described == set(REQUESTS) - {kind.op for kind in NOT_OFFERED}
+    assert {kind.op for kind in RESULTS} == described, "an operation whose result nobody described"
     schema = request_schema(REQUESTS["share"])
     assert schema["required"] == ["path"]
     assert schema["properties"]["command"] == {"type": "array", "items": {"type": "string"}, "default": []}
