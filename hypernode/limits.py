@@ -125,6 +125,9 @@ STARTS_AT_ONCE: Final = 4
 """Of containers that a daemon starts by itself."""
 
 KEEPER_DIAL_SECONDS: Final = 5.0
+NODE_BACK_SECONDS: Final = 60.0
+"""A container that is to be run again waits so long for a node where there is none at that moment."""
+
 EXEC_DRAIN_SECONDS: Final = 2.0
 """What a program wrote is read so long after its end, should others hold its output open."""
 

@@ -70,7 +70,9 @@ class ContainerProcess:
         self._pidfd = pidfd
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Nothing happens if it has ended, or is closed."""
+        if self._pidfd < 0:
+            return  # another file may have its number by now
         try:
             signal.pidfd_send_signal(self._pidfd, signal.Signals(number))
         except ProcessLookupError:
@@ -78,6 +80,8 @@ class ContainerProcess:
 
     def exit_code(self) -> int | None:
         """Its exit code, or 128 + N if signal N ended it, as shells say; None if it runs, or the kernel cannot tell."""
+        if self._pidfd < 0:
+            return None
         info = bytearray(_PIDFD_INFO_BYTES)
         struct.pack_into("=Q", info, 0, _PIDFD_INFO_EXIT)
         try:
@@ -90,6 +94,7 @@ class ContainerProcess:
 
     def close(self) -> None:
         os.close(self._pidfd)
+        self._pidfd = -1
 
 
 def shell_code(wait_status: int) -> int:

@@ -24,7 +24,7 @@ from hypernode.containers.policy import next_delay, parse_policy
 from hypernode.containers.store import Container, ContainerStore
 from hypernode.errors import NodeGone, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
-from hypernode.limits import KEEPER_DIAL_SECONDS
+from hypernode.limits import KEEPER_DIAL_SECONDS, NODE_BACK_SECONDS
 from hypernode.logs import set_up_logging
 
 
@@ -119,8 +119,14 @@ class _Keeping:
                     self._keeper.tell("destroy")
                 return
             self._delay = next_delay(self._delay, trio.current_time() - began)
-            if not await self._keeper.wait_before_restart(self._delay):
+            if not await self._keeper.wait_before_restart(self._pause):
                 return
+
+    async def _pause(self) -> None:
+        """Before the next run. A node that was killed meanwhile is waited for."""
+        await trio.sleep(self._delay)
+        with suppress(NodeGone):  # then the next run says so
+            await wait_node(self._config, NODE_BACK_SECONDS)
 
     async def _attempt(self, client: Client) -> Ran | None:
         """One run. None when it could not be: the node has ended, or refuses; that is told and written down."""

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ from vmhost.machine import Machine
 _log: Final = logging.getLogger("hypernode.keeper")
 _TOLD_MAX: Final = 64
 _TELL_SECONDS: Final = 2.0
+_LOCK_SECONDS: Final = 0.5
+_LOCK_PAUSE_SECONDS: Final = 0.01
 
 
 def _ignore() -> None:
@@ -43,7 +45,7 @@ def _ignore() -> None:
 class Keeper:
     """Of one container, which this process runs. `output` is None in the foreground."""
 
-    def __init__(self, config: Config, container: Container, output: Output | None) -> None:
+    def __init__(self, config: Config, container: Container, output: Output | None, nursery: trio.Nursery) -> None:
         self.container = container
         self.output = output
         self.streams: Streams | None = None
@@ -54,6 +56,7 @@ class Keeper:
         self.ended = trio.Event()
         """It will not run again by itself."""
         self._config = config
+        self._nursery = nursery
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
         self._sender: trio.MemorySendChannel[TellContainer] | None = None
@@ -134,10 +137,10 @@ class Keeper:
             self.tell("stop")
         self._run_ended.set()
 
-    async def wait_before_restart(self, seconds: float) -> bool:
-        """Whether to go on then: nobody stopped it."""
+    async def wait_before_restart(self, wait: Callable[[], Awaitable[None]]) -> bool:
+        """Whether to go on after `wait`: nobody stopped it."""
         with trio.CancelScope() as self._scope:
-            await trio.sleep(seconds)
+            await wait()
         if self.state.stopped:
             self._put(status=EXITED)
         return not self.state.stopped
@@ -151,7 +154,7 @@ class Keeper:
         return self.machine
 
     async def stop(self, seconds: float | None) -> None:
-        """Ask it to end, wait, end it."""
+        """Ask it to end, wait, end it. Carried to its end also when nobody waits for that any more."""
         asked = self.container.spec.asked
         self._put(stopped=True)
         machine = self.machine
@@ -161,11 +164,16 @@ class Keeper:
             await self.unpause()
             self.tell("kill", signal=int(parse_signal(asked.stop_signal)))
             machine.signal(parse_signal(asked.stop_signal))
-            with trio.move_on_after(asked.stop_seconds if seconds is None else seconds):
-                await self._run_ended.wait()
-            if not self._run_ended.is_set():
-                machine.kill()
+            self._nursery.start_soon(self._end_late, machine, asked.stop_seconds if seconds is None else seconds)
         await self.ended.wait()
+
+    async def _end_late(self, machine: Machine, seconds: float) -> None:
+        """`machine`, if it runs longer than that."""
+        run_ended = self._run_ended
+        with trio.move_on_after(seconds):
+            await run_ended.wait()
+        if not run_ended.is_set():
+            machine.kill()
 
     async def kill(self, name: str) -> None:
         """Send a signal."""
@@ -203,14 +211,12 @@ Answer = Callable[[Keeper, Request, Call], Awaitable[Mapping[str, Any]]]
 @asynccontextmanager
 async def keeping(config: Config, container: Container, output: Output | None, answer: Answer) -> AsyncIterator[Keeper]:
     """Keep `container` for the block, which runs it. Raises `Conflict` when it is kept already."""
-    with container.try_lock() as is_ours:
-        if not is_ours:
-            raise Conflict(f"container {container.spec.name} is running already", "hypernode stop ends it")
+    async with _locked(container):
         with contextlib.suppress(FileNotFoundError):
             container.control.unlink()
-        keeper = Keeper(config, container, output)
-        calls = _Calls(partial(answer, keeper))
         async with trio.open_nursery() as nursery:
+            keeper = Keeper(config, container, output, nursery)
+            calls = _Calls(partial(answer, keeper))
             await nursery.start(serve_socket, container.control, calls.operate)
             try:
                 yield keeper
@@ -221,6 +227,19 @@ async def keeping(config: Config, container: Container, output: Output | None, a
                 with trio.move_on_after(CLOSE_SECONDS, shield=True):
                     await calls.wait_none()
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _locked(container: Container) -> AsyncIterator[None]:
+    """Whoever looks whether it is kept has the lock for a moment, so one look is not enough. Raises `Conflict`."""
+    with ExitStack() as stack:
+        with trio.move_on_after(_LOCK_SECONDS) as waiting:
+            while not stack.enter_context(container.try_lock()):
+                stack.close()
+                await trio.sleep(_LOCK_PAUSE_SECONDS)
+        if waiting.cancelled_caught:
+            raise Conflict(f"container {container.spec.name} is running already", "hypernode stop ends it")
+        yield
 
 
 class _Calls:

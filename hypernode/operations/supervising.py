@@ -85,6 +85,9 @@ class _Supervisor:
             async with self._slots:
                 await start_container(self._host, container, ignore)
         except HyperError as error:
+            if container.is_kept():
+                await self._watch(container)  # somebody else, or its keeper of before, was faster
+                return
             _log.error("container %s could not be started: %s", container.spec.name, error.message)
 
 

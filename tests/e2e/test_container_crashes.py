@@ -1,4 +1,7 @@
-"""Keepers and daemons killed at any point of a container's life: what is said is true, and nothing is left."""
+"""Keepers killed at any point of a container's life: what is said is true, and nothing is left.
+
+Daemons are in test_daemon_crashes.py.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.containers import Home, groups, nothing_of_containers_left, processes_of, share
-from tests.support.nodes import Daemon, Node, daemon, running, wait_until
+from tests.support.containers import Home, groups, lock_holders, nothing_of_containers_left, processes_of, share
+from tests.support.nodes import Node, daemon, running, wait_until
 from tests.vmhost.support import make_busybox_root, needs_programs
 
 pytestmark = [pytest.mark.real, needs_programs]
@@ -78,63 +81,11 @@ def _keeper(home: Home, name: str) -> int:
         for path in (home.node.home / "containers").glob("*/spec.json"):
             with contextlib.suppress(OSError):
                 if f'"name": "{name}"' in path.read_text():
-                    found[:] = _holders(path.parent / "lock")
+                    found[:] = lock_holders(path.parent / "lock")
         return bool(found)
 
     wait_until(is_there, f"a keeper of {name}")
     return found[0]
-
-
-def _holders(lock: Path) -> list[int]:
-    """Who holds the flock on the file."""
-    with contextlib.suppress(FileNotFoundError):
-        inode = lock.stat().st_ino
-        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        return [
-            int(row[4]) for row in rows if row[1] == "FLOCK" and int(row[5].split(":")[2]) == inode and int(row[4]) > 0
-        ]
-    return []
-
-
-def test_the_daemon_is_killed_at_five_points(node: Node, tmp_path: Path) -> None:
-    root = make_busybox_root(tmp_path / "root")
-    with daemon(node):
-        home = share(node, root)
-    for point in range(0, _POINTS, 2):
-        name = f"point{point}"
-        with daemon(node) as killed:
-            with running(node.start("boot", "-d", "--name", name, home.link, "--", "sh", "-c", _FOREVER)) as boot:
-                wait_until(lambda name=name: _is_kept_on_disk(home, name), "it is known")  # type: ignore[misc]
-                time.sleep(point * _STEP_SECONDS)  # the point
-                killed.kill()
-                boot.communicate(timeout=120)
-        with daemon(node) as second:
-            _settled(home, name, second)
-            if _is_true(home, name) != "running":
-                _cleared(home, name)
-                home.do("start", name)
-            assert _is_true(home, name) == "running"
-            home.wait_log(name, "up")
-            home.do("rm", "-f", name)
-
-
-def _is_kept_on_disk(home: Home, name: str) -> bool:
-    for path in (home.node.home / "containers").glob("*/spec.json"):
-        with contextlib.suppress(OSError):
-            if f'"name": "{name}"' in path.read_text():
-                return True
-    return False
-
-
-def _settled(home: Home, name: str, _daemon: Daemon) -> None:
-    """A keeper that was just starting when its daemon was killed has come to an end, or to run."""
-
-    def is_settled() -> bool:
-        status = home.inspect(name)["state"]["status"]
-        kept = [path for path in (home.node.home / "containers").glob("*/lock") if _holders(path)]
-        return status == "running" or not kept
-
-    wait_until(is_settled, "its keeper has decided")
 
 
 def test_both_are_killed_and_always_comes_back(node: Node, tmp_path: Path) -> None:

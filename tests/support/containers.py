@@ -99,6 +99,17 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+def lock_holders(lock: Path) -> list[int]:
+    """Who holds the flock on the file."""
+    with contextlib.suppress(FileNotFoundError):
+        inode = lock.stat().st_ino
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        return [
+            int(row[4]) for row in rows if row[1] == "FLOCK" and int(row[5].split(":")[2]) == inode and int(row[4]) > 0
+        ]
+    return []
+
+
 @contextlib.contextmanager
 def nothing_of_containers_left(home: Path) -> Iterator[None]:
     """After the block: no container, process, control group, mount or run directory of the home more than before."""
