@@ -136,3 +136,7 @@ VOLUME_BUSY_SECONDS: Final = 10.0
 
 PUBLISHED_CONNECTIONS_MAX: Final = 512
 """Of one published port of a container at once; others wait to be taken."""
+
+DATAGRAM_FLOWS_MAX: Final = 256
+DATAGRAM_IDLE_SECONDS: Final = 60.0
+"""Of one published UDP port: senders at once, and how long one is remembered that is silent."""

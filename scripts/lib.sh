@@ -7,7 +7,7 @@
 # Nothing is done that is done already: `.venv/stamp-*` holds the checksum of what an environment was made from.
 
 run_packages="python3-venv python3-dev gcc libc6-dev pkg-config libfuse3-dev libgmp-dev fuse3 systemd-container
-mmdebstrap iproute2 kmod util-linux"
+mmdebstrap iproute2 kmod util-linux slirp4netns"
 test_packages="luajit erofs-utils qemu-system-x86 attr libcap2-bin busybox-static skopeo umoci docker-registry buildah podman runc
 openssh-server openssh-client openssl chromium squashfs-tools squashfs-tools-ng e2fsprogs
 fuse2fs iptables"

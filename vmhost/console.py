@@ -42,6 +42,7 @@ from vmhost.mount_syscalls import (
     read_mounts,
     unmount_patiently,
 )
+from vmhost.network import RESOLV_CONF, networked
 from vmhost.nspawn import (
     Bind,
     NspawnSpec,
@@ -87,7 +88,12 @@ async def run_container(
     user, in_run = await read_in_mount_thread(partial(_check_root, spec))
     if spec.users is not None and spec.binds:
         spec = await in_mount_thread(partial(_with_mapped_binds, spec, spec.users))
-    async with _with_run(spec, in_run) as seeing, _propagation_tmpfs(spec), _grouped(spec) as group:
+    async with (
+        _with_run(spec, in_run) as with_run,
+        _propagation_tmpfs(spec),
+        _grouped(spec) as group,
+        networked(with_run) as seeing,
+    ):
         with ExitStack() as stack:
             bundle = None
             if not user.is_root:
@@ -109,6 +115,7 @@ def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:
     if spec.read_only:  # nspawn could not make them any more
         for bind in spec.binds:
             make_mount_point(spec.root, bind.target, is_directory=os.path.isdir(bind.source))
+        make_mount_point(spec.root, RESOLV_CONF, is_directory=False)
     find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
     return read_user(spec.root, spec.user), names_in_run(spec.root)
 
@@ -270,7 +277,7 @@ class _Session:
         self._failure: OSError | None = None  # of our own stdout or stderr
 
     async def run(self, spec: NspawnSpec, bundle: str | None) -> int:
-        leader_socket = LeaderSocket()
+        leader_socket = LeaderSocket(spec.network_namespace)
         self._exits = ExitWatch.open()
         try:
             with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals:

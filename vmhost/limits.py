@@ -33,3 +33,5 @@ RUN_NAMES_MAX: Final = 256  # right under an image's /run, each a mount of its o
 PROPAGATION_BYTES: Final = 1 << 16  # nspawn puts nothing there unless asked by machinectl
 MOUNT_DATA_BYTES: Final = 4095  # mount(2) takes one page of options, with its NUL
 SYMLINK_DEPTH: Final = 40  # the kernel's own
+
+USER_NETWORK_MTU: Final = 65520  # no wire limits it: what slirp4netns takes at most for IPv4

@@ -156,6 +156,9 @@ class Machine(Protocol):
     async def connect(self, port: int) -> trio.abc.Stream:
         """A TCP connection with what listens on `port` of the container's loopback. Raises OSError."""
 
+    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
+        """A UDP socket connected with `port` of the container's loopback. Raises OSError, HostUnfit."""
+
 
 class Runner(Protocol):
     """How a container is run: `vmhost.console.run_container` on this host."""

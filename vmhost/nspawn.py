@@ -61,6 +61,8 @@ class NspawnSpec:
     user: str = "root"  # USER[:GROUP], names or numbers: see users.py
     users: UserRange | None = None  # those of the host that are its own; `root` is seen as theirs
     host_network: bool = False
+    user_network: bool = False  # its own, with a way out (network.py); neither: its own loopback
+    network_namespace: str | None = None  # where nspawn is started: a path
     binds: tuple[Bind, ...] = ()
     read_only: bool = False  # the root; /run, /tmp's own mounts, binds and /dev remain as they are
     limits: Limits = Limits()
@@ -91,6 +93,7 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
     `bundle`: a directory whose config.json has `bundle_config`; only needed for users other than root.
     """
     argv = [
+        *([] if spec.network_namespace is None else ["nsenter", f"--net={spec.network_namespace}", "--"]),
         "systemd-nspawn",
         "--quiet",
         # --settings=no: no .nspawn file beside the image may configure its container; it would switch off the
@@ -109,7 +112,7 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
     ]
     if spec.users is not None:
         argv += [f"--private-users={spec.users.option}", "--private-users-ownership=off"]
-    if not spec.host_network:
+    if not spec.host_network and spec.network_namespace is None:
         argv.append("--private-network")
     if spec.read_only:
         argv.append("--read-only")

@@ -6,7 +6,6 @@ Paths of the container are looked up in threads: its files may be served by this
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -26,17 +25,16 @@ from vmhost.cgroup import ContainerGroup, entrances_of
 from vmhost.errors import HostUnfit, MachineGone
 from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.mount_syscalls import read_in_mount_thread
+from vmhost.network_namespace import in_network
 from vmhost.nspawn import DEFAULT_PATH, NspawnSpec
 from vmhost.nspawn_exec import ExecPipes, NspawnExec
 from vmhost.payload import ContainerProcess
 from vmhost.process import ChildProcess, open_child, own_module
 from vmhost.rootfs import find_program, read_user
 
-_CLONE_NEWNET: Final = 0x40000000
 _LINE_BYTES_MAX: Final = 4096
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class NspawnMachine:
@@ -284,33 +282,28 @@ class NspawnMachine:
         raise kind(words.rpartition("\n")[2] or f"the archive process ended with status {status}")
 
     async def connect(self, port: int) -> trio.abc.Stream:
-        raw = socket.socket() if self._spec.host_network else await trio.to_thread.run_sync(self._socket_inside)
-        inside = trio.socket.from_stdlib_socket(raw)
+        return trio.SocketStream(await self._connect(socket.SOCK_STREAM, port))
+
+    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
+        return await self._connect(socket.SOCK_DGRAM, port)
+
+    async def _connect(self, kind: int, port: int) -> trio.socket.SocketType:
+        inside = trio.socket.from_stdlib_socket(await trio.to_thread.run_sync(self._socket_inside, kind))
         try:
             await inside.connect(("127.0.0.1", port))
         except BaseException:
             inside.close()
             raise
-        return trio.SocketStream(inside)
+        return inside
 
-    def _socket_inside(self) -> socket.socket:
-        """Of the container's network, wherever it is used. In a thread, which is in that network for the moment."""
-        outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    def _socket_inside(self, kind: int) -> socket.socket:
+        """Of the container's network, wherever it is used. In a thread."""
+        pidfd, root = self._open_inside()
+        os.close(root)
         try:
-            pidfd, root = self._open_inside()
-            os.close(root)
-            try:
-                if _libc.setns(pidfd, _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "cannot enter the container's network")
-            finally:
-                os.close(pidfd)
-            try:
-                return socket.socket()
-            finally:
-                if _libc.setns(outside, _CLONE_NEWNET) != 0:
-                    os._exit(1)  # a thread that is lost inside would let anything leak into it
+            return in_network(pidfd, partial(socket.socket, socket.AF_INET, kind))
         finally:
-            os.close(outside)
+            os.close(pidfd)
 
 
 class _Checked(trio.abc.ReceiveStream):

@@ -15,9 +15,12 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import trio
+
+from vmhost.network_namespace import in_network
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B  # _IOWR(0xff, 11, struct pidfd_info of 64 bytes)
 _PIDFD_INFO_EXIT: Final = 1 << 3
@@ -30,10 +33,13 @@ _POLL_SECONDS: Final = 0.001
 
 
 class LeaderSocket:
-    """Where nspawn says which process leads its container. `name` is the value for NOTIFY_SOCKET."""
+    """Where nspawn says which process leads its container. `name` is the value for NOTIFY_SOCKET.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    `network`: the path of the namespace that nspawn runs in, None for this one; abstract names are a network's own.
+    """
+
+    def __init__(self, network: str | None = None) -> None:
+        self._socket = _open_socket() if network is None else _in(network, _open_socket)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind("")  # the kernel picks a free abstract name
         self.name = "@" + os.fsdecode(self._socket.getsockname()[1:])
@@ -60,6 +66,18 @@ class LeaderSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _open_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+
+
+def _in(network: str, function: Callable[[], socket.socket]) -> socket.socket:
+    descriptor = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return in_network(descriptor, function)
+    finally:
+        os.close(descriptor)
 
 
 class ContainerProcess:

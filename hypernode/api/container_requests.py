@@ -15,7 +15,7 @@ class CreateContainer:
     """A container that does not run yet; it stays until it is removed. Result: `id`, `name`.
 
     `env` and `labels` are NAME=VALUE, `binds` SOURCE:TARGET[:ro] where SOURCE is an absolute path or the name of a
-    directory that the node keeps, `ports` [ADDRESS:]HOST:CONTAINER.
+    directory that the node keeps, `ports` [ADDRESS:]HOST:CONTAINER[/udp].
     """
 
     op: ClassVar[str] = "container-create"
@@ -31,7 +31,7 @@ class CreateContainer:
     binds: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     network: str = "none"
-    """`none`, or `host`: this host's own."""
+    """`none`; `user`: its own, with a way out by NAT; `host`: this host's own, which virtual machines cannot have."""
     cpus: float | None = None
     memory: int | None = None
     """Bytes."""
@@ -55,7 +55,7 @@ class CreateContainer:
     learn: bool = True
     complete: bool = False
     isolation: str = "host"
-    """`host`: namespaces of this host's kernel; `vm`: a virtual machine, whose network is `none` or `user` (NAT)."""
+    """`host`: namespaces of this host's kernel; `vm`: a virtual machine."""
     trust: bool = False
     """Run it even where nothing that is a security boundary would stand between an unknown image and this host."""
     gpus: tuple[str, ...] = ()

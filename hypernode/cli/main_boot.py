@@ -107,8 +107,8 @@ _Port = Annotated[
     _option(
         "--port",
         "-p",
-        metavar="[ADDRESS:]HOST:INSIDE",
-        help="Let connections to this host's port reach what listens inside (tcp).",
+        metavar="[ADDRESS:]HOST:INSIDE[/udp]",
+        help="Let connections to this host's port reach what listens inside.",
         panel=_SEEING,
     ),
 ]
@@ -117,7 +117,7 @@ _Net = Annotated[
     _option(
         "--net",
         metavar="NETWORK",
-        help="none: its own loopback; host: all of this host's; user (vm): out, by NAT.",
+        help="none: its own loopback; user: its own, and out by NAT; host: all of this host's.",
         panel=_SEEING,
     ),
 ]

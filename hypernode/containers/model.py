@@ -84,7 +84,7 @@ class ContainerState:
     version: int = 0
     command: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
-    """Those published, as ADDRESS:HOST->CONTAINER/tcp."""
+    """Those published, as ADDRESS:HOST->CONTAINER/PROTOCOL."""
     host_start: str = ""
     """Which start of this host it ran under."""
 

@@ -1,7 +1,7 @@
 """Published ports: connections to a port of this host are relayed to the container's own loopback.
 
 No route, address or filter of the host is touched, and nothing is left when the keeper ends: the listening socket is
-the keeper's. What listens in the container sees connections from 127.0.0.1.
+the keeper's. What listens in the container sees connections from 127.0.0.1. UDP is in datagrams.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from hyperlog.errors import Conflict, Refused
+from hypernode.containers.datagrams import DatagramRelay
 from hypernode.limits import PUBLISHED_CONNECTIONS_MAX
 from vmhost.machine import Machine
 
@@ -28,20 +29,19 @@ class Port:
     address: str
     host: int
     container: int
+    protocol: str = "tcp"
 
 
 def parse_port(text: str) -> Port:
-    """`[ADDRESS:]HOST:CONTAINER[/tcp]` or `CONTAINER`. Raises `Refused`."""
+    """`[ADDRESS:]HOST:CONTAINER[/tcp|/udp]` or `CONTAINER`. Raises `Refused`."""
     numbers, slash, protocol = text.partition("/")
-    if slash and protocol != "tcp":
-        raise Refused(
-            f"port {text!r}: only tcp is published", "leave /udp out; --net host has all of this host's network"
-        )
+    if slash and protocol not in ("tcp", "udp"):
+        raise Refused(f"port {text!r}: there is no protocol {protocol!r}", "tcp or udp: 53:53/udp")
     address, numbers = _split_address(numbers)
     host, colon, container = numbers.partition(":")
     if not colon:
         host, container = "0", host
-    return Port(address, _number(host or "0", text, low=0), _number(container, text, low=1))
+    return Port(address, _number(host or "0", text, low=0), _number(container, text, low=1), protocol or "tcp")
 
 
 def _split_address(text: str) -> tuple[str, str]:
@@ -69,19 +69,42 @@ class Published:
         self._started = trio.Event()
         self._slots = trio.CapacityLimiter(PUBLISHED_CONNECTIONS_MAX)
         self.texts: tuple[str, ...] = ()
-        """As ADDRESS:HOST->CONTAINER/tcp."""
+        """As ADDRESS:HOST->CONTAINER/PROTOCOL."""
 
     async def open(self, port: Port) -> None:
+        """Raises `Conflict` when it is in use, or is none of this host's."""
+        if port.protocol == "udp":
+            await self._open_datagrams(port)
+            return
         try:
             listeners = await trio.open_tcp_listeners(port.host, host=port.address)
         except OSError as error:
-            raise Conflict(
-                f"port {port.host} of {port.address} cannot be published: {error.strerror}", "choose another host port"
-            ) from None
+            raise _in_use(port, error) from None
         number = listeners[0].socket.getsockname()[1]
         self.texts += (f"{port.address}:{number}->{port.container}/tcp",)
         serve = partial(trio.serve_listeners, partial(self._relay, port.container), listeners)
         await self._nursery.start(serve)
+
+    async def _open_datagrams(self, port: Port) -> None:
+        try:
+            found = await trio.socket.getaddrinfo(port.address, port.host, type=trio.socket.SOCK_DGRAM)
+            family, kind, protocol, _, address = found[0]
+            outside = trio.socket.socket(family, kind, protocol)
+            try:
+                await outside.bind(address)
+            except OSError:
+                outside.close()
+                raise
+        except OSError as error:
+            raise _in_use(port, error) from None
+        self.texts += (f"{port.address}:{outside.getsockname()[1]}->{port.container}/udp",)
+        self._nursery.start_soon(self._relay_datagrams, port.container, outside)
+
+    async def _relay_datagrams(self, port: int, outside: trio.socket.SocketType) -> None:
+        with outside:
+            await self._started.wait()
+            if self._machine is not None:
+                await DatagramRelay(outside, partial(self._machine.open_datagrams, port)).run()
 
     def attach(self, machine: Machine) -> None:
         self._machine = machine
@@ -99,6 +122,12 @@ class Published:
             async with inside, trio.open_nursery() as nursery:
                 nursery.start_soon(_copy, outside, inside)
                 nursery.start_soon(_copy, inside, outside)
+
+
+def _in_use(port: Port, error: OSError) -> Conflict:
+    return Conflict(
+        f"port {port.host} of {port.address} cannot be published: {error.strerror}", "choose another host port"
+    )
 
 
 async def _copy(source: trio.abc.Stream, target: trio.abc.Stream) -> None:

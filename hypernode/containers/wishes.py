@@ -22,7 +22,7 @@ from vmhost.nspawn import Bind, Limits, NspawnSpec
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.DOTALL)
 _DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
-NETWORKS: Final = {"host": ("none", "host"), "vm": ("none", "user")}
+NETWORKS: Final = {"host": ("none", "user", "host"), "vm": ("none", "user")}
 """By isolation."""
 _MEMORY_MIN: Final = 4 << 20
 _SECONDS_MAX: Final = 86400.0
@@ -47,7 +47,8 @@ def check(asked: CreateContainer) -> None:
     if asked.ports and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
     for text in asked.ports:
-        parse_port(text)
+        if parse_port(text).protocol == "udp" and asked.isolation == "vm":
+            raise Refused(f"port {text!r}: only tcp reaches a virtual machine", "udp goes with --isolation host")
     if asked.hostname is not None and not _HOST_NAME.fullmatch(asked.hostname):
         raise Refused(f"{asked.hostname!r} is no host name", "letters, digits and dashes")
     if asked.workdir is not None and not asked.workdir.startswith("/"):
@@ -120,6 +121,7 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
         user=settings["user"] or "root" if asked.user is None else asked.user,
         users=None if ready["users"] is None else UserRange(*ready["users"]),
         host_network=asked.network == "host",
+        user_network=asked.network == "user",
         binds=tuple(_place(parse_bind(text), directories) for text in asked.binds),
         read_only=asked.read_only,
         limits=Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes),

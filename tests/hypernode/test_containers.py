@@ -85,13 +85,14 @@ def test_no_policy(text: str) -> None:
         ("127.0.0.1::80", Port("127.0.0.1", 0, 80)),
         ("[::1]:8080:80", Port("::1", 8080, 80)),
         ("80", Port("0.0.0.0", 0, 80)),
+        ("5353:53/udp", Port("0.0.0.0", 5353, 53, "udp")),
     ],
 )
 def test_ports(text: str, port: Port) -> None:
     assert parse_port(text) == port
 
 
-@pytest.mark.parametrize("text", ["", "x", "80:", "0", "70000:80", "80:80/udp", "1:2:3:4", "80:-1", "٣:80", "1e3:80"])
+@pytest.mark.parametrize("text", ["", "x", "80:", "0", "70000:80", "80:80/sctp", "1:2:3:4", "80:-1", "٣:80", "1e3:80"])
 def test_no_port(text: str) -> None:
     with pytest.raises(Refused):
         parse_port(text)

@@ -14,7 +14,7 @@ from vmhost.agent.client import Agent
 from vmhost.agent.multiplexer import words
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import container_usage, process_rows
-from vmhost.errors import AgentLost, MachineGone
+from vmhost.errors import AgentLost, HostUnfit, MachineGone
 from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.machines.driver import VirtualMachine
 from vmhost.nspawn import NspawnSpec
@@ -130,6 +130,10 @@ class AgentMachine:
             except Unavailable as error:
                 raise ConnectionRefusedError(error.message) from error
         return _Connection(session)
+
+    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
+        self._check_running()
+        raise HostUnfit(f"no datagram reaches port {port} in a virtual machine", "publish tcp")
 
 
 class AgentRunning:
