@@ -86,6 +86,11 @@ class Config:
         return self.home / "containers"
 
     @property
+    def snapshots(self) -> Path:
+        """Saved machines (containers/snapshots.py)."""
+        return self.home / "snapshots"
+
+    @property
     def data(self) -> Path:
         """Named directories that containers share and keep (`boot --volume NAME:DIR`)."""
         return self.home / "data"

@@ -26,20 +26,22 @@ import trio
 from hyperlog.errors import NotFound, Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.config import Config
+from hypernode.containers.snapshots import Snapshot
 from hypernode.containers.wishes import parse_bind
 from hypernode.errors import Untrusted
 from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
 from vmhost.console import run_container
-from vmhost.guest.cache import find_guest
+from vmhost.guest.cache import default_cache, find_guest, guest_of
 from vmhost.machine import Runner
-from vmhost.machines.container import MachineHost, MachineRunner, MachineSetup
+from vmhost.machines.container import MachineRunner
 from vmhost.machines.limits import MEMORY_MIB_DEFAULT
 from vmhost.machines.pci import obstacle, read_devices
 from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, processor_model, remember_kvm
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform
+from vmhost.machines.setup import MachineHost, MachineSetup
 from vmhost.machines.shares import check_shareable
-from vmhost.machines.spec import Accelerator
+from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
 
 GUEST_PROFILE: Final = "fast"
@@ -66,20 +68,28 @@ def trusted_platforms(platforms: list[Platform], problem: str | None, *, trusted
 
 
 async def find_runner(
-    config: Config, asked: CreateContainer, ready: Mapping[str, Any], note: Callable[[str], None]
+    config: Config,
+    asked: CreateContainer,
+    ready: Mapping[str, Any],
+    note: Callable[[str], None],
+    snapshot: Snapshot | None = None,
 ) -> Runner:
-    """What runs the container that was `asked` for on what the node made `ready`.
+    """What runs the container that was `asked` for on what the node made `ready`, or goes on with a snapshot of it.
 
     Raises `Untrusted`; for machines `GuestMissing`, `GuestDamaged`, `NoHypervisor`, `Refused` besides.
     """
     if asked.isolation == "host":
         check_host_trust(ready, trusted=asked.trust)
         return run_container
-    return await _machine_runner(config, asked, ready, note)
+    return await _machine_runner(config, asked, ready, note, snapshot)
 
 
 async def _machine_runner(
-    config: Config, asked: CreateContainer, ready: Mapping[str, Any], note: Callable[[str], None]
+    config: Config,
+    asked: CreateContainer,
+    ready: Mapping[str, Any],
+    note: Callable[[str], None],
+    snapshot: Snapshot | None,
 ) -> MachineRunner:
     await trio.to_thread.run_sync(_check_gpus, asked.gpus)
     await trio.to_thread.run_sync(_check_binds, asked.binds, config.home)
@@ -89,7 +99,10 @@ async def _machine_runner(
     platforms = await trio.to_thread.run_sync(find)
     problem = await trio.to_thread.run_sync(kvm_problem, remembered)
     allowed = trusted_platforms(platforms, problem, trusted=asked.trust or ready["known"])
-    guest = await trio.to_thread.run_sync(find_guest, arch, GUEST_PROFILE)
+    if snapshot is None:
+        guest = await trio.to_thread.run_sync(find_guest, arch, GUEST_PROFILE)
+    else:
+        guest = await trio.to_thread.run_sync(guest_of, snapshot.about.get("guest", ""), default_cache(os.environ))
     disks = ready["disks"]
     setup = MachineSetup(
         kernel=guest.kernel,
@@ -110,7 +123,25 @@ async def _machine_runner(
         note(f"KVM does not work here, and is not tried again until this host is started anew: {why}")
 
     hosts = await trio.to_thread.run_sync(partial(_hosts, setup, allowed, guest.info.digest))
-    return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
+    if snapshot is None:
+        return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
+    fitting = [_fitting(hosts, snapshot)]
+    await trio.to_thread.run_sync(snapshot.check_metadata, Path(disks["metadata"]))
+    return MachineRunner(setup, fitting, note=note, on_unfit=on_unfit, restore=snapshot.restore_point())
+
+
+def _fitting(hosts: list[MachineHost], snapshot: Snapshot) -> MachineHost:
+    """The one like that which was saved. Raises `Refused`."""
+    for host in hosts:
+        if host.about["shape"] == snapshot.about.get("shape"):
+            return host
+    here = hosts[0].about
+    differs = [name for name in ("qemu", "processor", "accelerator", "board") if here[name] != snapshot.about.get(name)]
+    words = ", ".join(f"{name} {snapshot.about.get(name)} and here {here[name]}" for name in differs)
+    raise Refused(
+        f"the snapshot {snapshot.reference} was made by another kind of machine ({words or 'other resources'})",
+        "a machine's memory means something only to the very same; `hypernode start` boots the container anew",
+    )
 
 
 def _check_binds(texts: tuple[str, ...], home: Path) -> None:
@@ -135,11 +166,19 @@ def _hosts(setup: MachineSetup, platforms: list[Platform], guest: str) -> list[M
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     spec = replace(setup.spec("template"), words=WORDS)
     processor = processor_model()
-    return [
-        MachineHost(
-            QemuDriver(one),
-            directory / template_name(spec, one, guest, qemu_version(one), processor),
-            is_quick=one.accelerator is not Accelerator.TCG,
-        )
-        for one in platforms
-    ]
+    return [_host(one, spec, directory, guest, processor) for one in platforms]
+
+
+def _host(platform: Platform, spec: MachineSpec, templates: Path, guest: str, processor: str) -> MachineHost:
+    version = qemu_version(platform)
+    shape = template_name(spec, platform, guest, version, processor)
+    about = {
+        "shape": shape,
+        "guest": guest,
+        "qemu": version,
+        "processor": processor,
+        "accelerator": platform.accelerator.value,
+        "board": platform.model.value,
+    }
+    is_quick = platform.accelerator is not Accelerator.TCG
+    return MachineHost(QemuDriver(platform), templates / shape, is_quick=is_quick, about=about)

@@ -105,6 +105,7 @@ TOKENS_MAX: Final = 1000
 PINS_PER_TOKEN_MAX: Final = 100
 """Each is an order of its own (SEEDS_MAX): one member of a team does not take the places of all others."""
 
+SNAPSHOTS_MAX: Final = 256  # of containers with their memory, some 100 MB each
 CONTAINERS_MAX: Final = 1024
 """In one home, those that ended included."""
 

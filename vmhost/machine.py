@@ -18,7 +18,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -143,6 +144,12 @@ class Machine(Protocol):
 
     async def resume(self) -> None:
         """Let it go on."""
+
+    async def save(self, path: Path) -> Mapping[str, Any]:
+        """Write memory and devices of its machine to a new file, and go on; what else it takes to restore it, as JSON.
+
+        Raises HostUnfit where that cannot be, Refused, Unavailable.
+        """
 
     def open_archive(self, path: str) -> AbstractAsyncContextManager[trio.abc.ReceiveStream]:
         """A tar of the absolute `path` as the container sees it, whose first member is named by its last part.

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -215,6 +216,13 @@ class NspawnMachine:
             os.close(pidfd)
             raise MachineGone("the container has ended") from None
         return pidfd, root
+
+    async def save(self, path: Path) -> Mapping[str, Any]:
+        """Not here: what a container of this host has in memory is spread over the host's kernel."""
+        del path
+        raise HostUnfit(
+            "the memory of a container of this host cannot be saved", hint="boot it with --isolation vm for snapshots"
+        )
 
     @asynccontextmanager
     async def open_archive(self, path: str) -> AsyncIterator[trio.abc.ReceiveStream]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from hypernode.api.snapshot_requests import SNAPSHOT_REQUESTS, SnapshotContainer, SnapshotRequest
+
 
 @dataclass(frozen=True, slots=True)
 class CreateContainer:
@@ -241,6 +243,7 @@ KeptRequest = (
     | ExecInContainer
     | CopyOut
     | CopyIn
+    | SnapshotContainer
 )
 """Answered by the keeper while the container runs."""
 
@@ -253,6 +256,7 @@ ContainerRequest = (
     | RestartContainer
     | RemoveContainer
     | TellContainer
+    | SnapshotRequest
 )
 
 STREAMING_REQUESTS: Final = (ContainerLogs, AttachContainer, ExecInContainer, CopyOut, CopyIn)
@@ -273,4 +277,5 @@ CONTAINER_REQUESTS: Final[tuple[type[ContainerRequest], ...]] = (
     RestartContainer,
     RemoveContainer,
     TellContainer,
+    *SNAPSHOT_REQUESTS,
 )

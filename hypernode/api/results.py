@@ -14,6 +14,8 @@ from hypernode.api import container_requests as containers
 from hypernode.api import image_results as of_images
 from hypernode.api import key_requests as keys
 from hypernode.api import node_results as of_nodes
+from hypernode.api import snapshot_requests as snapshots
+from hypernode.api import snapshot_results as of_snapshots
 from hypernode.api import version_requests as versions
 from hypernode.api.export_requests import Export
 from hypernode.api.network_requests import Diagnose, Peers
@@ -80,5 +82,9 @@ RESULTS: Final[dict[type[Request], Any]] = {
     containers.WaitContainer: of_nodes.ExitResult,
     containers.ContainerStats: Annotated[of_images.Fields, of_nodes.Moment, Usage],
     containers.ContainerProcesses: of_nodes.ProcessesResult,
+    snapshots.SnapshotContainer: of_snapshots.SnapshotRow,
+    snapshots.ListSnapshots: of_snapshots.SnapshotsResult,
+    snapshots.RemoveSnapshot: of_snapshots.SnapshotsRemoved,
+    snapshots.RestoreSnapshot: of_nodes.ContainerMade,
 }
 """Of every request that is answered by one result."""

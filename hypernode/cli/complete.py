@@ -112,6 +112,8 @@ def _values(form: str, word: str, home: str | None) -> Iterator[Candidate]:
         yield from _images(word, home)
     elif kind == "VOLUME":
         yield from ((name, "volume") for name in _directories(home, "volumes") if name.startswith(word))
+    elif kind == "SNAPSHOT":
+        yield from ((name, "snapshot") for name in _snapshots(home) if name.startswith(word))
     elif kind in ("CONTAINER", "FROM", "TO"):
         ends = "" if kind == "CONTAINER" else ":"
         yield from ((name + ends, status) for name, status in _containers(home) if name.startswith(word))
@@ -145,6 +147,12 @@ def _containers(home: str | None) -> Iterator[Candidate]:
                     str(json.loads(spec.read(_FILE_BYTES_MAX))["name"]),
                     str(json.loads(state.read(_FILE_BYTES_MAX))["status"]),
                 )
+
+
+def _snapshots(home: str | None) -> Iterator[str]:
+    """NAME:TAG of each (hypernode/containers/snapshots.py)."""
+    for name in _directories(home, "snapshots"):
+        yield from (f"{name}:{tag}" for tag in _directories(home, os.path.join("snapshots", name)))
 
 
 def _directories(home: str | None, folder: str) -> list[str]:

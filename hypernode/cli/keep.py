@@ -21,6 +21,7 @@ from hypernode.containers.keeper import Keeper, keeping
 from hypernode.containers.launch import read_launch
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.policy import next_delay, parse_policy
+from hypernode.containers.snapshots import Snapshot, SnapshotStore
 from hypernode.containers.store import Container, ContainerStore
 from hypernode.errors import NodeGone, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
@@ -59,9 +60,10 @@ def keep_detached(raw: bytes, telling: int) -> int:
     """Keep the container that `raw` names; what became of its start goes to the descriptor `telling`."""
     report = _Report(telling)
     try:
-        config, identity, may_host = read_launch(raw)
+        config, identity, may_host, snapshot = read_launch(raw)
         set_up_logging(config.log_level, config.log_format, with_tracebacks=True)
-        trio.run(_keep, config, identity, may_host, report)
+        found = None if snapshot is None else SnapshotStore(config.snapshots).get(snapshot)
+        trio.run(_keep, config, identity, may_host, found, report)
     except Exception as error:
         known = expected(error)
         if known is None:
@@ -73,20 +75,22 @@ def keep_detached(raw: bytes, telling: int) -> int:
     return EXIT_OK
 
 
-async def _keep(config: Config, identity: str, may_host: bool, report: _Report) -> None:
+async def _keep(config: Config, identity: str, may_host: bool, snapshot: Snapshot | None, report: _Report) -> None:
     """Where this process becomes the node, it stays for its guests; the container is let go of before."""
     container = ContainerStore(config.containers).get(identity)
     if not may_host:
-        await _keep_on(await wait_node(config, KEEPER_DIAL_SECONDS), config, container, report)
+        await _keep_on(await wait_node(config, KEEPER_DIAL_SECONDS), config, container, snapshot, report)
         return
     async with reach_node(config) as node:
-        await _keep_on(node.client, config, container, report)
+        await _keep_on(node.client, config, container, snapshot, report)
 
 
-async def _keep_on(client: Client, config: Config, container: Container, report: _Report) -> None:
+async def _keep_on(
+    client: Client, config: Config, container: Container, snapshot: Snapshot | None, report: _Report
+) -> None:
     output = Output(container.log)
     async with keeping(config, container, output, answer) as keeper, keeper.telling():
-        await _Keeping(config, keeper, output, report).run(client)
+        await _Keeping(config, keeper, output, snapshot, report).run(client)
     if container.spec.asked.auto_remove:
         container.remove()
 
@@ -94,7 +98,11 @@ async def _keep_on(client: Client, config: Config, container: Container, report:
 class _Keeping:
     """All the runs of one container."""
 
-    def __init__(self, config: Config, keeper: Keeper, output: Output, report: _Report) -> None:
+    def __init__(
+        self, config: Config, keeper: Keeper, output: Output, snapshot: Snapshot | None, report: _Report
+    ) -> None:
+        """`snapshot`: what the first run goes on with."""
+        self._snapshot = snapshot
         self._config = config
         self._keeper = keeper
         self._output = output
@@ -131,6 +139,7 @@ class _Keeping:
     async def _attempt(self, client: Client) -> Ran | None:
         """One run. None when it could not be: the node has ended, or refuses; that is told and written down."""
         asked = self._keeper.container.spec.asked
+        snapshot, self._snapshot = self._snapshot, None
         streams = Streams(self._output, tty=asked.tty, keeps_stdin=asked.stdin)
         self._keeper.streams = streams
         try:
@@ -138,7 +147,9 @@ class _Keeping:
                 nursery.start_soon(streams.pump)
                 try:
                     descriptors = Descriptors(streams.stdin, streams.stdout, streams.stderr, tty=asked.tty)
-                    ran = await run_kept(self._config, client, self._keeper, descriptors, self._report.event)
+                    ran = await run_kept(
+                        self._config, client, self._keeper, descriptors, self._report.event, snapshot=snapshot
+                    )
                 finally:
                     streams.end_of_run()
             return ran

@@ -20,6 +20,7 @@ from hypernode.cli import (
     main_network,
     main_seeds,
     main_shell,
+    main_snapshots,
     main_tokens,
     main_trace,
     main_watch,
@@ -274,6 +275,7 @@ version_commands.register(app)
 main_network.register(app)
 main_boot.register(app)
 main_containers.register(app)
+main_snapshots.register(app)
 main_export.register(app)
 main_guest.register(app)
 main_trace.register(app)

@@ -10,7 +10,7 @@ import typer
 _PANELS: Final = {
     "Images": "share pull images log show diff ls cat checkout export tag fork commit trace traces",
     "Containers": "boot ps logs exec attach start stop kill restart pause unpause wait rm inspect stats cp rename port "
-    "update prune volumes volume guest",
+    "update prune snapshot snapshots restore volumes volume guest",
     "Without a container": "mount unmount serve-mounts",
     "Room": "pin unpin collect verify",
     "The node": "daemon status top peers events dashboard seed token",

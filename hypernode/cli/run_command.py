@@ -81,6 +81,7 @@ _MODULES: Final = {
         ),
         "hypernode.cli.containers",
     ),
+    **dict.fromkeys(("snapshot", "snapshots-ls", "snapshots-rm", "restore"), "hypernode.cli.snapshots"),
     **dict.fromkeys(("logs", "attach", "exec", "cp"), "hypernode.cli.container_streams"),
     **dict.fromkeys(
         (

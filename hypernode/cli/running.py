@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -16,6 +16,7 @@ from hypernode.cli.tie import Tie
 from hypernode.config import Config
 from hypernode.containers.keeper import Keeper
 from hypernode.containers.ports import Published, parse_port, published
+from hypernode.containers.snapshots import Snapshot
 from hypernode.containers.wishes import boot_request, make_spec
 from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
@@ -61,14 +62,21 @@ async def run_kept(
     streams: Descriptors,
     on_event: OnEvent,
     about_to_run: Callable[[], None] = _ignore,
+    snapshot: Snapshot | None = None,
 ) -> Ran:
-    """Run it to its end, or until somebody stops it. Raises what keeps it from running, `NodeGone`."""
+    """Run it to its end, or until somebody stops it; `snapshot`: going on with that.
+
+    Raises what keeps it from running, `NodeGone`.
+    """
     spec = keeper.container.spec
     ran = Ran(error="it was stopped before it ran")
     with keeper.begin_run():
         async with published([parse_port(text) for text in spec.asked.ports]) as ports:
             try:
-                held = await client.hold(boot_request(spec), on_event)
+                request = boot_request(spec)
+                if snapshot is not None:
+                    request = replace(request, link=snapshot.link, refresh=False)
+                held = await client.hold(request, on_event)
             except (ConnectionError, FileNotFoundError):
                 raise NodeGone("no node runs in this home any more", "start the daemon") from None
             keeper.booted(held.ready)
@@ -76,7 +84,7 @@ async def run_kept(
                 async with Tie(held, line) as tie:
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
-                    runner = await find_runner(config, spec.asked, held.ready, note)
+                    runner = await find_runner(config, spec.asked, held.ready, note, snapshot)
                     ran = await _run(runner, tie, keeper, made, ports, streams)
     return ran
 

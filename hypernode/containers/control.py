@@ -17,6 +17,7 @@ from hypernode.api.codec import decode_object
 from hypernode.api.frames import CONTROL, STDERR, STDIN, STDOUT, Frames
 from hypernode.api.requests import Request
 from hypernode.api.server import Call
+from hypernode.api.snapshot_requests import SnapshotContainer
 from hypernode.containers.keeper import Keeper, parse_signal
 from hypernode.containers.logs import LogLine, read_log, stamped
 from hypernode.containers.output import Output
@@ -48,6 +49,8 @@ async def answer(keeper: Keeper, request: Request, call: Call) -> Mapping[str, A
             return {"time": time.time(), **dataclasses.asdict(await keeper.running().usage())}
         case asked.ContainerProcesses():
             return {"processes": [dataclasses.asdict(row) for row in await keeper.running().processes()]}
+        case SnapshotContainer():
+            return await keeper.snapshot(request.tag)
         case asked.ContainerLogs():
             await _follow(keeper, request, call)
         case asked.AttachContainer():

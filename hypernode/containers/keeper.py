@@ -27,6 +27,7 @@ from hypernode.api.server import Call, Operation, serve_socket
 from hypernode.config import Config
 from hypernode.containers.model import EXITED, PAUSED, RESTARTING, RUNNING, now_text
 from hypernode.containers.output import Output, Streams
+from hypernode.containers.snapshots import SnapshotStore
 from hypernode.containers.store import Container
 from hypernode.limits import CLOSE_SECONDS
 from vmhost.machine import Machine
@@ -57,6 +58,8 @@ class Keeper:
         """It will not run again by itself."""
         self._config = config
         self._nursery = nursery
+        self._ready: Mapping[str, Any] = {}
+        self._is_saving = False
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
         self._sender: trio.MemorySendChannel[TellContainer] | None = None
@@ -97,6 +100,7 @@ class Keeper:
 
     def booted(self, ready: Mapping[str, Any]) -> None:
         """The node holds its root."""
+        self._ready = ready
         self._put(root=ready["root"], link=ready["link"], version=ready["version"], command=tuple(ready["argv"]))
 
     def begin_run(self) -> trio.CancelScope:
@@ -186,6 +190,30 @@ class Keeper:
             await self._run_ended.wait()
         else:
             machine.signal(number)
+
+    async def snapshot(self, tag: str | None) -> Mapping[str, Any]:
+        """Save it with its memory; it goes on. Raises `Conflict`, `Refused`, HostUnfit, Unavailable."""
+        machine, spec = self.running(), self.container.spec
+        if spec.foreground:
+            raise Refused("what runs in the foreground goes with its command", "boot it with --detach for snapshots")
+        if self._is_saving:
+            raise Conflict(f"container {spec.name} is being saved already", "wait for that")
+        self._is_saving = True
+        try:
+            return await self._save(machine, SnapshotStore(self._config.snapshots), tag)
+        finally:
+            self._is_saving = False
+
+    async def _save(self, machine: Machine, store: SnapshotStore, tag: str | None) -> Mapping[str, Any]:
+        spec = self.container.spec
+        tag = await trio.to_thread.run_sync(store.next_tag, spec.name) if tag is None else tag
+        with store.making(spec.name, tag) as state:
+            about = await machine.save(state)
+            finish = partial(store.finish, state, spec.id, spec.asked, self._ready["disks"], about)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(finish)
+        self.tell("snapshot", tag=tag)
+        return store.get(f"{spec.name}:{tag}").fields()
 
     async def pause(self) -> None:
         """Raises `Conflict`, HostUnfit."""

@@ -28,23 +28,26 @@ from vmhost.process import own_module
 
 _WORDS_BYTES: Final = 2000
 
-Launch = tuple[Config, str, bool]
-"""Configuration, the container's id, whether its keeper may become the home's node."""
+Launch = tuple[Config, str, bool, str | None]
+"""Configuration, the container's id, whether its keeper may become the home's node, the snapshot to begin with."""
 OnEvent = Callable[[str, Json], Awaitable[None]]
 
 
-async def launch_keeper(config: Config, container: Container, on_event: OnEvent, *, may_host: bool) -> None:
+async def launch_keeper(
+    config: Config, container: Container, on_event: OnEvent, *, may_host: bool, snapshot: str | None = None
+) -> None:
     """Returns once its program runs, or has run. Raises what kept it from running, `KeeperFailed`.
 
     `may_host`: where no node runs, the keeper becomes it. One that a node starts may not: should that node be killed,
-    the next daemon must find the home free.
+    the next daemon must find the home free. `snapshot`: go on with that instead of booting.
 
     Cancelled, the keeper goes on.
     """
     told, telling = os.pipe2(os.O_CLOEXEC)
     async with trio.lowlevel.FdStream(told) as stream:
         try:
-            await trio.to_thread.run_sync(partial(_spawn, (config, container.spec.id, may_host), container, telling))
+            launch = (config, container.spec.id, may_host, snapshot)
+            await trio.to_thread.run_sync(partial(_spawn, launch, container, telling))
         finally:
             os.close(telling)
         lines = LineReader(stream)

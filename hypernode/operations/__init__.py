@@ -35,7 +35,8 @@ from hypernode.node import Node
 from hypernode.operations import keeping, versions, volumes
 from hypernode.operations.booting import boot, rejoin
 from hypernode.operations.chronicling import chronicle
-from hypernode.operations.containers import ContainerHost, operate_on_containers
+from hypernode.operations.container_host import ContainerHost
+from hypernode.operations.containers import operate_on_containers
 from hypernode.operations.exporting import export
 from hypernode.operations.keys import operate_on_keys
 from hypernode.operations.listing import list_images, list_names, show_log, show_status

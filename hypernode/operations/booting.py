@@ -116,8 +116,9 @@ async def _disks(
     """For a virtual machine, as fields of `ready`."""
     async with node.mounts.machine_disks(image.mountable, request.read_deadline, on_failure) as disks:
         layer = None if volume is None else str(volume.layer)
+        link = Link(image.log.key, to_text(image.resolved.entry)).text
         files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching, "layer": layer}
-        yield {"root": str(disks.place / "root"), "users": None, "disks": files}
+        yield {"root": str(disks.place / "root"), "users": None, "disks": {**files, "link": link}}
 
 
 def _check(request: Boot) -> None:

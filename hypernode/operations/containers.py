@@ -21,55 +21,25 @@ from hypernode.api.container_requests import STREAMING_REQUESTS, ContainerReques
 from hypernode.api.lines import LineReader
 from hypernode.api.requests import Request
 from hypernode.api.server import Call, serve_stream
+from hypernode.api.snapshot_requests import ListSnapshots, RemoveSnapshot, RestoreSnapshot
 from hypernode.api.socket_path import short_path
 from hypernode.config import Config
 from hypernode.containers.control import show_log, streaming
 from hypernode.containers.launch import OnEvent, launch_keeper
 from hypernode.containers.logs import read_log
 from hypernode.containers.model import CREATED, LIVING, PAUSED, SHORT_ID
-from hypernode.containers.reconcile import reconcile, wait_free
-from hypernode.containers.store import Container, ContainerStore
+from hypernode.containers.reconcile import wait_free
+from hypernode.containers.store import Container
 from hypernode.containers.wishes import check
 from hypernode.errors import BadRequest, KeeperFailed, NodeGone
 from hypernode.image_names import with_links
 from hypernode.limits import CLOSE_SECONDS, KEEPER_DIAL_SECONDS, VOLUME_BUSY_SECONDS
 from hypernode.names import read_names
-from hypernode.node import Node
+from hypernode.operations.container_host import ContainerHost
 from hypernode.operations.listing import list_names
-from hypernode.volumes import VolumeStore
+from hypernode.operations.snapshots import operate_on_snapshots
 
 _PIECE_BYTES: Final = 65536
-
-
-class ContainerHost:
-    """The containers of a home, and its node if that is in this process."""
-
-    def __init__(self, config: Config, node: Node | None) -> None:
-        self.config = config
-        self.node = node
-        self.store = ContainerStore(config.containers)
-        self.volumes = VolumeStore(config.volumes) if node is None else node.volumes
-
-    async def find(self, text: str) -> Container:
-        """As it really is. Raises `NotFound`, `Conflict`."""
-        container = self.store.get(text)
-        await self.reconcile([container])
-        return self.store.get(container.spec.id)
-
-    async def reconcile(self, containers: list[Container]) -> list[Container]:
-        """Put right what a crash left; those that it was about."""
-        found = await reconcile(self.config, containers, has_node=self.node is not None)
-        for ended in found:
-            self.tell(ended, "die", exitCode=ended.read_state().exit_code)
-        return found
-
-    def tell(self, container: Container, action: str, **attributes: object) -> None:
-        """An event of Docker's name."""
-        if self.node is not None:
-            spec = container.spec
-            told = {**spec.labels, "image": spec.asked.link, "name": spec.name, **attributes}
-            told = {name: value for name, value in told.items() if name.isidentifier()}
-            self.node.events.emit("container", action, spec.id, **told)
 
 
 def dial_containers(config: Config, nursery: trio.Nursery) -> Dial:
@@ -113,6 +83,8 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
             container = host.store.get(request.container)
             host.tell(container, request.action, **dict(text.partition("=")[::2] for text in request.attributes))
             return {}
+        case ListSnapshots() | RemoveSnapshot() | RestoreSnapshot():
+            return await operate_on_snapshots(host, request, call)
         case _:
             return await _ask_keeper(host, request, call)
 

@@ -1,9 +1,9 @@
 """What stays here: pulling, verifying, pinning, collecting, and what it all takes.
 
 Kept are: versions and images that are pinned; what seeds keep (seeds.py); images of this home's own, unless they were
-unpinned; what lies under a volume; what is mounted, running or being fetched. Collecting removes the blocks that none
-of those reaches. It decides by what the logs, records and manifests say at one moment, in which nobody may begin to
-refer to blocks (gate.py).
+unpinned; what lies under a volume or a snapshot; what is mounted, running or being fetched. Collecting removes the
+blocks that none of those reaches. It decides by what the logs, records and manifests say at one moment, in which nobody
+may begin to refer to blocks (gate.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import trio
 
 from hyperlog.blocks import BlockStore
 from hyperlog.errors import BlockMissing, Conflict, Corrupt, HyperError
-from hyperlog.ids import BlockId, EntryId, ManifestId
+from hyperlog.ids import BlockId, EntryId, ManifestId, to_text
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.api.server import Call
 from hypernode.api.version_requests import Collect, Pin, Pull, Verify
+from hypernode.containers.snapshots import versions_of
 from hypernode.node import Node
 from hypernode.operations.fetching import fetch_all, prepare, reporting
 from images.catalog import Catalog, Published, Resolved
@@ -242,6 +243,7 @@ def _remove(blocks: BlockStore, plan: Plan) -> int:
 
 def _versions(node: Node) -> list[_Version]:
     bases = {volume.entry for volume in node.volumes.list()}
+    saved = versions_of(node.config.snapshots)
     found = []
     for log in node.repository.logs.list():
         hot = hot_blocks(log)
@@ -252,7 +254,9 @@ def _versions(node: Node) -> list[_Version]:
                         name=Link(log.key, f"v{published.number}").text,
                         reference=published.version.manifest,
                         hot=hot.get(published.version.manifest.id, {}),
-                        kept=published.entry in bases or is_kept(node, log, published.entry),
+                        kept=published.entry in bases
+                        or to_text(published.entry) in saved
+                        or is_kept(node, log, published.entry),
                         seeded=node.seeds.keeps(log.key, published.entry),
                         used=node.records.last_use(log.key, published.entry),
                     )

@@ -16,7 +16,8 @@ from hypernode.containers.policy import parse_policy
 from hypernode.containers.store import Container
 from hypernode.limits import STARTS_AT_ONCE
 from hypernode.node import Node
-from hypernode.operations.containers import ContainerHost, start_container
+from hypernode.operations.container_host import ContainerHost
+from hypernode.operations.containers import start_container
 from vmhost.lifeline import LivingProcess
 
 _log: Final = logging.getLogger("hypernode.containers")

@@ -24,8 +24,8 @@ from hyperlog.encoding import Encodable, Value
 from hyperlog.errors import Refused, Unavailable
 from vmhost.agent import limits, protocol
 from vmhost.agent.line import Line
-from vmhost.agent.multiplexer import decode, table, words
-from vmhost.agent.protocol import Welcome
+from vmhost.agent.multiplexer import Multiplexer, SavedSession, decode, table, words
+from vmhost.agent.protocol import Kind, Welcome
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import GuestUsage, guest_usage
 from vmhost.errors import AgentLost, AgentMisbehaved, AgentMismatch
@@ -151,6 +151,35 @@ class Agent:
         """Until the agent has answered."""
         await self._line.ping()
 
+    async def hold(self, container: str, *, on: bool) -> None:
+        """Let all processes of the container stand still, or go on. Raises Unavailable where one waits for a disk."""
+        await self.call({"op": "freeze", "container": container, "on": int(on)})
+
+    async def rename(self, container: str, name: str) -> None:
+        """Its host name, as its programs see it."""
+        await self.call({"op": "rename", "container": container, "name": name.encode()})
+
+    @contextlib.asynccontextmanager
+    async def hushed(self) -> AsyncIterator[Multiplexer]:
+        """While the machine is saved: the guest says nothing, and is told nothing. What the sessions are like then.
+
+        Whoever restores it goes on from there: `resuming`.
+        """
+        with self._line.quiet():
+            try:
+                yield await self._line.hush()
+            finally:
+                self._line.go_on()
+
+    def resume(self, saved: SavedSession, *, program_pid: int = 0) -> Session:
+        """A session that the guest had when it was saved."""
+        return Session.resume(self._line, saved, program_pid=program_pid)
+
+    def drop(self, saved: SavedSession) -> None:
+        """End a session that the guest had when it was saved, and that nobody is there for."""
+        self._line.state.resume(saved)
+        self._line.put(self._line.state.abandon(saved.number))
+
     def quiet(self) -> contextlib.AbstractContextManager[None]:
         """While the guest is paused: its silence is no sign of its loss."""
         return self._line.quiet()
@@ -163,7 +192,7 @@ class Agent:
     async def call(self, request: dict[str, Encodable]) -> Value:
         """Do an operation; what it answers, None for nothing."""
         with self._deadline(str(request["op"])):
-            async with Session(self._line, request) as session:
+            async with Session.begin(self._line, request) as session:
                 session.stdin.close()
                 answer, told = await _collect(session.stdout), await _collect(session.stderr)
                 code = await session.wait()
@@ -180,7 +209,7 @@ class Agent:
             raise AgentLost(f"the guest took more than {limits.CALL_SECONDS:.0f} s for {what}") from None
 
     async def _accepted(self, request: dict[str, Encodable]) -> Session:
-        session = Session(self._line, request)
+        session = Session.begin(self._line, request)
         try:
             with self._deadline(str(request["op"])):
                 await session.accepted()
@@ -191,7 +220,7 @@ class Agent:
 
     async def _stream(self, request: dict[str, Encodable]) -> Session:
         await trio.lowlevel.checkpoint()
-        return Session(self._line, request)
+        return Session.begin(self._line, request)
 
 
 def _about(key: str, name: str | None) -> dict[str, Encodable]:
@@ -213,16 +242,18 @@ async def open_agent(
     *,
     deadline: float = limits.OPEN_SECONDS,
     silence: float = limits.SILENCE_SECONDS,
+    resuming: bool = False,
 ) -> AsyncIterator[Agent]:
     """The agent at the other end of a line (the unix socket of a virtio-serial port, or a stream), once it answers.
 
     It ends everything that was begun through it before. `deadline`: seconds for all of that, a booting guest
-    included. `silence`: seconds after which a guest that says nothing, although asked, is lost.
+    included. `resuming`: the guest was saved while it was `hushed`, and its sessions are to be gone on with (`resume`,
+    `drop`). `silence`: seconds after which a guest that says nothing, although asked, is lost.
     Raises AgentLost, AgentMismatch, AgentMisbehaved. The stream is closed in the end.
     """
     try:
         with trio.fail_after(deadline):
-            stream, begun = await _reach(line)
+            stream, begun = await _reach(line, resuming=resuming)
     except trio.TooSlowError:
         raise AgentLost(
             f"no agent answered within {deadline:.0f} s", hint="the guest did not come up: see its console"
@@ -241,9 +272,12 @@ async def open_agent(
         raise failure
 
 
-async def _reach(line: str | Path | trio.abc.Stream) -> tuple[trio.abc.Stream, bytes]:
+async def _reach(line: str | Path | trio.abc.Stream, *, resuming: bool) -> tuple[trio.abc.Stream, bytes]:
     stream = line if isinstance(line, trio.abc.Stream) else await _connect(line)
     try:
+        if resuming:
+            await stream.send_all(protocol.encode(Kind.GO_ON))
+            return stream, b""
         return stream, await _greet(stream)
     except BaseException:
         await trio.aclose_forcefully(stream)

@@ -7,6 +7,7 @@ apart, the newest of each session, so that they may be put without waiting.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ import trio
 from hyperlog.encoding import Encodable
 from hyperlog.errors import HyperError
 from vmhost.agent import limits, protocol
-from vmhost.agent.multiplexer import Ended, Event, Multiplexer, Pong
+from vmhost.agent.multiplexer import Ended, Event, Hushed, Multiplexer, Pong
 from vmhost.agent.protocol import FrameReader, Kind
 from vmhost.errors import AgentLost
 
@@ -51,6 +52,9 @@ class Line:
         self._lost: HyperError | None = None
         self._heard = trio.current_time()
         self._quiet = 0
+        self._shadow: Multiplexer | None = None
+        self._hush: trio.Event | None = None
+        self._hushed = trio.Event()
         self.lost = trio.Event()
 
     def check(self) -> None:
@@ -66,6 +70,8 @@ class Line:
         self.lost.set()
         for listener in list(self._listeners.values()):
             listener.wake()
+        self._hushed.set()
+        self.go_on()
         for lot in (self._drained, self._released, self._ponged):
             lot.unpark_all()
 
@@ -118,6 +124,28 @@ class Line:
         while session in self._listeners and self._lost is None:
             await self._released.park()
 
+    # Being saved
+
+    async def hush(self) -> Multiplexer:
+        """Until the guest has fallen silent; what the sessions are like for it then. Nothing is sent until `go_on`."""
+        assert self._hush is None, "once at a time"
+        self.check()
+        self._hush, self._hushed = trio.Event(), trio.Event()
+        self._filled.set()
+        with trio.move_on_after(limits.CALL_SECONDS):
+            await self._hushed.wait()
+        if not self._hushed.is_set():
+            self.lose(AgentLost(f"the guest did not fall silent within {limits.CALL_SECONDS:.0f} s"))
+        self.check()
+        assert self._shadow is not None
+        return self._shadow
+
+    def go_on(self) -> None:
+        """After `hush`, whether or not that came to its end."""
+        hush, self._hush = self._hush, None
+        if hush is not None:
+            hush.set()
+
     # Tasks
 
     async def run(self) -> None:
@@ -136,6 +164,8 @@ class Line:
         try:
             while True:
                 for frame in self._reader.feed(data):
+                    if self._shadow is not None:
+                        self._shadow.receive(frame)
                     event = self.state.receive(frame)
                     if frame.kind == Kind.ENDED:
                         self._release(frame.session, event)
@@ -156,6 +186,8 @@ class Line:
     def _tell(self, session: int, event: Event) -> None:
         if isinstance(event, Pong):
             self._ponged.unpark_all()
+        elif isinstance(event, Hushed):
+            self._hushed.set()
         elif session in self._listeners:
             self._listeners[session].handle(event)
 
@@ -176,8 +208,17 @@ class Line:
             self._signals.clear()
             data, self._queue = bytes(self._queue), bytearray()
             self._drained.unpark_all()
+            hush = self._hush
+            if hush is not None:
+                # What is put from now on, the guest hears only after it was saved; what it still says counts.
+                self._shadow = copy.deepcopy(self.state)
+                small.append(protocol.encode(Kind.HUSH))
             try:
                 await self._stream.send_all(data + b"".join(small))
+                if hush is not None:
+                    await hush.wait()
+                    self._shadow = None
+                    await self._stream.send_all(protocol.encode(Kind.GO_ON))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.lose(AgentLost("the virtual machine has ended: its line is broken"))
                 return

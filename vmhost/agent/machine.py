@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -12,6 +14,7 @@ from hyperlog.errors import Refused, Unavailable
 from vmhost.agent import limits
 from vmhost.agent.client import Agent
 from vmhost.agent.multiplexer import words
+from vmhost.agent.saved import saved_sessions
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import container_usage, process_rows
 from vmhost.errors import AgentLost, HostUnfit, MachineGone
@@ -24,15 +27,30 @@ class AgentMachine:
     """Implements `vmhost.machine.Machine`."""
 
     def __init__(
-        self, vm: VirtualMachine, agent: Agent, spec: NspawnSpec, main: Session, *, lead: Session | None = None
+        self,
+        vm: VirtualMachine,
+        agent: Agent,
+        spec: NspawnSpec,
+        main: Session,
+        *,
+        lead: Session | None = None,
+        about: Mapping[str, str] | None = None,
+        unsavable: str | None = None,
     ) -> None:
-        """`main`: the container's program, which runs. `lead`: the session that leads it, if that is another one."""
+        """`main`: the container's program, which runs. `lead`: the session that leads it, if that is another one.
+
+        `about`: what tells on what machine it can be restored; `unsavable`: why it cannot be saved.
+        """
         self.pid = vm.pid
         self.is_killed = False
         self._vm = vm
         self._agent = agent
         self._spec = spec
         self._main = main
+        self._lead = lead
+        self._about = dict(about or {})
+        self._unsavable = unsavable
+        self._saving = trio.Lock()
         self._idle = 0 if lead is None else lead.program_pid
         self._paused: AbstractContextManager[None] | None = None
 
@@ -94,6 +112,35 @@ class AgentMachine:
             await self._vm.resume()
             self._paused.__exit__(None, None, None)
             self._paused = None
+
+    async def save(self, path: Path) -> Mapping[str, Any]:
+        """See there. Cancelled or not, it comes to its end: a machine cannot be left in the middle of it."""
+        self._check_running()
+        if self._unsavable is not None:
+            raise Refused(self._unsavable, hint="boot it without that for snapshots")
+        with trio.CancelScope(shield=True), _while_it_runs():
+            async with self._saving:
+                await self._agent.hold(self._spec.machine, on=True)
+                try:
+                    sessions = await self._save(path)
+                finally:
+                    with trio.move_on_after(limits.CALL_SECONDS, shield=True):
+                        await self._agent.hold(self._spec.machine, on=False)
+        return {**self._about, "sessions": sessions}
+
+    async def _save(self, path: Path) -> dict[str, Any]:
+        assert self._lead is not None, "only a container has anything to go on with"
+        async with self._agent.hushed() as state:
+            try:
+                sessions = saved_sessions(state, self._spec.machine, self._main, self._lead)
+            except KeyError:
+                raise MachineGone("the container has just ended") from None
+            try:
+                await self._vm.save(path)
+            finally:
+                with trio.move_on_after(limits.CALL_SECONDS, shield=True):
+                    await self._vm.resume()
+        return sessions.fields()
 
     def _check_running(self) -> None:
         if self._paused is not None:

@@ -6,7 +6,7 @@ sessions no more than the host has opened. Any breach raises AgentMisbehaved, af
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -73,7 +73,22 @@ class Pong:
     body: bytes
 
 
-Event: TypeAlias = Accepted | Running | Output | Granted | Ended | Pong
+@dataclass(frozen=True, slots=True)
+class Hushed:
+    """The guest says nothing more until it is told to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSession:
+    """A session of a guest that was saved: its number, process ids, and what either side may still send."""
+
+    number: int
+    input_credit: int
+    output_credit: Mapping[int, int]
+    """By channel; those that have ended are missing."""
+
+
+Event: TypeAlias = Accepted | Running | Output | Granted | Ended | Pong | Hushed
 
 
 @dataclass(slots=True)
@@ -90,6 +105,19 @@ class Multiplexer:
     def __init__(self) -> None:
         self._sessions: dict[int, _State] = {}
         self._last = 0
+
+    def saved(self, session: int) -> SavedSession:
+        """As it is now. KeyError if it has ended."""
+        state = self._sessions[session]
+        return SavedSession(session, state.input_credit, dict(state.output_credit))
+
+    def others(self, kept: Set[int]) -> list[SavedSession]:
+        """All sessions but those."""
+        return [self.saved(number) for number in sorted(self._sessions.keys() - kept)]
+
+    def resume(self, saved: SavedSession) -> None:
+        """Go on with a session of the guest that was saved."""
+        self._sessions[saved.number] = _State(saved.input_credit, dict(saved.output_credit), accepted=True)
 
     def open(self, request: Mapping[str, Encodable]) -> tuple[int, bytes]:
         """A session for a request: its number, and the frame to send. Raises Refused, Unavailable."""
@@ -133,6 +161,8 @@ class Multiplexer:
         """What a frame means; None for what belongs to an abandoned session. Raises AgentMisbehaved, AgentLost."""
         if frame.kind == Kind.PONG:
             return Pong(frame.body)
+        if frame.kind == Kind.HUSH:
+            return Hushed()
         if frame.kind == Kind.WELCOME:
             return None  # the answer to a hello that was repeated
         if frame.kind == Kind.START:

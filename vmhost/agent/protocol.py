@@ -46,7 +46,7 @@ _MAGIC: Final = b"N\1\0"  # channel and session of the frames that open a stream
 
 
 class Kind(enum.IntEnum):
-    """Host to guest H O D C T K X P, guest to host W S A R D C E Q."""
+    """Host to guest H O D C T K X P F G, guest to host W S A R D C E Q F."""
 
     HELLO = ord("H")
     WELCOME = ord("W")
@@ -60,6 +60,8 @@ class Kind(enum.IntEnum):
     SIGNAL = ord("K")  # channel 0: the program, 1: all of it
     ABANDON = ord("X")  # end it; the guest still says ENDED
     ENDED = ord("E")  # code, signal, or kind and error; the number is free again
+    HUSH = ord("F")  # say nothing more; the guest's last word, too
+    GO_ON = ord("G")  # whoever says it, with what the sessions were like when it fell silent
     PING = ord("P")
     PONG = ord("Q")
 

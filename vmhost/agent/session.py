@@ -13,7 +13,17 @@ from hyperlog.encoding import Encodable
 from hyperlog.errors import HyperError, NotFound, Refused, Unavailable
 from vmhost.agent import limits, protocol
 from vmhost.agent.line import Line
-from vmhost.agent.multiplexer import STDERR, STDOUT, Accepted, Ended, Event, Granted, Output, Running
+from vmhost.agent.multiplexer import (
+    STDERR,
+    STDOUT,
+    Accepted,
+    Ended,
+    Event,
+    Granted,
+    Output,
+    Running,
+    SavedSession,
+)
 from vmhost.errors import MachineGone, ProgramNotExecutable, ProgramNotFound
 
 _KINDS: Final[Mapping[str, Callable[[str], HyperError]]] = {
@@ -129,10 +139,10 @@ class OutputStream(trio.abc.ReceiveStream):
 class Session:
     """One program, operation or connection in the guest. Leaving its context kills what still runs of it."""
 
-    def __init__(self, line: Line, request: Mapping[str, Encodable]) -> None:
-        """Raises Refused for a request that is too long, Unavailable, and what the line was lost by."""
+    def __init__(self, line: Line, number: int) -> None:
+        """Of the session of that number, which `line` has."""
         self._line = line
-        self._number = line.open(request)
+        self._number = number
         self._ended: Ended | None = None
         self._accepted = False
         self._changed = trio.lowlevel.ParkingLot()
@@ -147,6 +157,29 @@ class Session:
         self.oom_killed = False
         """In a container, after its end: the guest ran out of memory, and its kernel killed something meanwhile."""
         line.listen(self._number, self)
+
+    @classmethod
+    def begin(cls, line: Line, request: Mapping[str, Encodable]) -> Session:
+        """Raises Refused for a request that is too long, Unavailable, and what the line was lost by."""
+        return cls(line, line.open(request))
+
+    @classmethod
+    def resume(cls, line: Line, saved: SavedSession, *, program_pid: int = 0) -> Session:
+        """Go on with one of a guest that was saved; what its program wrote and nobody had read then is lost."""
+        line.state.resume(saved)
+        session = cls(line, saved.number)
+        session._accepted, session.program_pid = True, program_pid
+        for channel, stream in ((STDOUT, session.stdout), (STDERR, session.stderr)):
+            credit = saved.output_credit.get(channel)
+            if credit is None:
+                stream.put(b"")
+            elif credit < protocol.WINDOW_BYTES:
+                line.put(line.state.grant(saved.number, channel, protocol.WINDOW_BYTES - credit))
+        return session
+
+    @property
+    def number(self) -> int:
+        return self._number
 
     def handle(self, event: Event) -> None:
         match event:

@@ -97,6 +97,15 @@ def find_guest(arch: str, profile: str, cache: Path | None = None) -> Guest:
     return guest
 
 
+def guest_of(digest: str, cache: Path) -> Guest:
+    """The guest of that build, every file checked. Raises `GuestMissing`, `GuestDamaged`."""
+    for guest in guests(cache):
+        if guest.info.digest == digest:
+            check(guest)
+            return guest
+    raise GuestMissing(f"the guest {digest[:12]} is not here any more", hint="what was saved with it cannot go on")
+
+
 def guests(cache: Path) -> list[Guest]:
     """All built guests, by name, their files not checked; damaged ones are left out."""
     found = []

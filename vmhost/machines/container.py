@@ -14,10 +14,11 @@ second network inside of the first would separate nothing.
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -33,17 +34,14 @@ from vmhost.errors import AgentLost, ContainerFailed
 from vmhost.limits import STOP_SIGNALS_TO_KILL
 from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine
 from vmhost.machines import limits
-from vmhost.machines.driver import MachineDriver, MachineEnd, VirtualMachine
+from vmhost.machines.driver import MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
 from vmhost.machines.program_streams import ProgramStreams, outcome_of
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, PortForward, SharedDirectory
+from vmhost.machines.setup import BLOB, LAYER, METADATA, MachineHost, MachineSetup, RestorePoint, bind_tag
+from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, make_template
 from vmhost.nspawn import Bind, NspawnSpec, nspawn_argv
 
-METADATA: Final = "metadata"
-BLOB: Final = "blob"
-"""Serials of the image's disks."""
-_LAYER: Final = "layer"
 _T = TypeVar("_T")
 _PLACE: Final = "/run/hyper/container"
 _ROOT: Final = f"{_PLACE}/root"
@@ -56,67 +54,11 @@ _TELL_DISKS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MachineSetup:
-    """What a container's machine is made of. `directory` is its own; `read_ahead_kib`: of the guest, on the image.
-
-    `layer`: the directory of the host that keeps what it writes, in `upper` and `work`; None: the guest's memory.
-    """
-
-    kernel: Path
-    initrd: Path
-    metadata: str
-    blob: str
-    directory: Path
-    read_ahead_kib: int
-    layer: str | None = None
-    cpus: int = 1
-    memory_mib: int = limits.MEMORY_MIB_DEFAULT
-    network: bool = False
-    ports: tuple[PortForward, ...] = ()
-    pci_devices: tuple[str, ...] = ()
-
-    def spec(self, name: str, binds: Sequence[Bind] = ()) -> MachineSpec:
-        """Raises Refused."""
-        shares = [SharedDirectory(_bind_tag(place), bind.source, bind.read_only) for place, bind in enumerate(binds)]
-        if self.layer is not None:
-            shares.append(SharedDirectory(_LAYER, self.layer, is_layer=True))
-        return MachineSpec(
-            name=name,
-            kernel=str(self.kernel),
-            initrd=str(self.initrd),
-            words=(f"host={name}",),
-            cpus=self.cpus,
-            memory_mib=self.memory_mib,
-            disks=(
-                FileDisk(METADATA, self.metadata, read_only=True),
-                # Past the host's page cache: its read-ahead would fetch what the guest never asked for.
-                FileDisk(BLOB, self.blob, read_only=True, direct=True),
-            ),
-            shares=tuple(shares),
-            channels=(PORT_NAME,),
-            network=self.network,
-            ports=self.ports,
-            pci_devices=self.pci_devices,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MachineHost:
-    """What runs it. `template`: where a saved machine lies or is to lie, for the next ones to begin from.
-
-    `is_quick`: a machine that has said nothing within seconds will not.
-    """
-
-    driver: MachineDriver
-    template: Path | None = None
-    is_quick: bool = False
-
-
 class MachineRunner:
     """Implements `vmhost.machine.Runner`.
 
     `hosts`: the next one is tried when a machine of a quick one does not come up; why goes to `on_unfit`.
+    `restore`: go on with that instead of booting, on the first of them.
     """
 
     def __init__(
@@ -126,8 +68,10 @@ class MachineRunner:
         *,
         note: Callable[[str], None],
         on_unfit: Callable[[str], None],
+        restore: RestorePoint | None = None,
     ) -> None:
         self._setup = setup
+        self._restore = restore
         self._hosts = hosts
         self._note = note
         self._on_unfit = on_unfit
@@ -147,7 +91,7 @@ class MachineRunner:
         machine = self._setup.spec(spec.machine, spec.binds)
         with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals, ExitStack() as stack:
             streams = ProgramStreams(stack, stdin, stdout, stderr, tty=tty, on_first_output=on_first_output)
-            run = _Run(spec, self._setup, streams, on_started, self._note)
+            run = _Run(spec, self._setup, streams, on_started, self._note, self._restore)
             outcome: int | Exception | None = None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.forward_signals, signals)
@@ -159,6 +103,8 @@ class MachineRunner:
         return 128 + run.stopped_by if outcome is None else outcome
 
     async def _try_drivers(self, machine: MachineSpec, run: _Run) -> int:
+        if self._restore is not None:
+            return await self._run_on(self._hosts[0], replace(machine, words=WORDS), run, self._restore.state)
         for place, host in enumerate(self._hosts, start=1):
             try:
                 return await self._attempt(host, machine, run)
@@ -199,6 +145,7 @@ class MachineRunner:
 
     async def _run_on(self, host: MachineHost, machine: MachineSpec, run: _Run, saved: Path | None) -> int:
         outcome: int | Exception = AssertionError("it did not run")
+        run.about = host.about
         async with host.driver.running(machine, self._setup.directory, restore=saved) as vm:
             outcome = await outcome_of(partial(run.contain, vm, is_quick=host.is_quick, asleep=saved is not None))
         if isinstance(outcome, Exception):
@@ -216,9 +163,11 @@ class _Run:
         streams: ProgramStreams,
         on_started: Callable[[Machine], None],
         note: Callable[[str], None],
+        restore: RestorePoint | None,
     ) -> None:
-        self._spec = spec
+        self._spec = spec if restore is None else replace(spec, machine=restore.sessions.container)
         self._setup = setup
+        self._restore = restore
         self._streams = streams
         self._on_started = on_started
         self._note = note
@@ -226,6 +175,7 @@ class _Run:
         self._container: AgentMachine | None = None
         self._stop_requests = 0
         self.scope = trio.CancelScope()
+        self.about: Mapping[str, str] = {}
         self.stopped_by = 0
         """A signal that came before the program ran."""
 
@@ -278,14 +228,22 @@ class _Run:
     async def _work(self, vm: VirtualMachine, *, is_quick: bool, asleep: bool) -> int:
         async with AsyncExitStack() as stack:
             path = stack.enter_context(vm.channel_path(PORT_NAME))
-            agent = await self._meet(vm, path, stack, is_quick=is_quick)
-            if asleep:
-                await agent.reseed(f"host={self._spec.hostname}")
-            await self._mount(agent)
-            lead = await self._lead(agent, vm.accelerator)
-            main = await self._start(agent)
+            if self._restore is not None:
+                opening = open_agent(path, deadline=limits.BOOT_SECONDS, resuming=True)
+                agent = await stack.enter_async_context(opening)
+                main, lead = self._restore.sessions.resume(agent)
+                await self._wake(agent)
+            else:
+                agent = await self._meet(vm, path, stack, is_quick=is_quick)
+                if asleep:
+                    await agent.reseed(f"host={self._spec.hostname}")
+                await self._mount(agent)
+                lead = await self._lead(agent, vm.accelerator)
+                main = await self._start(agent)
             self._main = main
-            self._container = AgentMachine(vm, agent, self._spec, main, lead=lead)
+            self._container = AgentMachine(
+                vm, agent, self._spec, main, lead=lead, about=self.about, unsavable=self._unsavable()
+            )
             self._on_started(self._container)
             code = await self._streams.relay(main)
             await self._settle(agent)
@@ -306,6 +264,20 @@ class _Run:
         except Unavailable:
             return False
 
+    async def _wake(self, agent: Agent) -> None:
+        """What was saved becomes a machine of its own, before any program of the container goes on."""
+        mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *os.urandom(3)))
+        await agent.reseed(f"host={self._spec.hostname} mac={mac}")
+        await agent.rename(self._spec.machine, self._spec.hostname)
+        await agent.hold(self._spec.machine, on=False)
+
+    def _unsavable(self) -> str | None:
+        if self._setup.layer is not None or self._spec.binds:
+            return "directories of this host (--keep, --volume, --bind) cannot be saved with a machine"
+        if self._setup.pci_devices:
+            return "devices of this host (--gpu) cannot be saved with a machine"
+        return None
+
     async def _meet(self, vm: VirtualMachine, path: str, stack: AsyncExitStack, *, is_quick: bool) -> Agent:
         if is_quick:
             with trio.move_on_after(limits.KVM_SILENT_SECONDS):
@@ -321,8 +293,8 @@ class _Run:
         if self._setup.layer is None:
             space = Mount("hypernode", upper, "tmpfs", NODEV, f"mode=0755,size={self._room_mib}m")
         else:
-            space = Mount(_LAYER, upper, "virtiofs", NODEV)
-        binds = [Mount(_bind_tag(place), f"{_BINDS}/{place}", "virtiofs") for place, _ in enumerate(self._spec.binds)]
+            space = Mount(LAYER, upper, "virtiofs", NODEV)
+        binds = [Mount(bind_tag(place), f"{_BINDS}/{place}", "virtiofs") for place, _ in enumerate(self._spec.binds)]
         await agent.mount(
             [
                 Mount(f"/dev/{disks[METADATA]}", lower, "erofs", RDONLY | NODEV, f"device=/dev/{disks[BLOB]}"),
@@ -386,10 +358,6 @@ class _Run:
             tty=self._streams.size() if self._streams.tty else None,
             container=spec.machine,
         )
-
-
-def _bind_tag(place: int) -> str:
-    return f"bind{place}"
 
 
 def upper_mib(memory_mib: int) -> int:

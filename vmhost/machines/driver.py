@@ -48,7 +48,7 @@ class VirtualMachine(Protocol):
         """Ask the guest, through its balloon, to make do with so much. It may take its time. Raises Refused."""
 
     async def save(self, path: Path) -> None:
-        """Write memory and devices to a new file and stop for good; disks are the caller's. Raises Unavailable."""
+        """Write memory and devices to a new file, durably, and pause; disks are the caller's. Raises Unavailable."""
 
     async def wait(self) -> MachineEnd:
         """Until it ends."""

@@ -97,7 +97,7 @@ class QemuMachine:
             await self._command("getfd", send_fd=descriptor, fdname="state")
             await self._command("migrate", uri="fd:state")
             await self._wait_migrated()
-            os.fsync(descriptor)
+            await trio.to_thread.run_sync(os.fsync, descriptor)
         except BaseException:
             os.unlink(path)
             raise

@@ -14,9 +14,10 @@ import pytest
 import trio
 
 from vmhost.machines import limits
-from vmhost.machines.container import MachineHost, MachineRunner, MachineSetup, upper_mib
+from vmhost.machines.container import MachineRunner, upper_mib
 from vmhost.machines.driver import MachineEnd
 from vmhost.machines.errors import MachineFailed, MachineHangs
+from vmhost.machines.setup import MachineHost, MachineSetup
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.nspawn import NspawnSpec
 

@@ -199,7 +199,7 @@ function Agent:hello(body)
   if nonce == self.nonce then
     return -- said again, because this agent had just announced itself
   end
-  self.nonce = nonce
+  self.nonce, self.hushed = nonce, false
   for number, session in pairs(self.sessions) do
     if session.leads then
       session.leads:kill()
@@ -286,6 +286,16 @@ function handlers.P(self, _, _, body, length)
   self.wire:send("Q", 0, 0, ffi.string(body, math.min(length, 64)))
 end
 
+-- The machine is about to be saved: nothing is said after the answer, until a host says go on, this one or another.
+function handlers.F(self)
+  self.wire:send("F", 0, 0, "")
+  self.hushed = true
+end
+
+function handlers.G(self)
+  self.hushed = false
+end
+
 function handlers.H(self, _, _, body)
   self:hello(body)
 end
@@ -325,7 +335,7 @@ function Agent:pump()
     any = filled or false
   end
   any = self:take_frames() or any
-  for number, session in pairs(self.sessions) do
+  for number, session in pairs(self.hushed and {} or self.sessions) do
     any = session:pump(self.wire) or any
     if session:finish(self.wire) then
       self:drop(number)

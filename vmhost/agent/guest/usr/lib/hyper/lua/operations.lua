@@ -111,6 +111,33 @@ function operations.processes(_, context)
   answer(found)
 end
 
+local FREEZE_SECONDS = 10 -- for processes that wait for a disk
+
+-- {on}: all processes of the container stand still, or go on.
+function operations.freeze(request, context)
+  local group = CGROUPS .. context.container.cgroup
+  local written, errno = posix.write_file(group .. "/cgroup.freeze", request.on == 1 and "1" or "0")
+  if not written then
+    fail("unavailable", "the container cannot be held: " .. posix.strerror(errno))
+  end
+  local deadline = posix.now() + FREEZE_SECONDS
+  while request.on == 1 and not (posix.read_file(group .. "/cgroup.events", 4096) or ""):find("frozen 1", 1, true) do
+    if posix.now() > deadline then
+      posix.write_file(group .. "/cgroup.freeze", "0")
+      fail("unavailable", "the container does not stand still: a process of it waits for a disk")
+    end
+    posix.sleep(WAIT_STEP)
+  end
+end
+
+-- {name}: the container's host name is this.
+function operations.rename(request, context)
+  local own = posix.open(("/proc/%d/ns/uts"):format(context.container.leader), posix.O_RDONLY)
+  if not own or C.setns(own, posix.CLONE_NEWUTS) ~= 0 or C.sethostname(request.name, #request.name) ~= 0 then
+    fail("unavailable", "the container cannot be renamed: " .. posix.strerror(ffi.errno()))
+  end
+end
+
 local function stir(entropy)
   local random = posix.open("/dev/urandom", posix.O_RDWR)
   if not random then

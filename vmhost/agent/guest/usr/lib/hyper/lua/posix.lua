@@ -27,6 +27,7 @@ long syscall(long, ...);
 void *signal(int, void *);
 
 int setns(int, int);
+int sethostname(const char *, size_t);
 int chdir(const char *);
 int fchdir(int);
 int chroot(const char *);
