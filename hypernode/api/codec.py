@@ -41,7 +41,7 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(line: bytes) -> Request:
     """The request that `line` spells. Raises `BadRequest`."""
-    fields = decode_object(line)
+    fields = decode_object(line, is_strict=True)
     version, op = fields.pop("v", None), fields.pop("op", None)
     if op == Hello.op:
         return Hello()
@@ -67,15 +67,23 @@ def decode_request(line: bytes) -> Request:
         raise BadRequest(f"{op} lacks a field") from None
 
 
-def decode_object(line: bytes) -> Json:
-    """The JSON object in `line`. Raises `BadRequest`."""
+def decode_object(line: bytes, *, is_strict: bool = False) -> Json:
+    """The JSON object in `line`. Raises `BadRequest`; with `is_strict` also for a field that is there twice."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_each_once if is_strict else None)
     except (ValueError, RecursionError):
         raise BadRequest("not a JSON line") from None
     if not isinstance(value, dict):
         raise BadRequest("not a JSON object")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> Json:
+    """Who reads a field that is there twice may take the one or the other: nobody is asked to agree on which."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
 
 
 def encode_event(kind: str, fields: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 CONNECTIONS_MAX: Final = 64
-"""At a time and site; further ones wait in the kernel's queue."""
+"""At a time and site. One more takes the place of that which waited longest for a request; if none does, it waits."""
 BACKLOG: Final = 64
 
 HEAD_BYTES_MAX: Final = 16384

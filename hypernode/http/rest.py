@@ -140,7 +140,7 @@ def _value(text: str, hint: str) -> object:
 async def _read_body(kind: type[Request], http: HttpRequest) -> Request:
     if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedBody("a request's body is application/json")
-    fields = decode_object(await http.body())
+    fields = decode_object(await http.body(), is_strict=True)
     for name in ("op", "v"):
         if name in fields:
             raise BadRequest(f"{kind.op} has no field {name!r}")

@@ -1,7 +1,8 @@
 """An ASGI server for trio: h11 says what bytes mean, trio moves them, and everything has a bound.
 
 Made for few clients that may be hostile rather than for many. What is special about it: a request is *cancelled* when
-its client goes away, each piece that is sent has a deadline, and shutting down waits for nobody. (Hypercorn, which also
+its client goes away, each piece that is sent has a deadline, shutting down waits for nobody, and who only
+keeps a connection gives its place to who wants something. (Hypercorn, which also
 serves trio, shields its sends from cancellation: one client that does not read keeps it from ending.) There is no
 HTTP/2 and no upgrade: fewer ways in. Bodies of requests come with a length or not at all.
 
@@ -14,7 +15,7 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
@@ -67,41 +68,70 @@ async def serve_http(
 ) -> None:
     """Serve `app` on `listener` until cancelled."""
     slots = trio.CapacityLimiter(CONNECTIONS_MAX)
+    lobby = _Lobby()
 
     async def handle(place: object, plain: trio.SocketStream) -> None:
         try:
             async with plain:
                 with contextlib.suppress(*_LOST):
-                    stream = plain if tls is None else await _secure(plain, tls)
-                    await _Connection(stream, plain, app, is_secure=tls is not None).serve()
+                    stream = plain if tls is None else await _secure(plain, tls, lobby)
+                    await _Connection(stream, plain, app, lobby, is_secure=tls is not None).serve()
         finally:
             slots.release_on_behalf_of(place)
 
     async with trio.open_nursery() as nursery:
         task_status.started()
         while True:
-            place = object()
-            await slots.acquire_on_behalf_of(place)
             try:
                 stream = await listener.accept()
             except OSError:  # no descriptor is free: soon one is
-                slots.release_on_behalf_of(place)
                 await trio.sleep(_ACCEPT_PAUSE_SECONDS)
                 continue
+            if not slots.available_tokens:
+                lobby.make_room()
+            place = object()
+            await slots.acquire_on_behalf_of(place)
             nursery.start_soon(handle, place, stream)
 
 
-async def _secure(plain: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+class _Lobby:
+    """Connections of which nothing is being answered. When all places are taken, the one that waits longest goes."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[trio.CancelScope, None] = {}
+
+    @contextlib.contextmanager
+    def waiting(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """Inside, the connection waits for its client: for so long at most, or until its place is needed."""
+        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
+            self._waiting[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._waiting[scope]
+
+    def make_room(self) -> None:
+        longest = next(iter(self._waiting), None)
+        if longest is not None:
+            longest.cancel()
+
+
+async def _secure(plain: trio.SocketStream, tls: ssl.SSLContext, lobby: _Lobby) -> trio.SSLStream[trio.SocketStream]:
     stream = trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
-    with trio.fail_after(TLS_SECONDS):
+    with lobby.waiting(TLS_SECONDS) as scope:
         await stream.do_handshake()
+    if scope.cancelled_caught:
+        raise trio.TooSlowError
     return stream
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream, plain: trio.SocketStream, app: Application, *, is_secure: bool) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, plain: trio.SocketStream, app: Application, lobby: _Lobby, *, is_secure: bool
+    ) -> None:
         self._stream = stream
         self._plain = plain
+        self._lobby = lobby
         self._app = app
         self._scheme = "https" if is_secure else "http"
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
@@ -141,7 +171,7 @@ class _Connection:
 
     async def _next_request(self, patience: float) -> h11.Request | None:
         self._is_heard_out = trio.Event()
-        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+        with self._lobby.waiting(patience) as scope:
             while True:
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
@@ -150,7 +180,7 @@ class _Connection:
                 elif isinstance(event, h11.Request):
                     return event
                 else:
-                    return None
+                    break
         return None
 
     async def _receive(self) -> None:
@@ -158,6 +188,8 @@ class _Connection:
 
     async def _answer(self, request: h11.Request) -> None:
         """Let the application answer; cancelled when the client goes away."""
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise _Refusal(505, "HTTP/1.1 is spoken here")
         exchange = _Exchange(self, request)
         if not self._check_body(request):
             self._http.next_event()  # the end of nothing

@@ -63,6 +63,8 @@ def test_a_request_survives_the_wire(request_: Request) -> None:
         b'{"v":1,"op":"boot","link":"x","read_deadline":1e999}',
         b'{"v":1,"op":"boot","link":"x","prefetch_rate":9223372036854775808}',
         b"[" * 100_000,
+        b'{"v":1,"op":"log","link":"a","link":"b"}',
+        b'{"v":1,"op":"log","link":"a","read_deadline":' + b"9" * 5000 + b"}",
     ],
 )
 def test_anything_else_is_a_bad_request(line: bytes) -> None:

@@ -142,6 +142,19 @@ async def test_who_expects_to_be_told_to_go_on_is() -> None:
         (head("/echo", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "POST") + b"0\r\n\r\n", b"411"),
         (head("/echo", "Transfer-Encoding: chunked\r\n", "POST") + b"1\r\nx\r\n0\r\n\r\n", b"411"),
         (head("/echo", f"Content-Length: {BODY_BYTES_MAX + 1}\r\n", "POST") + bytes(BODY_BYTES_MAX), b"413"),
+        (head("/echo", "Content-Length: 1\r\nTransfer-Encoding: identity\r\n", "POST") + b"x", b"501"),
+        (head("/echo", "Transfer-Encoding: identity, chunked\r\n", "POST") + b"0\r\n\r\n", b"501"),
+        (head("/echo", "Transfer-Encoding : chunked\r\n", "POST") + b"0\r\n\r\n", b"400"),
+        (head("/echo", "Transfer-Encoding:\x0bchunked\r\n", "POST") + b"0\r\n\r\n", b"4"),
+        (head("/echo", "Content-Length: +1\r\n", "POST") + b"x", b"400"),
+        (head("/echo", "Content-Length: 0x1\r\n", "POST") + b"x", b"400"),
+        (head("/echo", "Content-Length: 1 1\r\n", "POST") + b"x", b"400"),
+        (head("/echo", "Content-Length: 1, 2\r\n", "POST") + b"x", b"400"),
+        (head("/x", "X: a\rb\r\n"), b"400"),
+        (head("/x", "X: a\0b\r\n"), b"400"),
+        (b"GET /x HTTP/1.1 \r\nHost: a\r\n\r\n", b"400"),
+        (b"GET /\xff /x HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET /x HTTP/2.0\r\nHost: a\r\n\r\n", b"505"),
         (head("/echo", f"Content-Length: {'9' * 1000}\r\n", "POST"), b"4"),
     ],
 )
@@ -225,6 +238,17 @@ async def test_shutting_down_waits_for_nobody() -> None:
                     await stream.send_all(head(path, "Content-Length: 7\r\n", "POST"))
                     if path != "/echo":
                         await stream.receive_some(1)
+
+
+async def test_who_only_keeps_a_connection_gives_its_place_to_who_asks() -> None:
+    async with serving(App()) as dial, AsyncExitStack() as clients:
+        for number in range(CONNECTIONS_MAX * 3):
+            silent = await clients.enter_async_context(await dial())
+            if number % 2:
+                await silent.send_all(b"GET /x HT")  # or begins to speak
+            if number % CONNECTIONS_MAX == 0:
+                assert (await ask(dial, head("/x"))).startswith(b"HTTP/1.1 200")
+        assert (await ask(dial, head("/x"))).startswith(b"HTTP/1.1 200")
 
 
 async def test_further_connections_wait_for_a_place() -> None:
