@@ -119,6 +119,10 @@ def _values(form: str, word: str, home: str | None) -> Iterator[Candidate]:
         yield from ((name + ends, status) for name, status in _containers(home) if name.startswith(word))
         if ends:
             yield (_FILES, "")
+    elif kind == "SETTING":
+        from hypernode.settings import SETTINGS
+
+        yield from ((one.name, one.meaning) for one in SETTINGS if one.name.startswith(word))
     elif kind == "FILE":
         yield (_FILES, "")
     elif kind in ("DIR", "SOURCE"):

@@ -9,14 +9,18 @@ import typer
 
 from hypernode.cli.options import JsonOption, run_here
 
+NameArgument = Annotated[str, typer.Argument(metavar="SETTING", help="Its name, as `config show` has it.")]
+SystemOption = Annotated[bool, typer.Option("--system", help="The machine's file, /etc/hypernode/config.toml.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     config = typer.Typer(
-        no_args_is_help=True, help="Look at settings: where they come from, and whether they are sound."
+        no_args_is_help=True, help="Look at settings, where they come from and whether they are sound; change them."
     )
-    for name, command in (("show", show), ("path", path), ("check", check), ("template", template)):
-        config.command(name)(command)
+    for command in (show, path, check, template, unset, edit):
+        config.command()(command)
+    config.command("set")(set_)
     app.add_typer(config, name="config")
 
 
@@ -74,3 +78,49 @@ def template() -> None:
         hypernode config template > ~/.config/hypernode/config.toml
     """
     run_here("hypernode.cli.config_command:template")
+
+
+def set_(
+    name: NameArgument,
+    values: Annotated[
+        list[str], typer.Argument(metavar="VALUE…", help="As after the flag; several for settings that are lists.")
+    ],
+    system: SystemOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set a setting in your configuration file (the last that `config path` names), or in the one that --config names.
+
+    The rest of the file stays as it is, comments too. The value is checked before anything is written. Settings hold no
+    secrets: they name the files that do.
+
+    [bold]Examples[/bold]
+
+        hypernode config set lan-only on
+        hypernode config set upload-limit 2M
+        hypernode config set --system bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3…
+        hypernode --config new.toml config set mdns off
+    """
+    run_here("hypernode.cli.config_change:set_", name=name, values=values, system=system, as_json=as_json)
+
+
+def unset(name: NameArgument, system: SystemOption = False, as_json: JsonOption = False) -> None:
+    """Take a setting out of the file, so that its default holds, or what another file says.
+
+    [bold]Examples[/bold]
+
+        hypernode config unset lan-only
+    """
+    run_here("hypernode.cli.config_change:unset", name=name, system=system, as_json=as_json)
+
+
+def edit(system: SystemOption = False) -> None:
+    """Open the file in $VISUAL, $EDITOR or vi; what you write takes its place when it is sound.
+
+    A file that is not there yet begins as `config template`.
+
+    [bold]Examples[/bold]
+
+        hypernode config edit
+        EDITOR=nano hypernode config edit --system
+    """
+    run_here("hypernode.cli.config_change:edit", system=system)

@@ -18,6 +18,7 @@ WITHOUT_JSON = {
     "cat": "its output is the file's",
     "cp": "it copies, and says nothing",
     "completion": "its output is a script",
+    "config edit": "it belongs to the editor",
     "config template": "its output is a configuration file",
     "guest run": "its output is the command's",
     "guest ssh": "its output is ssh's",

@@ -50,7 +50,8 @@ def home(tmp_path: Path) -> Path:
     ("line", "values"),
     [
         ("bo", ["boot"]),
-        ("config ", ["check", "path", "show", "template"]),
+        ("config ", ["check", "edit", "path", "set", "show", "template", "unset"]),
+        ("config set lan", ["lan-only"]),
         ("--no-mdns --listen-is-not-one bo", ["boot"]),
         ("boot --pre", ["--prefetch", "--prefetch-rate"]),
         ("boot ", ["debian", OTHER]),
