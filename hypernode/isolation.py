@@ -29,10 +29,9 @@ from hypernode.config import Config
 from hypernode.containers.snapshots import Snapshot
 from hypernode.containers.wishes import parse_bind
 from hypernode.errors import Untrusted
+from hypernode.host_trust import TRUST_HINT
 from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
-from vmhost.console import run_container
 from vmhost.guest.cache import default_cache, find_guest, guest_of
-from vmhost.machine import Runner
 from vmhost.machines.container import MachineRunner
 from vmhost.machines.limits import MEMORY_MIB_DEFAULT
 from vmhost.machines.pci import obstacle, read_devices
@@ -45,15 +44,6 @@ from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
 
 GUEST_PROFILE: Final = "fast"
-_TRUST: Final = "if you trust who made it, say --trust, or `hypernode pin` it"
-
-
-def check_host_trust(ready: Mapping[str, Any], *, trusted: bool) -> None:
-    """For a container on this host. Raises `Untrusted`."""
-    if not (trusted or ready["known"] or ready["users"] is not None):
-        raise Untrusted(
-            "this host cannot give a container users of its own, and root in it could reach the host", _TRUST
-        )
 
 
 def trusted_platforms(platforms: list[Platform], problem: str | None, *, trusted: bool) -> list[Platform]:
@@ -62,35 +52,23 @@ def trusted_platforms(platforms: list[Platform], problem: str | None, *, trusted
     if not allowed:
         raise Untrusted(
             f"only the emulator can run it here ({problem or 'no virtualisation'}), which is no security boundary",
-            _TRUST,
+            TRUST_HINT,
         )
     return allowed
 
 
-async def find_runner(
+async def machine_runner(
     config: Config,
     asked: CreateContainer,
     ready: Mapping[str, Any],
     note: Callable[[str], None],
     snapshot: Snapshot | None = None,
-) -> Runner:
-    """What runs the container that was `asked` for on what the node made `ready`, or goes on with a snapshot of it.
-
-    Raises `Untrusted`; for machines `GuestMissing`, `GuestDamaged`, `NoHypervisor`, `Refused` besides.
-    """
-    if asked.isolation == "host":
-        check_host_trust(ready, trusted=asked.trust)
-        return run_container
-    return await _machine_runner(config, asked, ready, note, snapshot)
-
-
-async def _machine_runner(
-    config: Config,
-    asked: CreateContainer,
-    ready: Mapping[str, Any],
-    note: Callable[[str], None],
-    snapshot: Snapshot | None,
 ) -> MachineRunner:
+    """What runs the container that was `asked` for in a virtual machine on what the node made `ready`, or goes on with
+    a snapshot of it.
+
+    Raises `Untrusted`, `GuestMissing`, `GuestDamaged`, `NoHypervisor`, `Refused`, `NotFound`.
+    """
     await trio.to_thread.run_sync(_check_gpus, asked.gpus)
     await trio.to_thread.run_sync(_check_binds, asked.binds, config.home)
     arch = host_arch()

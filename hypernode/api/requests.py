@@ -160,7 +160,7 @@ class Status:
     op: ClassVar[str] = "status"
 
 
-HomeRequest = (
+OtherRequest = (
     VersionRequest
     | NetworkRequest
     | NodeRequest
@@ -170,8 +170,6 @@ HomeRequest = (
     | TraceRequest
     | Share
     | Seed
-    | Boot
-    | Rejoin
     | Mount
     | ServeMounts
     | Unmount
@@ -180,6 +178,7 @@ HomeRequest = (
     | Status
     | Export
 )
+HomeRequest = Boot | Rejoin | OtherRequest
 """What takes a node to answer."""
 
 Request = HomeRequest | ContainerRequest

@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -20,7 +20,7 @@ from hypernode.cli.progress import note
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
-from hypernode.operations import operate
+from hypernode.operations import containers, operate, others
 from hypernode.operations.supervising import supervise
 from hypernode.seeding import keep_seeding
 from hypernode.service_notify import ServiceManager
@@ -28,6 +28,8 @@ from vmhost.process import open_child, own_module
 
 if TYPE_CHECKING:
     from hypernode.http.sites import SiteSetup
+
+_IMPORTED: Final = (containers, others)  # what the first request of its kind would import while all others wait
 
 
 @asynccontextmanager

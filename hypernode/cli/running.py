@@ -10,6 +10,7 @@ import trio
 
 from hypernode.api.client import Client, OnEvent
 from hypernode.api.codec import Json
+from hypernode.api.container_requests import CreateContainer
 from hypernode.cli.lifeline import lifeline
 from hypernode.cli.progress import note
 from hypernode.cli.tie import Tie
@@ -20,7 +21,8 @@ from hypernode.containers.snapshots import Snapshot
 from hypernode.containers.wishes import boot_request, make_spec
 from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
-from hypernode.isolation import find_runner
+from hypernode.host_trust import check_host_trust
+from vmhost.console import run_container
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
 from vmhost.machine import Machine, Runner
 from vmhost.machines.errors import MachineFailed, MachineHangs
@@ -84,9 +86,19 @@ async def run_kept(
                 async with Tie(held, line) as tie:
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
-                    runner = await find_runner(config, spec.asked, held.ready, note, snapshot)
+                    runner = await _find_runner(config, spec.asked, held.ready, snapshot)
                     ran = await _run(runner, tie, keeper, made, ports, streams)
     return ran
+
+
+async def _find_runner(config: Config, asked: CreateContainer, ready: Json, snapshot: Snapshot | None) -> Runner:
+    """What runs the container. Raises `Untrusted`, and what `machine_runner` raises."""
+    if asked.isolation == "host":
+        check_host_trust(ready, trusted=asked.trust)
+        return run_container
+    from hypernode.isolation import machine_runner
+
+    return await machine_runner(config, asked, ready, note, snapshot)
 
 
 async def _run(

@@ -29,6 +29,7 @@ from typing import Final, NamedTuple, NoReturn
 import click
 import typer.main
 
+from hypernode import isolation
 from hypernode.cli import age, boot, run_command
 from hypernode.cli.invoke import invoke
 from hypernode.cli.main import app
@@ -50,7 +51,7 @@ _SAME: Final = (
     b"Seccomp:",
 )
 _UNUSED: Final = sum(1 << number for number in UNUSED_CAPABILITIES.values())
-_IMPORTED: Final = (boot, run_command)  # what `main` imports when a boot runs: here it has been
+_IMPORTED: Final = (boot, isolation, run_command)  # what `main` imports when a boot runs: here it has been
 _LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _CGROUPS: Final = "/sys/fs/cgroup"
 

@@ -183,7 +183,7 @@ async def carry_traces(node: Node, source: Log, before: Resolved, log: Log, call
             moved = await _carried(trace, old, new)
             if moved is not None:
                 node.traces.keep(moved)
-    except (BlockMissing, Corrupt, StoreFull) as error:
+    except (BlockMissing, Corrupt, NotWriter, StoreFull) as error:
         await call.event("note", text=f"boot traces are not carried over: {error.message}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.real("root", "fuse", "erofs", "nspawn", "busybox"), py
 _FILES = 60
 _FILE_BYTES = 256 << 10
 _READ = (7, 23, 41)
+_RATE = 50_000
+_BLOCK = 64 << 10
 _START = ("sh", "-c", f"cat {' '.join(f'/data/part{number}' for number in _READ)} >/dev/null; echo started")
 _OTHER = ("sh", "-c", "cat /data/part50 >/dev/null; echo started")
 
@@ -123,3 +126,29 @@ def test_whoever_may_write_may_trace(author: tuple[Daemon, str, Path], tmp_path:
     (trace,) = _traces(serving.node, link)
     assert (trace["private"], trace["hot_bytes"]) == (False, 0), "its order is advice; content is the owner's to say"
     assert _boot(tmp_path / "reader", serving, link)["traced"] is True
+
+
+def test_prefetching_keeps_its_rate_and_ends_with_the_container(
+    author: tuple[Daemon, str, Path], tmp_path: Path
+) -> None:
+    serving, link, _ = author
+    _ok(serving.node, "trace", link, "--", "sh", "-c", "cat /data/part* >/dev/null")
+    (trace,) = _traces(serving.node, link)
+    start = ("sh", "-c", "sleep 2; echo started")  # without a trace of its own: that of its program is used
+    plain = _boot(tmp_path / "plain", serving, link, "--no-prefetch", command=start)
+    with daemon(Node(tmp_path / "reader")) as here:
+        began = time.monotonic()
+        capped = _boot(here.node.home, serving, link, "--prefetch-rate", str(_RATE), command=start)
+        seconds = time.monotonic() - began
+        assert capped["traced"] is True
+        assert capped["wire_bytes"] < plain["wire_bytes"] + 1.2 * _RATE * seconds + 500_000
+
+        def held() -> int:
+            found: int = json.loads(_ok(here.node, "images", "--du", "--json"))["stored_bytes"]
+            return found
+
+        settled = held()
+        assert settled < trace["hot_bytes"], "it was not nearly done"
+        ended = time.monotonic()
+        while time.monotonic() < ended + 2 * _BLOCK / _RATE:
+            assert held() == settled, "nothing comes any more"

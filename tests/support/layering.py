@@ -55,8 +55,8 @@ NO_TRIO = ("swarm/replication/", "swarm/discovery/")
 # Modules that load libp2p (seconds): nobody but themselves imports them when the program starts.
 HEAVY = "swarm.net"
 # The command line loads a command's modules when it is called, so that --help is quick. Elsewhere imports stand at
-# the top of the module.
-LAZY_IMPORTS = ("hypernode/cli/",)
+# the top of the module, but for what a node does beside booting.
+LAZY_IMPORTS = ("hypernode/cli/", "hypernode/operations/__init__.py")
 # import_module: the command line's table of commands, the network when it is first needed, hyperlog's public names.
 DYNAMIC_IMPORTS = ("hypernode/cli/", "swarm/network.py", "hyperlog/__init__.py")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hypernode.errors import Untrusted
-from hypernode.isolation import check_host_trust, trusted_platforms
+from hypernode.host_trust import check_host_trust
+from hypernode.isolation import trusted_platforms
 from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, remember_kvm
 from vmhost.machines.qemu_argv import Platform
 from vmhost.machines.spec import Accelerator, Model
