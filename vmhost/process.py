@@ -8,13 +8,14 @@ ends after ten idle seconds, and the child with it).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final
 
 import trio
@@ -23,6 +24,8 @@ from vmhost import limits
 from vmhost.errors import HostUnfit
 
 _SETPRIV: Final = "setpriv"
+_PR_SET_THP_DISABLE: Final = 41
+_libc: Final = ctypes.CDLL(None)
 
 
 class ChildProcess:
@@ -87,6 +90,16 @@ def _into(groups: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", script, "sh", *groups, "--"]
 
 
+@contextmanager
+def _small_pages() -> Iterator[None]:
+    """Programs that are started in the block never get huge pages: a child keeps what its parent said of itself."""
+    _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
 @asynccontextmanager
 async def open_child(
     argv: Sequence[str],
@@ -99,18 +112,19 @@ async def open_child(
     cwd: str | None = None,
     pass_fds: Sequence[int] = (),
     groups: Sequence[str] = (),
+    huge_pages: bool = True,
 ) -> AsyncIterator[ChildProcess]:
     """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's.
 
     `death_signal` is what it gets when this process dies: SIGKILL, or SIGTERM for one that has children to end.
     `pass_fds`: more descriptors that it inherits under the same numbers. `groups`: the `cgroup.procs` files of the
-    control groups that it is to start in.
+    control groups that it is to start in. `huge_pages`: whether the kernel may give it memory by 2 MiB, wanted or not.
     """
     missing = next((name for name in (_SETPRIV, argv[0]) if shutil.which(name) is None), None)
     if missing is not None:
         raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
-    child = ChildProcess(
-        subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
+    with nullcontext() if huge_pages else _small_pages():
+        popen = subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
             [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *_into(groups), *argv],
             stdin=stdin,
             stdout=stdout,
@@ -120,7 +134,7 @@ async def open_child(
             pass_fds=pass_fds,
             start_new_session=True,
         )
-    )
+    child = ChildProcess(popen)
     try:
         yield child
     finally:

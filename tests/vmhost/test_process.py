@@ -132,3 +132,23 @@ def test_deaths_of_others_are_seen() -> None:
         assert watch.status_of_first_child(1 << 22) is None
     finally:
         watch.close()
+
+
+@pytest.mark.parametrize("huge_pages", [False, True])
+async def test_a_child_without_huge_pages_leaves_them_to_others(huge_pages: bool) -> None:
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        async with open_child(
+            ["grep", "THP_enabled", "/proc/self/status"],
+            stdin=0,
+            stdout=theirs,
+            stderr=2,
+            env=PLAIN,
+            death_signal=signal.SIGKILL,
+            huge_pages=huge_pages,
+        ) as child:
+            assert await child.wait() == 0
+        assert os.read(ours, 100).split() == [b"THP_enabled:", b"1" if huge_pages else b"0"]
+    finally:
+        os.close(ours)
+        os.close(theirs)

@@ -36,6 +36,9 @@ CONSOLE_READ_BYTES: Final = 64 << 10
 CONSOLE_REST_SECONDS: Final = 0.01
 """Between two reads of a console: a flood costs the guest, which waits, and not the host (at most 6 MB/s)."""
 
+TRANSLATED_MIB: Final = 128
+"""Of translated code that the emulator keeps; QEMU's own is 1024. Importing half of Python's library fills 80, and
+with 32 the same takes half as long again."""
 PROBE_SECONDS: Final = 5.0
 """For the child that tries KVM: starting Python takes most of it, the trial itself 10 ms."""
 TSC_SAMPLE_SECONDS: Final = 0.02

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vmhost.machines import limits
 from vmhost.machines.spec import Accelerator, Disk, MachineSpec, Model, NbdDisk, PortForward
 
 CONTROL_SOCKET: Final = "qmp.sock"
@@ -119,6 +120,8 @@ def _processor(platform: Platform, *, shared_memory: bool) -> list[str]:
     accelerator = platform.accelerator.value
     if platform.accelerator is Accelerator.WHPX:
         accelerator += ",kernel-irqchip=off"
+    if platform.accelerator is Accelerator.TCG:
+        accelerator += f",tb-size={limits.TRANSLATED_MIB}"
     processor = "max" if platform.accelerator is Accelerator.TCG else "host"
     return ["-machine", model, "-accel", accelerator, "-cpu", processor]
 

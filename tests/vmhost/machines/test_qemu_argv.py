@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from hyperlog.errors import Refused
+from vmhost.machines import limits
 from vmhost.machines.qemu_argv import Platform, choose_model, kernel_words, qemu_argv
 from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, Model, NbdDisk, PortForward, parse_port
 
@@ -24,7 +25,7 @@ def options(argv: list[str], name: str) -> list[str]:
 def test_an_emulated_microvm_is_told_the_clock_without_which_it_hangs() -> None:
     argv = qemu_argv(make_spec(), TCG)
     assert options(argv, "-machine") == ["microvm"]
-    assert options(argv, "-accel") == ["tcg"]
+    assert options(argv, "-accel") == [f"tcg,tb-size={limits.TRANSLATED_MIB}"]
     assert options(argv, "-append")[0].split() == [
         "console=ttyS0", "panic=-1", "quiet", "cryptomgr.notests", "tsc_early_khz=2500000",
     ]  # fmt: skip
