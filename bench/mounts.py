@@ -3,9 +3,10 @@
 
     .venv/bin/python bench/mounts.py [--json]          as root
 
-read_miss_p50_us        one 4 KiB read that is in no cache of the kernel, its blocks being here: through FUSE, reader
-read_miss_p99_us        and store, at random places of the image's blob
-mount_server_rss_mb     resident size of the process that serves the mounts (the node, network and all) with one image
+read_miss_p50_us        one 4 KiB read that is in no cache of the kernel, its blocks being here: through FUSE, from the
+read_miss_p99_us        packs, unpacked and verified, at random places of the image's blob
+mount_server_rss_mb     resident size of the process that serves the mounts, with one image mounted of which is read
+node_rss_mb             that of the node then, network and all
 further_image_rss_mb    by how much it grows with a second image, of which as much is read
 kills                   so often the node was killed (SIGKILL) under a container that hashes every file of the image
 wrong_files             files whose hash was not that of the source; reads that failed count too
@@ -92,8 +93,19 @@ def _sizes(serving: Daemon, link: str, root: Path, folder: Path) -> dict[str, fl
     sizes = []
     for each in (link, _share(serving.node, other)):
         assert serving.node.run("boot", each, *read).returncode == 0
-        sizes.append(_resident_mb(serving.process.pid))
-    return {"mount_server_rss_mb": round(sizes[0], 1), "further_image_rss_mb": round(sizes[1] - sizes[0], 1)}
+        sizes.append(_resident_mb(_mount_server(serving.process.pid)))
+    return {
+        "mount_server_rss_mb": round(sizes[0], 1),
+        "further_image_rss_mb": round(sizes[1] - sizes[0], 1),
+        "node_rss_mb": round(_resident_mb(serving.process.pid), 1),
+    }
+
+
+def _mount_server(node: int) -> int:
+    """The process that serves the mounts of a node."""
+    children = Path(f"/proc/{node}/task/{node}/children").read_text().split()
+    (found,) = (pid for pid in children if b"vmhost.blob_process" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return int(found)
 
 
 def _resident_mb(pid: int) -> float:

@@ -83,6 +83,18 @@ class BlockStore:
             raise BlockMissing("the block has rotted on disk", "it is fetched again from a peer that has it")
         return payload
 
+    def place(self, identifier: BlockId) -> Place | None:
+        """Where the block's payload itself lies (behind its header), for who reads packs elsewhere and verifies."""
+        raw = self._store.get(_PREFIX + identifier)
+        if raw is None:
+            return None
+        place = _place(raw)
+        return place._replace(offset=place.offset + _HEADER.size)
+
+    def open_pack(self, number: int) -> int:
+        """A descriptor of a pack, to be read from only; the caller's own. Raises `OSError`."""
+        return os.open(self._directory / f"{number:06}.pack", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
     def check(self, identifier: BlockId) -> bool:
         """Whether the block is here and its bytes are good. Changes nothing. Raises `Unavailable`, `StoreDamaged`."""
         raw = self._store.get(_PREFIX + identifier)

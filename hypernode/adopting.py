@@ -90,7 +90,7 @@ async def _open(node: Node, claim: Claim) -> OpenImage | None:
         reason = str(error) or "its version is not here whole"
         _log.error("a container of a node that was killed cannot be taken over: %s", reason)
         return None
-    if claim.nodes.keys() != {image.mountable.name}:
+    if claim.nodes.keys() - {image.mountable.name}:
         _log.error("a container of a node that was killed runs on something that this version does not know")
         return None
     return image

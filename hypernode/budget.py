@@ -16,6 +16,7 @@ from hyperlog.blocks import BlockStore
 from hyperlog.errors import Conflict, StoreFull
 from hypernode.node import Node
 from hypernode.operations.keeping import collect_down_to
+from hypernode.operations.unpacking import disk_bytes
 
 _log: Final = logging.getLogger("hypernode.budget")
 _LOOK_SECONDS: Final = 5.0
@@ -35,7 +36,11 @@ async def keep_budget(node: Node, budget: int) -> None:
     blocks = node.repository.blocks
     while True:
         await trio.sleep(_LOOK_SECONDS)
-        if await trio.to_thread.run_sync(blocks.disk_bytes) <= budget:
+        over = await trio.to_thread.run_sync(partial(disk_bytes, node)) - budget
+        if over > 0:  # what is quickly made again goes first
+            held = {reference.id for reference in node.held()}
+            over -= await trio.to_thread.run_sync(partial(node.unpacked.drop, held, over))
+        if over <= 0:
             continue
         try:
             await _collect(node, blocks, budget)

@@ -21,7 +21,8 @@ _BYTES_MAX: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One container. `nodes`: its image's blobs by name, with their FUSE node ids; `link` has the exact version."""
+    """One container. `nodes`: its image's blobs by name, with their FUSE node ids, none if it is a plain file; `link`
+    has the exact version."""
 
     holder: LivingProcess
     link: str

@@ -101,6 +101,11 @@ class Config:
         return self.run / "incoming"
 
     @property
+    def unpacked(self) -> Path:
+        """Whole images as plain files (unpacked.py)."""
+        return self.home / "unpacked"
+
+    @property
     def erofs(self) -> Path:
         return self.home / "erofs"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -23,20 +22,21 @@ import trio
 from hypernode.claims import Claim
 from hypernode.config import Config
 from hypernode.container_root import ContainerRoot, users_of, writable_root
+from hypernode.deadline import DeadlineBlob
 from hypernode.limits import (
     CLOSE_SECONDS,
     IDLE_MOUNTS_MAX,
     READ_AHEAD_KIB,
-    REPEATED_READ_SECONDS,
-    REPEATED_READ_WITHIN_SECONDS,
     TRACE_SECONDS,
     TRACED_READ_AHEAD_KIB,
 )
 from hypernode.recording import RecordingBlob
+from hypernode.unpacked import UnpackedImages
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef
-from vmhost.blob_server import BlobFile, BlobServer, ReadFailure
-from vmhost.errors import MountFailed, ReadDeadline
+from vmhost.blob_files import BlobFile
+from vmhost.blob_server import BlobServer, BlobServerStats, ReadFailure
+from vmhost.errors import HostUnfit, MountFailed
 from vmhost.host_probe import Purpose, require
 from vmhost.image_mount import (
     CONTAINER_LOWER,
@@ -80,30 +80,6 @@ class MachineDisks:
     blob: str
 
 
-class DeadlineBlob:
-    """A blob whose reads end within `seconds`, which may be changed while it is served.
-
-    The kernel repeats a failed read several times before the program hears of it, and would so multiply the deadline.
-    So a read that begins right after one has failed is tried for a moment only: it works if a peer is back.
-    """
-
-    def __init__(self, blob: BlobFile, seconds: float) -> None:
-        self._blob = blob
-        self._failed_at = -math.inf
-        self.seconds = seconds
-        self.size = blob.size
-
-    def read_nowait(self, offset: int, size: int) -> bytes | None:
-        return self._blob.read_nowait(offset, size)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        is_repeat = trio.current_time() - self._failed_at < REPEATED_READ_WITHIN_SECONDS
-        with trio.move_on_after(min(self.seconds, REPEATED_READ_SECONDS) if is_repeat else self.seconds):
-            return await self._blob.read(offset, size)
-        self._failed_at = trio.current_time()
-        raise ReadDeadline(f"no peer delivered it within {self.seconds:g} s")
-
-
 @dataclass(eq=False)
 class _Shared:
     """One mounted image and its users. `ended` is set when it is unmounted."""
@@ -133,14 +109,37 @@ class ImageMounts:
     An image stays mounted for `idle_seconds` after its last container, with what the kernel cached of it.
     """
 
-    def __init__(self, config: Config, nursery: trio.Nursery, *, idle_seconds: float) -> None:
+    def __init__(self, config: Config, unpacked: UnpackedImages, nursery: trio.Nursery, *, idle_seconds: float) -> None:
         self._config = config
+        self._unpacked = unpacked
         self._nursery = nursery
         self._idle_seconds = idle_seconds
         self._server: BlobServer | None = None
+        self._spare: BlobServer | None = None
         self._shared: dict[str, _Shared] = {}
         self._listeners: dict[str, list[OnReadFailure]] = {}
         self._changing = trio.Lock()
+
+    async def prepare(self) -> None:
+        """Start what will serve mounts, so that the first one need not wait for it; ends when it is cancelled.
+
+        Nothing happens where there can be none, or when it has been started.
+        """
+        try:
+            require(Purpose.MACHINE)
+        except HostUnfit:
+            return
+        async with self._changing:
+            if self._server is not None or self._spare is not None:
+                return
+            spare = self._make_server()
+            await spare.warm()
+            self._spare = spare
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await spare.cool()
 
     @contextlib.asynccontextmanager
     async def container_root(
@@ -237,7 +236,7 @@ class ImageMounts:
         async with self._changing:
             for image, claim in images:
                 shared = _Shared(DeadlineBlob(image.blob, claim.read_deadline), self._place_of(image))
-                blobs = [(image.name, shared.blob, claim.nodes[image.name])]
+                blobs = [(name, shared.blob, node) for name, node in claim.nodes.items()]  # none: it is a plain file
                 await self._nursery.start(self._hold_shared, image, shared, inherit_image(server, blobs, shared.target))
             # Only now: a read of a blob that is not known yet would fail.
             await self._nursery.start(server.run, connection)
@@ -263,9 +262,14 @@ class ImageMounts:
                 await in_mount_thread(partial(_remove_place, place))
 
     def held_nodes(self, image: MountableImage) -> dict[str, int]:
-        """The blobs of a mounted image by name, with their FUSE node ids."""
+        """The blobs of a mounted image by name, with their FUSE node ids; none of one that is a plain file."""
         assert self._server is not None
-        return {image.name: self._server.node_of(image.name)}
+        node = self._server.node_of(image.name)
+        return {} if node is None else {image.name: node}
+
+    def statistics(self) -> BlobServerStats:
+        """Of what was read through FUSE."""
+        return BlobServerStats() if self._server is None else self._server.statistics()
 
     @property
     def connection(self) -> int:
@@ -297,9 +301,14 @@ class ImageMounts:
             shared = self._shared.get(image.name)
             if shared is None:
                 shared = _Shared(DeadlineBlob(image.blob, deadline), self._place_of(image))
+                # A plain file needs no server; but what outlives a killed node is found by its connection.
+                server = await self._serving()
+                find = partial(self._unpacked.find, image.reference.id, image.blob.size)
+                plain = await trio.to_thread.run_sync(find)
                 mounting = mount_image(
-                    await self._serving(),
-                    [(image.name, shared.blob)],
+                    server,
+                    [] if plain is not None else [(image.name, shared.blob)],
+                    files=[] if plain is None else [str(plain)],
                     metadata_path=str(image.metadata),
                     target=shared.target,
                     flags=CONTAINER_LOWER,
@@ -311,6 +320,8 @@ class ImageMounts:
                 shared.idle.cancel()
                 shared.idle = None
         shared.blob.seconds = deadline
+        assert self._server is not None
+        self._server.look_again(image.name)
         if traced:
             shared.read_ahead.set(TRACED_READ_AHEAD_KIB)
             self._nursery.start_soon(_read_ahead_again, shared)
@@ -382,7 +393,7 @@ class ImageMounts:
     async def _serving(self) -> BlobServer:
         """The FUSE server, started when first needed; the caller holds `_changing`."""
         if self._server is None:
-            server = self._make_server()
+            server, self._spare = self._spare or self._make_server(), None
             await self._nursery.start(server.run)
             self._server = server
         return self._server

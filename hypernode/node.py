@@ -43,6 +43,7 @@ from hypernode.records import Records
 from hypernode.seeds import SeedBook, allowance
 from hypernode.tables import finder
 from hypernode.tokens import TokenBook
+from hypernode.unpacked import UnpackedImages
 from hypernode.views import View
 from hypernode.volumes import VolumeStore
 from images.manifest_store import ManifestRef
@@ -76,7 +77,8 @@ class Node:
         self.swarm = swarm
         self.is_daemon = is_daemon
         self.records = Records(repository.records)
-        self.mounts = ImageMounts(config, mounts, idle_seconds=IDLE_MOUNT_SECONDS if is_daemon else 0.0)
+        self.unpacked = UnpackedImages(config.unpacked)
+        self.mounts = ImageMounts(config, self.unpacked, mounts, idle_seconds=IDLE_MOUNT_SECONDS if is_daemon else 0.0)
         self.opened = OpenedImages()
         self.raw_blocks = RawBlocks()
         self.completions = Completions()

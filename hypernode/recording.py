@@ -7,7 +7,7 @@ empty cache, and little read-ahead, which would ask for what nobody touches.
 from __future__ import annotations
 
 from images.limits import GRANULE_BYTES, TRACE_GRANULES_MAX
-from vmhost.blob_server import BlobFile
+from vmhost.blob_files import BlobFile
 
 
 class Recorder:
@@ -41,6 +41,9 @@ class RecordingBlob:
     def granules(self) -> list[int]:
         """In the order of first read."""
         return self._recorder.granules
+
+    def stored(self) -> None:
+        """All reads are to come here."""
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         data = self._blob.read_nowait(offset, size)

@@ -23,7 +23,7 @@ from images.compression import compress
 from images.ingest import StoredBlock
 from images.limits import BLOCK_GRANULES_MAX, GRANULE_BYTES, HOT_BLOBS_MAX, HOT_LEVEL
 from images.manifest import Block
-from images.reader import BlobReader
+from images.reader import BlobReader, StoredBlocks
 from images.source import StoredSource
 from images.trace import HotSpace, Trace, check_fits
 
@@ -110,6 +110,10 @@ class TracedBlob:
     def on_miss(self) -> set[Callable[[Block], None]]:
         """Told of each block of the version that somebody has to wait for."""
         return self._blob.on_miss
+
+    def stored(self) -> StoredBlocks:
+        """The version's own blocks."""
+        return self._blob.stored(self.on_read)
 
     def add(self, trace: Trace) -> None:
         """Read through the hot blob of `trace` too. Raises `TraceCorrupt` when it does not fit the image."""

@@ -12,6 +12,7 @@ outside and checks everything (manifest_check.py); what it lets through may be u
 from __future__ import annotations
 
 import stat
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -135,6 +136,15 @@ class Manifest:
             holes += end - position if run.granule == HOLE else 0
             position = end
         return holes
+
+    @property
+    def block_ids(self) -> bytes:
+        """Of all blocks in the order of blob space, one after the other."""
+        return self.columns.block_ids
+
+    def block_offsets(self) -> array[int]:
+        """Of all blocks, in bytes of blob space."""
+        return array("Q", (start * GRANULE_BYTES for start in self.structure.block_starts[:-1]))
 
     def block(self, number: int) -> Block:
         """Block `number` of blob space."""

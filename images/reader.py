@@ -10,13 +10,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Protocol
 
 import trio
 
+from hyperlog.blocks import Place
 from hyperlog.errors import HyperError
-from hyperlog.ids import BlockId
+from hyperlog.ids import ID_BYTES, BlockId
 from images.compression import decompress
 from images.limits import READER_CACHE_BYTES, READER_PARALLEL_MAX
 from images.manifest import Block
@@ -29,9 +30,16 @@ class Space(Protocol):
     @property
     def blob_bytes(self) -> int: ...
 
+    @property
+    def block_ids(self) -> bytes:
+        """Of all blocks, one after the other."""
+        ...
+
     def block(self, number: int, /) -> Block: ...
 
-    def blocks(self) -> Iterator[Block]: ...
+    def block_offsets(self) -> array[int]:
+        """Of all blocks, in bytes."""
+        ...
 
 
 class RawBlocks:
@@ -59,17 +67,48 @@ class RawBlocks:
         return raw
 
 
+class StoredBlocks:
+    """Where the blocks of a blob lie on this disk, for another process, which verifies what it finds there.
+
+    `offsets`: the first byte in blob space of each block, and the end; `ids`: theirs, one after the other. `watchers`:
+    who wants to know of each read, which is then to be made here.
+    """
+
+    def __init__(self, space: Space, offsets: array[int], source: StoredSource, watchers: Sized) -> None:
+        self._watchers = watchers
+        self.offsets = offsets + array("Q", (space.blob_bytes,))
+        self.ids = space.block_ids
+        self._source = source
+
+    @property
+    def is_watched(self) -> bool:
+        return bool(self._watchers)
+
+    def place(self, number: int) -> Place | None:
+        """Of block `number`, if it is here."""
+        return self._source.place_nowait(BlockId(self.ids[number * ID_BYTES : (number + 1) * ID_BYTES]))
+
+    def open_pack(self, number: int) -> int:
+        """A descriptor of what places point into, the caller's own. Raises `OSError`."""
+        return self._source.open_pack(number)
+
+
 class BlobReader:
     """The blob of one manifest, or other space, as a read-only file. `size` is in bytes."""
 
     def __init__(self, space: Space, source: StoredSource, memory: RawBlocks | None = None) -> None:
+        self._space = space
         self._block = space.block
-        self._offsets = array("Q", (block.offset for block in space.blocks()))
+        self._offsets = space.block_offsets()
         self._source = source
         self.memory = RawBlocks() if memory is None else memory
         self.size = space.blob_bytes
         self.on_miss: set[Callable[[Block], None]] = set()
         """Told of each block that somebody has to wait for."""
+
+    def stored(self, watchers: Sized = ()) -> StoredBlocks:
+        """What the blob's blocks are and where they lie."""
+        return StoredBlocks(self._space, self._offsets, self._source, watchers)
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `read` if every block is at hand, else None. Raises `Corrupt` for a block that its author got wrong."""

@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from hyperlog.blocks import Place
 from hyperlog.errors import BlockMissing, StoreFull
 from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
@@ -53,6 +54,14 @@ class Keeper(Protocol):
         """Raises `StoreFull`."""
         ...
 
+    def place(self, identifier: BlockId, /) -> Place | None:
+        """Where the payload lies on disk, if it does."""
+        ...
+
+    def open_pack(self, number: int, /) -> int:
+        """A descriptor of what a `Place` points into, the caller's own. Raises `OSError`."""
+        ...
+
 
 class StoredSource:
     """The store first, else `remote`, whose blocks are kept. Fits `BlockSource`."""
@@ -65,6 +74,14 @@ class StoredSource:
     def has_nowait(self, block_id: BlockId) -> bool:
         """Whether the block is here; `get_nowait` may still find it rotten."""
         return self._blocks.has(block_id)
+
+    def place_nowait(self, block_id: BlockId) -> Place | None:
+        """Where on disk the block lies, if it is here; what lies there must be verified by who reads it."""
+        return self._blocks.place(block_id)
+
+    def open_pack(self, number: int) -> int:
+        """A descriptor of what a place points into, the caller's own. Raises `OSError`."""
+        return self._blocks.open_pack(number)
 
     def get_nowait(self, block_id: BlockId) -> bytes | None:
         """The block if it is here and sound, without waiting (a disk read of the page cache)."""

@@ -11,6 +11,7 @@ A granule's *age* counts the recorded boots since one touched it. Those that nob
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -113,9 +114,14 @@ class HotSpace:
         block, full = self._hot[number], BLOCK_GRANULES_MAX * GRANULE_BYTES
         return Block(block.id, block.stored_bytes, number * full, min(full, self.blob_bytes - number * full))
 
-    def blocks(self) -> Iterator[Block]:
-        """Its blocks, in order."""
-        return map(self.block, range(len(self._hot)))
+    @property
+    def block_ids(self) -> bytes:
+        """Of its blocks in order, one after the other."""
+        return b"".join(block.id for block in self._hot)
+
+    def block_offsets(self) -> array[int]:
+        """Of its blocks, in bytes."""
+        return array("Q", range(0, self.blob_bytes, BLOCK_GRANULES_MAX * GRANULE_BYTES))
 
 
 def command_digest(argv: Sequence[str]) -> bytes:

@@ -1,7 +1,10 @@
-"""One FUSE mount of lazily filled, read-only blob files: the data devices of EROFS. Speaks to /dev/fuse itself.
+"""One FUSE mount of lazily filled, read-only blob files: the data devices of EROFS. The node's side.
 
 With EROFS above, the kernel answers everything about names and metadata itself and keeps what was read in its page
 cache, so only first reads of data come here. A flat directory: one file for each blob, whose size never changes.
+
+A small process of its own takes the requests (`blob_process.py`) and answers what lies on this disk. What must be
+waited for, or is known here only, comes to `BlobServer`, which writes the reply to the connection itself.
 
 What holds:
 
@@ -10,10 +13,11 @@ What holds:
   read of the same page asks again, so data that came back needs no remount. (A page fault that meets EIO is SIGBUS.)
 - A reader that is killed dies at once, since its wait is killable; but its request is read-ahead, which the kernel
   does not interrupt. So the blob read goes on to its end or its deadline, and what it brings lands in the page cache.
-- This process never touches the mount from the thread that serves it: see `mount_syscalls`.
-- The mount lives as long as anybody holds the connection's descriptor. When this process is killed while others hold
-  it, requests wait, and `run` of the next process goes on with the same descriptor: the kernel sends again what was
-  taken and not answered. Node ids are what open files hold on to, so each blob must come back with its own.
+- This process never touches the mount from the thread that answers for it: see `mount_syscalls`.
+- The mount lives as long as anybody holds the connection's descriptor. The small process ends with this one, and is
+  started again when it alone is killed. When this process is killed while others hold the descriptor, requests wait,
+  and `run` of the next process goes on with the same descriptor: the kernel sends again what was taken and not
+  answered. Node ids are what open files hold on to, so each blob must come back with its own.
   (libfuse cannot take a connection over; and it costs more for each request.)
 """
 
@@ -22,20 +26,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn
 
 import trio
 
 from hyperlog.errors import HyperError
 from vmhost import fuse_protocol as fuse
 from vmhost import limits
+from vmhost.blob_files import BlobFile, ServedBlob, StoredBlocks
+from vmhost.blob_link import BlobLink, lock_connection
+from vmhost.blob_protocol import Counters, Message, Say
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
-from vmhost.fuse_connection import FUSE_DEVICE, FuseConnection
-from vmhost.fuse_protocol import Op, Request
 from vmhost.mount_syscalls import (
     MS_NODEV,
     MS_NOEXEC,
@@ -49,20 +53,7 @@ from vmhost.mount_syscalls import (
     unmount_patiently,
 )
 
-_log = logging.getLogger(__name__)
-
-
-class BlobFile(Protocol):
-    """Immutable bytes of known size, perhaps not here yet."""
-
-    @property
-    def size(self) -> int: ...
-
-    def read_nowait(self, offset: int, size: int) -> bytes | None:
-        """The bytes if they need no waiting, else None. `offset + size` is within the blob."""
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """The bytes, exactly `size` of them. Cancelled at the deadline. Raises Unavailable, Corrupt, …"""
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,30 +70,19 @@ class ReadFailure:
 class BlobServerStats:
     """Counted since `run` began."""
 
-    reads: int
-    bytes_read: int
-    reads_waited: int  # not answered by `read_nowait`
-    reads_failed: int
-    reads_waiting: int  # at this moment
-
-
-class _Served:
-    """A blob under a name. `waiting`: the scopes of reads that wait for it."""
-
-    def __init__(self, name: str, node: int, blob: BlobFile) -> None:
-        self.name = name
-        self.node = node
-        self.blob = blob
-        self.size = blob.size
-        self.attributes = fuse.attributes(node, stat.S_IFREG | 0o400, self.size)
-        self.removed = False
-        self.waiting: set[trio.CancelScope] = set()
+    reads: int = 0
+    reads_local: int = 0  # answered by the small process
+    bytes_read: int = 0
+    reads_waited: int = 0  # not answered by `read_nowait`
+    reads_failed: int = 0
+    reads_waiting: int = 0  # at this moment
 
 
 class BlobServer:
     """Blobs by name under `mountpoint`, while `run` runs.
 
-    `on_read_failure` is called, on the event loop, for each read that became EIO; it must not raise or wait.
+    Node ids are never used twice, so a handle cannot come to mean another blob. `on_read_failure` is called, on the
+    event loop, for each read that became EIO; it must not raise or wait. The blobs' packs are those of one store.
     """
 
     def __init__(
@@ -113,31 +93,84 @@ class BlobServer:
         read_deadline_seconds: float = limits.READ_DEADLINE_SECONDS,
     ) -> None:
         self.mountpoint = real_location(mountpoint)
-        self._files = _BlobFiles(on_read_failure, read_deadline_seconds)
-        self._device = -1
+        self._on_read_failure = on_read_failure
+        self._deadline_seconds = read_deadline_seconds
+        self._slots = trio.Semaphore(limits.FUSE_TASKS)
+        self._device = self._lock = self._counts = -1
+        self._counters: Counters | None = None
+        self._link: BlobLink | None = None
+        self._spare: BlobLink | None = None
+        self._by_name: dict[str, ServedBlob] = {}
+        self._by_node: dict[int, ServedBlob] = {}
+        self._packs: dict[int, StoredBlocks] = {}
+        self._last_node = time.time_ns()  # beyond those of a server whose mount we took over
+        self._bytes_read = self._reads_waited = self._reads_failed = 0
 
     @property
     def descriptor(self) -> int:
         """Of the connection, while `run` runs: who else holds it keeps the mount alive when this process is killed."""
         return self._device
 
+    @property
+    def process(self) -> int | None:
+        """The id of the process that serves, while it does."""
+        return None if self._link is None else self._link.pid
+
     def add(self, name: str, blob: BlobFile, *, node: int | None = None) -> str:
         """Serve `blob` as `name`; the path of its file. A name that is taken is a bug of the caller.
 
         `node`: the node id it had (`node_of`) before this process took the mount over.
         """
-        self._files.add(name, blob, node)
+        assert name not in self._by_name, f"a blob named {name} is served already"
+        assert name not in ("", ".", ".."), f"not a file name: {name!r}"
+        assert not set(name) & set("/\0"), f"not a file name: {name!r}"
+        if node is None:
+            self._last_node += 1
+            node = self._last_node
+        assert node not in self._by_node
+        served = self._by_name[name] = self._by_node[node] = ServedBlob(name, node, blob)
+        self._tell_of(served)
         return os.path.join(self.mountpoint, name)
 
-    def node_of(self, name: str) -> int:
-        return self._files.node_of(name)
+    def node_of(self, name: str) -> int | None:
+        """The node id of what is served as `name`, if anything is."""
+        served = self._by_name.get(name)
+        return None if served is None else served.node
+
+    def look_again(self, name: str) -> None:
+        """Somebody may have begun to watch the blob."""
+        served = self._by_name.get(name)
+        if served is not None and served.table is not None:
+            served.table.look_again()
 
     def remove(self, name: str) -> None:
         """Stop serving it: reads that wait for it, and any later ones through open descriptors, fail with EIO."""
-        self._files.remove(name)
+        served = self._by_name.pop(name, None)
+        if served is None:
+            return  # the server has ended, and removed all of them
+        del self._by_node[served.node]
+        served.removed = True
+        for scope in served.waiting:
+            scope.cancel()
+        served.close()
+        if self._link is not None:
+            self._link.say(Message(Say.REMOVE, served.node))
 
     def statistics(self) -> BlobServerStats:
-        return self._files.statistics()
+        waiting = sum(len(served.waiting) for served in self._by_name.values())
+        reads, local, local_bytes = (0, 0, 0) if self._counters is None else self._counters.seen()
+        read = self._bytes_read + local_bytes
+        return BlobServerStats(reads, local, read, self._reads_waited, self._reads_failed, waiting)
+
+    async def warm(self) -> None:
+        """Start its process already; nothing is mounted before `run`. To be followed by that, or by `cool`."""
+        self._spare = await BlobLink.start()
+
+    async def cool(self) -> None:
+        """`run` was not called after all. Nothing happens if it was."""
+        if self._spare is not None:
+            await self._spare.close()
+            self._spare = None
 
     async def run(
         self, taken_over: int | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -147,8 +180,8 @@ class BlobServer:
         `taken_over`: the descriptor of a connection whose server was killed and whose mount stands; becomes ours.
         Raises MountFailed; MountLost when somebody else unmounts it or aborts its connection.
         """
-        self._device = await in_mount_thread(self._mount) if taken_over is None else taken_over
         try:
+            await self._open(taken_over)
             async with trio.open_nursery() as nursery:
                 serving = trio.CancelScope(shield=True)
                 lost = trio.Event()
@@ -158,29 +191,42 @@ class BlobServer:
                         task_status.started()
                         await lost.wait()
                 finally:
-                    # The loop goes on serving meanwhile: closing files are messages to it.
+                    # It goes on serving meanwhile: closing files are messages to it.
                     with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
-                        self._files.remove_all()
+                        for name in list(self._by_name):
+                            self.remove(name)
                         await unmount_patiently(self.mountpoint)
                     serving.cancel()
         finally:
-            device, self._device = self._device, -1
-            os.close(device)  # whatever still waits on this connection fails now, unless others hold it
+            # Whatever still waits on this connection fails now, unless others hold it.
+            for descriptor in (self._device, self._lock, self._counts):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._device = self._lock = self._counts = -1
+            if self._counters is not None:
+                self._counters.close()
+                self._counters = None
         raise MountLost(f"the mount at {self.mountpoint} went away", hint="did somebody unmount it?")
 
-    async def _serve(self, scope: trio.CancelScope, lost: trio.Event, resend: bool) -> None:
-        try:
-            with scope:
-                await FuseConnection(self._device, self._files).run(resend=resend)
-        finally:
-            lost.set()
+    def abort(self) -> None:
+        """Fail everything that waits on the mount, now and from now on; `run` then ends with MountLost."""
+        abort_fuse(self.mountpoint)
+
+    async def _open(self, taken_over: int | None) -> None:
+        self._device = -1 if taken_over is None else taken_over
+        os.makedirs(os.path.dirname(self.mountpoint), mode=0o700, exist_ok=True)
+        self._lock = await lock_connection(self.mountpoint)
+        self._counts = Counters.create()
+        self._counters = Counters(self._counts)
+        if taken_over is None:
+            self._device = await in_mount_thread(self._mount)
 
     def _mount(self) -> int:
         clear_stale(self.mountpoint)
         os.makedirs(self.mountpoint, mode=0o700, exist_ok=True)
         device = -1
         try:
-            device = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            device = os.open(fuse.FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
             options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
             mount("hypernode", self.mountpoint, "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         except OSError as error:
@@ -200,137 +246,122 @@ class BlobServer:
             return False
         return True
 
-    def abort(self) -> None:
-        """Fail everything that waits on the mount, now and from now on; `run` then ends with MountLost."""
-        abort_fuse(self.mountpoint)
+    # The process
 
-
-class _BlobFiles:
-    """What the kernel asks, answered. Node ids are never used twice, so a handle cannot come to mean another blob."""
-
-    def __init__(self, on_read_failure: Callable[[ReadFailure], None], deadline_seconds: float) -> None:
-        self._on_read_failure = on_read_failure
-        self._deadline_seconds = deadline_seconds
-        self._by_name: dict[bytes, _Served] = {}
-        self._by_node: dict[int, _Served] = {}
-        self._last_node = time.time_ns()  # beyond those of a server whose mount we took over
-        self._reads = self._bytes_read = self._reads_waited = self._reads_failed = 0
-
-    # What the server calls
-
-    def add(self, name: str, blob: BlobFile, node: int | None) -> None:
-        key = os.fsencode(name)
-        assert key not in self._by_name, f"a blob named {name} is served already"
-        assert key not in (b"", b".", b".."), f"not a file name: {name!r}"
-        assert not set(key) & set(b"/\0"), f"not a file name: {name!r}"
-        if node is None:
-            self._last_node += 1
-            node = self._last_node
-        assert node not in self._by_node
-        self._by_name[key] = self._by_node[node] = _Served(name, node, blob)
-
-    def node_of(self, name: str) -> int:
-        return self._by_name[os.fsencode(name)].node
-
-    def remove(self, name: str) -> None:
-        served = self._by_name.pop(os.fsencode(name), None)
-        if served is None:
-            return  # the server has ended, and removed all of them
-        del self._by_node[served.node]
-        served.removed = True
-        for scope in served.waiting:
-            scope.cancel()
-
-    def remove_all(self) -> None:
-        for served in list(self._by_name.values()):
-            self.remove(served.name)
-
-    def statistics(self) -> BlobServerStats:
-        waiting = sum(len(served.waiting) for served in self._by_name.values())
-        return BlobServerStats(self._reads, self._bytes_read, self._reads_waited, self._reads_failed, waiting)
-
-    # What the kernel asks
-
-    def answer(self, request: Request) -> tuple[int, bytes]:
-        """(errno, data) for everything but reads."""
-        match request.opcode:
-            case Op.LOOKUP:
-                served = self._by_name.get(request.name()) if request.node == fuse.ROOT else None
-                return (0, fuse.entry_reply(served.node, served.attributes)) if served else (errno.ENOENT, b"")
-            case Op.GETATTR:
-                known = self._attributes(request.node)
-                return (0, fuse.attributes_reply(known)) if known else (errno.ESTALE, b"")
-            case Op.OPEN:
-                if request.node not in self._by_node:
-                    return errno.ESTALE, b""
-                if request.open_flags() & (os.O_WRONLY | os.O_RDWR):
-                    return errno.EROFS, b""
-                return 0, fuse.open_reply(request.node)
-            case Op.OPENDIR:
-                return 0, fuse.open_reply(request.node)
-            case Op.READDIR:
-                return 0, self._listing(*request.range())
-            case Op.STATFS:
-                return 0, fuse.statfs_reply()
-            case Op.INIT:
-                agreed = fuse.init_reply(request, limits.FUSE_BACKGROUND)
-                return (0, agreed) if agreed else (errno.EPROTO, b"")
-            case Op.RELEASE | Op.RELEASEDIR | Op.DESTROY:
-                return 0, b""
-            case _:
-                return errno.ENOSYS, b""
-
-    def _attributes(self, node: int) -> bytes | None:
-        if node == fuse.ROOT:
-            return fuse.attributes(node, stat.S_IFDIR | 0o500, 4096)
-        served = self._by_node.get(node)
-        return served.attributes if served else None
-
-    def _listing(self, cookie: int, size: int) -> bytes:
-        # The cookie is the last node id seen: names that come and go disturb nothing.
-        found = b""
-        for node, served in sorted(self._by_node.items()):
-            if node > cookie:
-                entry = fuse.directory_entry(node, node, stat.S_IFREG >> 12, os.fsencode(served.name))
-                if len(found) + len(entry) > size:
-                    break
-                found += entry
-        return found
-
-    def read_nowait(self, request: Request) -> tuple[_Served | None, bytes | None]:
-        """(None, data) if it needs no waiting, (None, None) for EIO, else the blob to wait for."""
-        served = self._by_node.get(request.node)
-        if served is None:
-            return None, None
-        offset, size = request.range()
-        wanted = min(size, served.size - offset)
-        if wanted <= 0:
-            return None, b""
-        self._reads += 1
+    async def _serve(self, scope: trio.CancelScope, lost: trio.Event, resend: bool) -> None:
+        """One process after the other, until the mount has gone, or it is no use."""
+        failed = 0
         try:
-            data = served.blob.read_nowait(offset, wanted)
-            return (served, None) if data is None else (None, self._checked(data, wanted))
-        except Exception as error:  # noqa: BLE001  (whatever a blob does, the mounts of the others live on)
-            self._report(served, offset, wanted, error)
-            return None, None
+            with scope:
+                while failed < limits.BLOB_PROCESS_RESTARTS:
+                    began = trio.current_time()
+                    link, self._spare = self._spare or await BlobLink.start(), None
+                    try:
+                        self._link = link
+                        self._tell_all(link, resend)
+                        await self._answer_asked(link)
+                    finally:
+                        self._link = None
+                        with trio.move_on_after(limits.CLOSE_SECONDS, shield=True):
+                            await link.close()
+                    if not fuse.is_connected(self._device):
+                        return
+                    _log.warning("the process that serves blobs ended; it is started again")
+                    failed = failed + 1 if trio.current_time() - began < 1 else 0
+                    resend = True
+                _log.error("the process that serves blobs ends again and again: its mounts are given up")
+                await in_mount_thread(self.abort)
+        finally:
+            lost.set()
 
-    async def read(self, served: _Served, offset: int, size: int) -> bytes | None:
-        """The same when it must be waited for; None for EIO."""
-        wanted = min(size, served.size - offset)
+    def _tell_all(self, link: BlobLink, resend: bool) -> None:
+        """Of the blobs first: what waits is about them."""
+        for served in self._by_name.values():
+            self._tell_of(served)
+        for number, stored in list(self._packs.items()):
+            self._tell_pack(stored, number)
+        link.say(Message(Say.SERVE, int(resend)), [self._device, self._counts, self._lock])
+
+    def _tell_of(self, served: ServedBlob) -> None:
+        if self._link is None:
+            return
+        self._link.say(Message(Say.ADD, served.node, served.size, os.fsencode(served.name)))
+        if served.table is not None:
+            self._link.say(Message(Say.TABLE, served.node), [served.table.descriptor])
+
+    def _need_pack(self, stored: StoredBlocks, number: int) -> None:
+        if number not in self._packs:
+            self._packs[number] = stored
+            self._tell_pack(stored, number)
+
+    def _tell_pack(self, stored: StoredBlocks, number: int) -> None:
+        if self._link is None:
+            return
+        try:
+            descriptor = stored.open_pack(number)
+        except OSError as error:
+            _log.warning("a pack cannot be opened: %s", error.strerror)
+            return
+        self._link.say(Message(Say.PACK, number), [descriptor])
+        os.close(descriptor)
+
+    # What it asks for
+
+    async def _answer_asked(self, link: BlobLink) -> None:
+        async with trio.open_nursery() as nursery:
+            while (reads := await link.asked()) is not None:
+                for unique, node, offset, size in reads:
+                    if (served := self._read_nowait(unique, node, offset, size)) is not None:
+                        await self._slots.acquire()  # with all of them waiting, more wait in the kernel
+                        nursery.start_soon(self._read_later, unique, served, offset, size)
+            nursery.cancel_scope.cancel()
+
+    def _read_nowait(self, unique: int, node: int, offset: int, size: int) -> ServedBlob | None:
+        """Answer it now, or say what it must wait for."""
+        served = self._by_node.get(node)
+        if served is None:
+            self._reply(unique, None)
+            return None
+        try:
+            data = served.blob.read_nowait(offset, size)
+            if data is None:
+                return served
+            self._reply(unique, self._checked(data, size))
+        except Exception as error:  # noqa: BLE001  (whatever a blob does, the mounts of the others live on)
+            self._reply(unique, None)
+            self._report(served, offset, size, error)
+            return None
+        if served.table is not None:
+            served.table.learn(offset, self._need_pack)
+        return None
+
+    async def _read_later(self, unique: int, served: ServedBlob, offset: int, size: int) -> None:
+        """The same when it must be waited for."""
         self._reads_waited += 1
         try:
-            return self._checked(await self._read_in_time(served, offset, wanted), wanted)
+            self._reply(unique, self._checked(await self._read_in_time(served, offset, size), size))
         except Exception as error:  # noqa: BLE001  (as above)
-            self._report(served, offset, wanted, error)
-            return None
+            self._reply(unique, None)
+            self._report(served, offset, size, error)
+        finally:
+            self._slots.release()
 
-    def _checked(self, data: bytes, wanted: int) -> bytes:
-        if len(data) != wanted:
+    def _reply(self, unique: int, data: bytes | None) -> None:
+        """None: EIO."""
+        head = fuse.reply(unique, 0, errno.EIO) if data is None else fuse.reply(unique, len(data))
+        try:
+            os.writev(self._device, (head, data or b""))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
+                _log.warning("cannot answer a FUSE request: %s", error.strerror)
+
+    def _checked(self, data: bytes, size: int) -> bytes:
+        if len(data) != size:
             raise AssertionError(f"the blob answered {len(data)} bytes")
-        self._bytes_read += wanted
+        self._bytes_read += size
         return data
 
-    async def _read_in_time(self, served: _Served, offset: int, size: int) -> bytes:
+    async def _read_in_time(self, served: ServedBlob, offset: int, size: int) -> bytes:
         with trio.move_on_after(self._deadline_seconds) as scope:
             served.waiting.add(scope)
             try:
@@ -341,7 +372,7 @@ class _BlobFiles:
             raise MountLost("its mount is being removed")
         raise ReadDeadline(f"nobody delivered it within {self._deadline_seconds:g} s")
 
-    def _report(self, served: _Served, offset: int, size: int, error: Exception) -> None:
+    def _report(self, served: ServedBlob, offset: int, size: int, error: Exception) -> None:
         self._reads_failed += 1
         if served.removed:
             _log.debug("read of %s dropped at %d: removed", served.name, offset)

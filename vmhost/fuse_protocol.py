@@ -6,11 +6,12 @@ versions only append to structs, and the kernel takes the short ones of the mino
 
 from __future__ import annotations
 
+import select
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
+FUSE_DEVICE: Final = "/dev/fuse"
 REQUEST_BYTES_MAX: Final = 16384
 """Room for any request to a read-only file system. The kernel insists on 8 KiB at least, and max_write beside."""
 READ_BYTES_MAX: Final = 1 << 20
@@ -69,8 +70,7 @@ class Op(IntEnum):
 UNANSWERED: Final = frozenset({Op.FORGET, Op.INTERRUPT, Op.BATCH_FORGET})
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request; `body` is what follows the header."""
 
     opcode: int
@@ -147,3 +147,10 @@ def statfs_reply() -> bytes:
 def directory_entry(node: int, cookie: int, kind: int, name: bytes) -> bytes:
     """One entry of a listing; `cookie` is where the next listing goes on, `kind` the mode's file type over 4096."""
     return _DIRENT.pack(node, cookie, len(name), kind) + name + bytes(-len(name) % 8)
+
+
+def is_connected(descriptor: int) -> bool:
+    """Whether the mount of this connection stands."""
+    state = select.poll()
+    state.register(descriptor, 0)  # errors are always told
+    return not state.poll(0)

@@ -18,7 +18,8 @@ from typing import Final
 import trio
 
 from vmhost import limits
-from vmhost.blob_server import BlobFile, BlobServer
+from vmhost.blob_files import BlobFile
+from vmhost.blob_server import BlobServer
 from vmhost.errors import MountFailed
 from vmhost.loop_device import attach_loop
 from vmhost.mount_syscalls import (
@@ -54,25 +55,29 @@ async def mount_image(
     server: BlobServer,
     blobs: Sequence[tuple[str, BlobFile]],
     *,
+    files: Sequence[str] = (),
     metadata_path: str,
     target: str,
     flags: int,
     backing: Backing | None = None,
     read_ahead: ReadAhead | None = None,
 ) -> AsyncIterator[str]:
-    """Mount the EROFS metadata file at `target`, its data devices 1, 2, … being `blobs` (name, blob) in this order.
+    """Mount the EROFS metadata file at `target`, its data devices 1, 2, … being `blobs` (name, blob) in this order, or
+    plain `files` instead.
 
     Read-only and nodev always; `flags` are READ_ONLY_VIEW or CONTAINER_LOWER. `backing` None: files, or
     loop devices where the kernel takes nothing else. The server must be running. Raises MountFailed.
     """
     served: list[str] = []
     try:
-        devices = []
+        devices = list(files)
         for name, blob in blobs:
             devices.append(server.add(name, blob))
             served.append(name)
-        mounting = partial(_mount_erofs, metadata_path, devices, target, flags | MS_RDONLY | MS_NODEV)
-        await in_mount_thread(partial(_mount_tuned, read_ahead or ReadAhead(), partial(mounting, backing)))
+        mounting = partial(
+            _mount_erofs, metadata_path, devices, target, flags | MS_RDONLY | MS_NODEV, backing, not files
+        )
+        await in_mount_thread(partial(_mount_tuned, read_ahead or ReadAhead(), mounting))
         try:
             yield target
         finally:
@@ -126,33 +131,38 @@ def _stop_serving(server: BlobServer, names: list[str]) -> None:
         server.remove(names.pop())
 
 
-def _mount_erofs(metadata_path: str, devices: Sequence[str], target: str, flags: int, backing: Backing | None) -> None:
+def _mount_erofs(
+    metadata_path: str, devices: Sequence[str], target: str, flags: int, backing: Backing | None, is_direct: bool
+) -> None:
     os.makedirs(target, exist_ok=True)
     try:
         if backing is Backing.LOOPS:
             _mount_erofs_loops(metadata_path, devices, target, flags)
         else:
-            _mount_erofs_files(metadata_path, devices, target, flags)
+            _mount_erofs_files(metadata_path, devices, target, flags, is_direct)
     except OSError as error:
         if error.errno == errno.ENOTBLK and backing is None:  # a kernel that takes block devices only
-            _mount_erofs(metadata_path, devices, target, flags, Backing.LOOPS)
+            _mount_erofs(metadata_path, devices, target, flags, Backing.LOOPS, is_direct)
             return
         raise MountFailed(
             f"cannot mount EROFS at {target}: {error.strerror}", hint="dmesg has the kernel's reason"
         ) from error
 
 
-def _mount_erofs_files(metadata_path: str, devices: Sequence[str], target: str, flags: int) -> None:
+def _mount_erofs_files(metadata_path: str, devices: Sequence[str], target: str, flags: int, is_direct: bool) -> None:
     with ExitStack() as stack:
         plain = [stack.enter_context(plain_path(path)) for path in devices]
-        try:
-            # Direct: a page cache under that of EROFS would hold everything twice, and its read-ahead cross file
-            # borders, so that each boot moved bytes nobody reads, and not even the same ones twice.
-            mount(metadata_path, target, "erofs", flags, f"directio,{_device_options(plain)}")
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a kernel before 6.15 does not know the option
-                raise
-            mount(metadata_path, target, "erofs", flags, _device_options(plain))
+        if is_direct:
+            try:
+                # A page cache under that of EROFS would hold everything twice, and its read-ahead cross file borders,
+                # so that each boot moved bytes nobody reads, and not even the same ones twice. (A plain file's cache is
+                # worth it: it is there for the next mount.)
+                mount(metadata_path, target, "erofs", flags, f"directio,{_device_options(plain)}")
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a kernel before 6.15 does not know the option
+                    raise
+        mount(metadata_path, target, "erofs", flags, _device_options(plain))
 
 
 def _mount_erofs_loops(metadata_path: str, devices: Sequence[str], target: str, flags: int) -> None:

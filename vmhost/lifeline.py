@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, Self
@@ -26,7 +25,6 @@ from vmhost.host_probe import kernel_version
 
 _RESENDING_KERNEL: Final = (6, 9)
 _SYS_PIDFD_GETFD: Final = 438
-_DEVICE: Final = "/dev/fuse"
 _HARMLESS: Final = frozenset({Op.RELEASE, Op.RELEASEDIR, Op.DESTROY})
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,18 +82,12 @@ class LivingProcess:
         """A copy of the descriptor it holds of a FUSE connection whose mount stands, if it does and lets us."""
         with suppress(OSError):
             for name in os.listdir(f"/proc/{self.pid}/fd"):
-                if os.readlink(f"/proc/{self.pid}/fd/{name}") == _DEVICE:
+                if os.readlink(f"/proc/{self.pid}/fd/{name}") == fuse.FUSE_DEVICE:
                     ours = self.duplicate(int(name))
-                    if _is_connected(ours):
+                    if fuse.is_connected(ours):
                         return ours
                     os.close(ours)
         return None
-
-
-def _is_connected(descriptor: int) -> bool:
-    state = select.poll()
-    state.register(descriptor, 0)  # errors are always told
-    return not state.poll(0)
 
 
 async def fail_requests(descriptor: int) -> NoReturn:

@@ -6,6 +6,10 @@ from typing import Final
 
 READ_DEADLINE_SECONDS: Final = 30.0  # a blob read that nobody answers becomes EIO after this
 FUSE_TASKS: Final = 512  # reads that may wait at once; more queue in the kernel
+BLOB_CACHE_BYTES: Final = 1 << 20  # of unpacked blocks in the process that serves blobs: some sixteen
+BLOB_LEARN_BLOCKS: Final = 256  # whose places it is told at once, at most: half a millisecond of the node
+BLOB_PROCESS_RESTARTS: Final = 5  # of one that ended within a second, before the mounts are given up
+BLOB_WORDS_SECONDS: Final = 5.0  # for it to take a message
 FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
 
 VIEW_START_SECONDS: Final = 60.0  # for the process of a plain view: Python, a manifest of any size, the mount

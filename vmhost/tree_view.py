@@ -26,7 +26,8 @@ import trio
 
 from images.manifest import Manifest
 from vmhost import limits
-from vmhost.blob_server import BlobFile, ReadFailure
+from vmhost.blob_files import BlobFile
+from vmhost.blob_server import ReadFailure
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
 from vmhost.mount_syscalls import MountPoint, in_mount_thread, mounted_at, real_location, unmount_patiently
 from vmhost.process import open_child, own_module

@@ -107,12 +107,13 @@ class RemoveVolume:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Fetch all of a version. Events: `progress`, `stage`."""
+    """Fetch all of a version. `unpack`: keep it as a plain file too, for containers. Events: `progress`, `stage`."""
 
     op: ClassVar[str] = "pull"
     link: str
     peers: tuple[str, ...] = ()
     refresh: bool = False
+    unpack: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await adopt(node)
+            node.mounts_nursery.start_soon(node.mounts.prepare)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
             await work.start(keep_seeding, node)
             if config.budget is not None:

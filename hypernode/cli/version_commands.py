@@ -150,16 +150,24 @@ def pull(
     link: LinkArgument,
     peer: PeerOption = None,
     refresh: RefreshOption = False,
+    unpack: Annotated[
+        bool, typer.Option("--unpack", help="Keep it as a plain file too: containers read it without this node.")
+    ] = False,
     listen: ListenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch all of a version; interrupted, the next one has only the rest to do.
 
+    With --unpack it takes as much disk again as the image is large, until the version is collected; a daemon's --budget
+    counts it, and lets go of it first.
+
     [bold]Examples[/bold]
 
         hypernode pull hyper://KEY@3
+
+        hypernode pull --unpack hyper://KEY@3
     """
-    run("pull", link=link, peers=peer or [], refresh=refresh, listen=listen or [], as_json=as_json)
+    run("pull", link=link, peers=peer or [], refresh=refresh, unpack=unpack, listen=listen or [], as_json=as_json)
 
 
 def verify(link: LinkArgument, as_json: JsonOption = False) -> None:

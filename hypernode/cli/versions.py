@@ -166,8 +166,11 @@ async def commit(config: Config, arguments: Arguments) -> int:
 
 async def pull(config: Config, arguments: Arguments) -> int:
     """Say what was moved."""
-    result = await _ask(config, Pull(arguments["link"], tuple(arguments["peers"]), arguments["refresh"]))
+    asked = Pull(arguments["link"], tuple(arguments["peers"]), arguments["refresh"], arguments["unpack"])
+    result = await _ask(config, asked)
     moved = f"{result['blocks_fetched']} blocks, {size_text(result['bytes_fetched'])} fetched"
+    if result["unpacked_bytes"]:
+        moved += f"; unpacked, {size_text(result['unpacked_bytes'])} more"
     return _answer(arguments, result, f"version {result['version']} of {result['link']} is here: {moved}")
 
 
@@ -181,6 +184,8 @@ async def verify(config: Config, arguments: Arguments) -> int:
         text += f"; {result['bad']} had rotted and are fetched again by `hypernode pull`"
     elif not result["complete"]:
         text += "; the rest is not here"
+    if not result.get("unpacked_sound", True):
+        text += "; the plain file of it was damaged, and is removed"
     lying = result.get("lying_traces")
     if lying:
         text += (

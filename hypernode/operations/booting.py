@@ -40,6 +40,7 @@ from vmhost.lifeline import can_be_held
 async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
     """Hold a writable root over the image; afterwards tell what it moved, and what it read if that is recorded."""
     _check(request)
+    node.mounts_nursery.start_soon(node.mounts.prepare)
     bytes_before = node.swarm.statistics().bytes_in
     recording: RecordingBlob | None = None
     async with AsyncExitStack() as stack:

@@ -27,6 +27,7 @@ from hypernode.api.version_requests import Collect, Pin, Pull, Verify
 from hypernode.containers.snapshots import versions_of
 from hypernode.node import Node
 from hypernode.operations.fetching import fetch_all, prepare, reporting
+from hypernode.operations.unpacking import unpack
 from images.catalog import Catalog, Published, Resolved
 from images.hot import find_lie
 from images.manifest import Manifest
@@ -49,12 +50,14 @@ async def pull(node: Node, request: Pull, call: Call) -> Mapping[str, Any]:
         stack.enter_context(node.holding(image.resolved.version.manifest))
     with stack:
         blocks, size = await fetch_all(node, image, call)
+        unpacked = await unpack(node, image.manifest, call) if request.unpack else 0
     return {
         "link": Link(image.log.key).text,
         "version": image.resolved.number,
         "blocks_fetched": blocks,
         "bytes_fetched": size,
         "image_bytes": image.manifest.image_bytes,
+        "unpacked_bytes": unpacked,
     }
 
 
@@ -82,12 +85,14 @@ async def verify(node: Node, request: Verify, call: Call) -> Mapping[str, Any]:
                 if not found.bad:
                     node.records.remember_check(log.key, resolved.entry, place + _VERIFY_BATCH)
         node.records.remember_check(log.key, resolved.entry, 0)
+        is_sound = await trio.to_thread.run_sync(partial(node.unpacked.check, manifest, blocks))
         lies = await trio.to_thread.run_sync(partial(_lying_traces, node, log, resolved, manifest))
     return {
         "version": resolved.number,
         "complete": not found.missing,
         "resumed_at": start,
         "lying_traces": lies,
+        "unpacked_sound": is_sound,
         **found.fields(),
     }
 
@@ -200,6 +205,9 @@ async def collect_down_to(node: Node, budget: int, *, dry_run: bool = False) -> 
             plan = await trio.to_thread.run_sync(partial(_plan, node.repository.blocks, versions, held, budget))
         # What was opened in the meantime passed the gate before it was closed, so it is among `held`.
         given = await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
+        stay = {version.reference.id for version in versions if version.name not in plan.versions}
+        stay |= {reference.id for reference in held}
+        given += await trio.to_thread.run_sync(partial(node.unpacked.drop, stay))
     return plan, given
 
 
@@ -214,7 +222,10 @@ async def drop_versions(node: Node, references: Set[ManifestRef]) -> int:
         versions, held = _versions(node), set(node.held())
         await node.completions.cancel(references)
         plan = await trio.to_thread.run_sync(partial(_plan_drop, node.repository.blocks, versions, held, references))
-        return await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
+        stay = {each.reference.id for each in versions if each.reference not in references or each.kept or each.seeded}
+        stay |= {reference.id for reference in held}
+        given = await trio.to_thread.run_sync(partial(node.unpacked.drop, stay))
+        return given + await trio.to_thread.run_sync(partial(_remove, node.repository.blocks, plan))
 
 
 def _plan_drop(

@@ -96,6 +96,7 @@ def show_status(node: Node) -> Mapping[str, Any]:
             for peer in seen.peers
         ],
         "mounts": sorted(node.views),
+        "mount_reads": dataclasses.asdict(node.mounts.statistics()),
         "sites": dict(node.sites),
         "bytes_in": seen.bytes_in,
         "bytes_out": seen.bytes_out,

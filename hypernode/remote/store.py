@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 
 import trio
 
+from hyperlog.blocks import Place
 from hyperlog.errors import Corrupt, HyperError, NoProvider, PeerMisbehaved, Refused, Unavailable
 from hyperlog.ids import BlockId, LogKey, block_id, from_text, to_text
 from hyperlog.lanes import Lane
@@ -280,6 +281,13 @@ class MemoryBlocks:
             return self._beneath.get(identifier)
         self._blocks[identifier] = payload  # last in the order of use
         return payload
+
+    def place(self, identifier: BlockId) -> Place | None:
+        return self._beneath.place(identifier)
+
+    def open_pack(self, number: int) -> int:
+        """Raises `OSError`."""
+        return self._beneath.open_pack(number)
 
     def put(self, identifier: BlockId, payload: bytes) -> None:
         """The caller has looked that it is not here, and verified it."""

@@ -217,6 +217,12 @@ class _Full:
     def put(self, identifier: BlockId, payload: bytes) -> None:
         raise StoreFull("no room")
 
+    def place(self, identifier: BlockId) -> None:
+        return None
+
+    def open_pack(self, number: int) -> int:
+        raise FileNotFoundError(number)
+
 
 async def test_a_full_disk_ends_it(world: World, autojump_clock: trio.testing.MockClock) -> None:
     source = StoredSource(_Full(), world.remote)
@@ -239,6 +245,9 @@ async def test_a_recording_has_the_order_of_first_reads(world: World) -> None:
 
 class _Endless:
     size = (TRACE_GRANULES_MAX + 50) * GRANULE_BYTES
+
+    def stored(self) -> None:
+        return None
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         return bytes(size)

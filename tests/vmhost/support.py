@@ -71,6 +71,9 @@ class FileBlob:
         """All of it, past every obstacle."""
         return Path(self.path).read_bytes()
 
+    def stored(self) -> None:
+        """Nowhere that another process could read."""
+
     def deliver(self) -> None:
         self.held = False
         self.delivered.set()

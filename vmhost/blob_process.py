@@ -1,0 +1,275 @@
+"""The process that serves blobs: takes the kernel's requests off /dev/fuse, and answers what needs no node.
+
+Names and attributes it knows; a read it answers from the node's packs, if it was told where all the blocks lie, and
+what it finds there is what their ids say. All other reads it hands to the node (`blob_protocol`), which writes the
+reply itself: nobody waits here, and nothing of a read is remembered. So this is a loop over two descriptors, in a
+process that loads neither store nor network nor trio: some 14 MB, and the table of each image.
+
+It ends when its node ends, or the mount has gone. The connection outlives it as long as others hold the descriptor; who
+serves on then has what was taken and not answered sent again. Two at once would take each other's requests, so each
+holds a lock while it lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import sys
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from hyperlog.errors import HyperError
+from hyperlog.hashing import blake3_256
+from images.compression import decompress
+from vmhost import fuse_protocol as fuse
+from vmhost import limits
+from vmhost.blob_protocol import (
+    ASKED,
+    ASKED_AT_ONCE,
+    WORDS_BYTES_MAX,
+    BlockTable,
+    Counters,
+    Message,
+    Say,
+    decode_message,
+)
+from vmhost.fuse_protocol import Op, Request
+
+_DESCRIPTORS_MAX: Final = 4
+_BATCH: Final = ASKED_AT_ONCE  # requests between two looks at what the node says
+
+
+class _Blob:
+    """One that is served."""
+
+    def __init__(self, message: Message) -> None:
+        self.node = message.number
+        self.size = message.size
+        self.name = message.name
+        self.attributes = fuse.attributes(self.node, stat.S_IFREG | 0o400, self.size)
+        self.table: BlockTable | None = None
+
+
+class BlobProcess:
+    """Serves on the connection that the node at the other end of `control` passes, until either has gone."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._device = -1
+        self._held: list[int] = []
+        self._counters: Counters | None = None
+        self._by_name: dict[bytes, _Blob] = {}
+        self._by_node: dict[int, _Blob] = {}
+        self._packs: dict[int, int] = {}
+        self._asking: list[bytes] = []
+        # Blocks unpacked lately: the kernel reads one in several requests.
+        self._raw: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+        self._raw_bytes = 0
+
+    def run(self) -> None:
+        with suppress(EOFError), select.epoll() as ready:
+            ready.register(self._control, select.EPOLLIN)
+            while self._device < 0:
+                self._hear()
+            self._control.setblocking(False)
+            ready.register(self._device, select.EPOLLIN)
+            while True:
+                ready.poll()
+                self._hear_all()
+                is_mounted = self._take_some()
+                self._ask()
+                if not is_mounted:
+                    return
+
+    # What the node says
+
+    def _hear_all(self) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                self._hear()
+
+    def _hear(self) -> None:
+        """One message. Raises `BlockingIOError` once we serve; `EOFError` when the node has gone."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, WORDS_BYTES_MAX, _DESCRIPTORS_MAX)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise EOFError
+        message = decode_message(data)
+        match message.kind:
+            case Say.SERVE:
+                self._device, counters, *self._held = descriptors
+                self._counters = Counters(counters)
+                os.close(counters)
+                if message.number:
+                    with suppress(OSError):  # before Linux 6.9 the readers of what was taken wait for ever
+                        os.write(self._device, fuse.resend_notice())
+            case Say.ADD:
+                blob = _Blob(message)
+                self._by_name[blob.name] = self._by_node[blob.node] = blob
+            case Say.TABLE:
+                self._by_node[message.number].table = BlockTable(descriptors[0], writable=False)
+                os.close(descriptors[0])
+            case Say.PACK:
+                self._packs[message.number] = descriptors[0]
+            case Say.REMOVE:
+                gone = self._by_node.pop(message.number)
+                if gone.table is not None:
+                    gone.table.close()
+                if self._by_name.get(gone.name) is gone:
+                    del self._by_name[gone.name]
+
+    def _ask(self) -> None:
+        """The node, for all that cannot be answered here, as soon as it listens. Raises `EOFError`."""
+        while self._asking:
+            try:
+                self._control.send(b"".join(self._asking))
+                self._asking.clear()
+            except BlockingIOError:
+                select.select([], [self._control], [])
+            except OSError:
+                raise EOFError from None
+
+    # What the kernel asks
+
+    def _take_some(self) -> bool:
+        """Whether the mount stands."""
+        for _ in range(_BATCH):
+            try:
+                request = fuse.parse_request(os.read(self._device, fuse.REQUEST_BYTES_MAX))
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOENT):  # ENOENT: it was withdrawn
+                    return True
+                if error.errno != errno.ENODEV:
+                    sys.stderr.write(f"serving FUSE ended: {error.strerror}\n")
+                return False
+            if request.opcode == Op.READ:
+                self._read(request)
+            elif request.opcode not in fuse.UNANSWERED:
+                self._hear_all()  # who asks now may have been told by the node what it has just told us
+                self._reply(request, *self._answer(request))
+        return True
+
+    def _reply(self, request: Request, number: int, data: bytes | memoryview) -> None:
+        # What fails: nobody waits for it any more.
+        with suppress(OSError):
+            os.writev(self._device, (fuse.reply(request.unique, len(data), number), data))
+
+    def _answer(self, request: Request) -> tuple[int, bytes]:
+        """(errno, data) for everything but reads."""
+        match request.opcode:
+            case Op.LOOKUP:
+                found = self._by_name.get(request.name()) if request.node == fuse.ROOT else None
+                return (0, fuse.entry_reply(found.node, found.attributes)) if found else (errno.ENOENT, b"")
+            case Op.GETATTR:
+                known = self._attributes(request.node)
+                return (0, fuse.attributes_reply(known)) if known else (errno.ESTALE, b"")
+            case Op.OPEN:
+                if request.node not in self._by_node:
+                    return errno.ESTALE, b""
+                if request.open_flags() & (os.O_WRONLY | os.O_RDWR):
+                    return errno.EROFS, b""
+                return 0, fuse.open_reply(request.node)
+            case Op.OPENDIR:
+                return 0, fuse.open_reply(request.node)
+            case Op.READDIR:
+                return 0, self._listing(*request.range())
+            case Op.STATFS:
+                return 0, fuse.statfs_reply()
+            case Op.INIT:
+                agreed = fuse.init_reply(request, limits.FUSE_BACKGROUND)
+                return (0, agreed) if agreed else (errno.EPROTO, b"")
+            case Op.RELEASE | Op.RELEASEDIR | Op.DESTROY:
+                return 0, b""
+            case _:
+                return errno.ENOSYS, b""
+
+    def _attributes(self, node: int) -> bytes | None:
+        if node == fuse.ROOT:
+            return fuse.attributes(node, stat.S_IFDIR | 0o500, 4096)
+        blob = self._by_node.get(node)
+        return blob.attributes if blob else None
+
+    def _listing(self, cookie: int, size: int) -> bytes:
+        # The cookie is the last node id seen: names that come and go disturb nothing.
+        found = b""
+        for node, blob in sorted(self._by_node.items()):
+            if node > cookie:
+                entry = fuse.directory_entry(node, node, stat.S_IFREG >> 12, blob.name)
+                if len(found) + len(entry) > size:
+                    break
+                found += entry
+        return found
+
+    # Reads
+
+    def _read(self, request: Request) -> None:
+        assert self._counters is not None
+        self._counters.count_read()
+        blob = self._by_node.get(request.node)
+        if blob is None:
+            self._reply(request, errno.EIO, b"")
+            return
+        offset, size = request.range()
+        size = min(size, blob.size - offset)
+        if size <= 0:
+            self._reply(request, 0, b"")
+            return
+        table = blob.table
+        found = None if table is None or table.is_watched else self._cut(table, offset, size)
+        if found is None:
+            self._asking.append(ASKED.pack(request.unique, request.node, offset, size))
+            return
+        self._counters.count_local(size)
+        self._reply(request, 0, found)
+
+    def _cut(self, table: BlockTable, offset: int, size: int) -> bytes | memoryview | None:
+        """The bytes, if all their blocks are known to be here, and are."""
+        first = bisect_right(table.offsets, offset, hi=table.count) - 1
+        parts = []
+        for raw in self._blocks(table, first, offset + size):
+            if raw is None:
+                return None
+            parts.append(raw)
+        start = offset - table.offsets[first]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        return memoryview(whole)[start : start + size]
+
+    def _blocks(self, table: BlockTable, number: int, end: int) -> Iterator[bytes | None]:
+        """The blocks from `number` on, up to the byte `end` of blob space."""
+        while table.offsets[number] < end:
+            yield self._block(table, number)
+            number += 1
+
+    def _block(self, table: BlockTable, number: int) -> bytes | None:
+        identifier, raw_bytes = table.identifier(number), table.offsets[number + 1] - table.offsets[number]
+        raw = self._raw.get((identifier, raw_bytes))
+        if raw is not None:
+            self._raw.move_to_end((identifier, raw_bytes))
+            return raw
+        place = table.place(number)
+        if place is None or place.pack not in self._packs:
+            return None
+        try:
+            payload = os.pread(self._packs[place.pack], place.length, place.offset)
+            if blake3_256(payload) != identifier:
+                return None  # evicted, or rotten: the node finds out
+            raw = decompress(payload, raw_bytes)
+        except (OSError, HyperError):
+            return None
+        self._raw[identifier, raw_bytes] = raw
+        self._raw_bytes += raw_bytes
+        while self._raw_bytes > limits.BLOB_CACHE_BYTES:
+            self._raw_bytes -= len(self._raw.popitem(last=False)[1])
+        return raw
+
+
+if __name__ == "__main__":
+    BlobProcess(socket.socket(fileno=os.dup(0))).run()
