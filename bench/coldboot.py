@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """How long until a container of an image that is elsewhere says its first word, and what crosses the wire for it?
 
-    .venv/bin/python bench/coldboot.py [--json]          as root
+    .venv/bin/python bench/coldboot.py [--json] [--markdown]          as root
+    .venv/bin/python bench/coldboot.py --workload nginx --workload systemd --rounds 1
+    .venv/bin/python bench/coldboot.py --megabit 1000 --delay 1
 
 Two hosts (network namespaces) on a wire of 100 Mbit/s; a relay delays all that passes between them, so that an answer
 takes 20 ms longer. All sides take turns in every round; figures are medians over rounds. Each time is that of the
@@ -13,9 +15,11 @@ wire_ratio_trace        bytes received up to the first output ÷ bytes of the im
 raw_ratio_no_trace      raw bytes of the blocks that a start without a trace fetches ÷ bytes of the image
 trace_vs_full_pull      (`pull`, then `boot`) ÷ a traced boot
 no_trace_vs_full_pull   the same for one without a trace
+other_trace_vs_full_pull  for a command without a trace of its own, prefetching that of another of the same program
 everything_vs_full_pull reading every file through a lazy boot ÷ (`pull`, then reading every file)
 trace_vs_podman         `podman run` of an image it has to pull ÷ a traced boot      (bench/rivals.py)
 trace_vs_nbd_squashfs   squashfs over HTTP ranges ÷ a traced boot
+trace_vs_stargz         stargz-snapshotter, its image optimised for the command ÷ a traced boot  (bench/stargz_rival.py)
 cold_minus_warm_s       a traced boot − one more boot of the same image in the same home
 alone_seconds           a traced boot on a host without a daemon
 warm_vs_native          a warm boot ÷ `systemd-nspawn -D` of a plain directory, both timed from the start of nspawn
@@ -43,18 +47,13 @@ from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import rivals
-from tests.support.debian_root import debian_root
+from bench import rivals, stargz_rival
+from bench.coldboot_table import markdown
+from bench.workloads import WORKLOADS, Workload
 from tests.support.delay import delayed
 from tests.support.netns import NamespacePair, namespace_pair
 from tests.support.nodes import Daemon, Node, boot_figures, daemon
-from tests.support.real_images import RECIPES, real_image
 
-_PYTHON = (
-    "python3",
-    "-c",
-    "import json,ssl,sqlite3; print(json.dumps([ssl.OPENSSL_VERSION, sqlite3.sqlite_version]))",
-)
 _EVERYTHING = ("sh", "-c", "find / -xdev -type f -print0 | xargs -0 cat | wc -c")
 _NSPAWN = (
     *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--private-network", "--settings=no"),
@@ -79,10 +78,15 @@ class Bench:
     seeder: Daemon
     link: str
     peer: str
-    command: tuple[str, ...]
+    workload: Workload
     registry: rivals.Registry | None
     squashfs: str | None
     """The path of its URL."""
+    has_stargz: bool
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return self.workload.command
 
     @property
     def stats(self) -> Path:
@@ -101,15 +105,26 @@ class Bench:
 
 def main() -> None:
     options = _parse()
-    names = options.workloads.split(",")
+    _prepare()
+    names = options.workload or ["start"]
     found: dict[str, Figures] = {}
     for name in names:
         with contextlib.ExitStack() as stack:
             bench = _set_up(stack, name, options)
             found[name] = _measure(bench, options, is_first=name == names[0])
             _tell(name, found[name])
+    if options.markdown:
+        print(markdown(found, options.megabit, options.delay, options.rounds))
     if options.json:
         print(json.dumps({**found[names[0]], "workloads": found}))
+
+
+def _prepare() -> None:
+    """The sides start as installed programs do: compiled beforehand, whatever the environment says of that."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    top = Path(__file__).resolve().parents[1]
+    packages = [str(top / name) for name in ("hyperlog", "hypernode", "images", "swarm", "vmhost")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *packages], check=True)
 
 
 def _parse() -> argparse.Namespace:
@@ -120,10 +135,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default %(default)s)")
     parser.add_argument("--pairs", type=int, default=7, help="warm boots and plain ones (default %(default)s)")
     parser.add_argument("--only-own", action="store_true", help="leave the rivals out")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/BENCHMARKS.md")
     parser.add_argument(
-        "--workloads",
-        default="start",
-        help="of start, " + ", ".join(RECIPES) + "; the keys are those of the first (default %(default)s)",
+        "--workload",
+        action="append",
+        choices=sorted(WORKLOADS),
+        help="several may be given; the keys are those of the first (default: start)",
     )
     return parser.parse_args()
 
@@ -136,11 +153,10 @@ def _set_up(stack: contextlib.ExitStack, name: str, options: argparse.Namespace)
     port = int(address.partition("/tcp/")[2].partition("/")[0])
     relayed, registry_port = stack.enter_context(delayed(hosts.left, options.delay, [port, rivals.REGISTRY_PORT]))
     peer = address.replace(f"/tcp/{port}/", f"/tcp/{relayed}/")
-    source = debian_root() if name == "start" else real_image(name)
-    command = _PYTHON if name == "start" else _command(name)
-    link = _run(seeder.node, "share", str(source)).strip()
+    workload = WORKLOADS[name]
+    link = _run(seeder.node, "share", str(workload.source())).strip()
     registry, squashfs = None, None
-    names = set() if options.only_own else rivals.available()
+    names = set() if options.only_own or not workload.has_rivals else rivals.available()
     if "podman" in names:
         registry = stack.enter_context(rivals.registry(folder, hosts.left, registry_port))
         layout = folder / "layout"
@@ -154,13 +170,9 @@ def _set_up(stack: contextlib.ExitStack, name: str, options: argparse.Namespace)
             squashfs = registry.push_file(packed)
             shutil.rmtree(tree)
             packed.unlink()
-    return Bench(folder, hosts, seeder, link, peer, command, registry, squashfs)
-
-
-def _command(name: str) -> tuple[str, ...]:
-    command = RECIPES[name].command
-    entrypoint = RECIPES[name].config.get("config.entrypoint")
-    return (entrypoint, *command) if entrypoint else command
+        if "stargz" in names:
+            stargz_rival.convert(folder, hosts.left, f"{hosts.left.address}:{rivals.REGISTRY_PORT}", workload.command)
+    return Bench(folder, hosts, seeder, link, peer, workload, registry, squashfs, "stargz" in names)
 
 
 def _run(node: Node, *arguments: str) -> str:
@@ -176,9 +188,8 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
     for number in range(options.rounds):
         _untraced(bench, times, raw, everything=is_first)
         if not number:
-            trace = json.loads(
-                _run(bench.seeder.node, "trace", bench.link, "--json", "--entrypoint", "", "--", *bench.command)
-            )
+            trace = _trace(bench, bench.command)
+            _trace(bench, bench.workload.other)  # the newest of its program: what commands without one of theirs use
         _traced(bench, times)
         _rivals(bench, times)
     figures = _ratios(bench, times, image["image_bytes"])
@@ -188,6 +199,12 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
         figures |= _warm(bench, options.pairs)
         figures["help_seconds"] = _help_seconds(options.pairs)
     return figures
+
+
+def _trace(bench: Bench, command: Sequence[str]) -> Figures:
+    words = ("trace", bench.link, "--json", "--entrypoint", "", "--until-exit", "--", *command)
+    made: Figures = json.loads(_run(bench.seeder.node, *words))
+    return made
 
 
 def _untraced(bench: Bench, times: dict[str, list[Measured]], raw: list[int], *, everything: bool) -> None:
@@ -211,6 +228,8 @@ def _traced(bench: Bench, times: dict[str, list[Measured]]) -> None:
     with _fresh(bench) as node:
         times["trace"].append(bench.measure(bench.boot(node)))
         times["warm"].append(bench.measure(bench.boot(node)))
+    with _fresh(bench) as node:
+        times["other_trace"].append(bench.measure(bench.boot(node, command=(*bench.command, "again"))))
     home = bench.folder / "alone"
     times["alone"].append(bench.measure(bench.boot(Node(home, bench.hosts.right))))
     shutil.rmtree(home)
@@ -228,6 +247,10 @@ def _rivals(bench: Bench, times: dict[str, list[Measured]]) -> None:
             url = f"http://{bench.registry.relayed}{bench.squashfs}"
             argv = [*bench.hosts.right.enter, *rivals.nbd_argv(url, bench.command)]
             times["nbd_squashfs"].append(bench.measure(argv, cwd=Path(place)))
+    if bench.has_stargz:
+        with stargz_rival.containerd(bench.folder / "stargz", bench.hosts.right) as environment:
+            argv = [*bench.hosts.right.enter, *stargz_rival.start_argv(bench.registry.relayed, bench.command)]
+            times["stargz"].append(bench.measure(argv, env=environment))
 
 
 @contextlib.contextmanager
@@ -252,10 +275,11 @@ def _ratios(bench: Bench, times: Mapping[str, Sequence[Measured]], image_bytes: 
     figures["wire_ratio_trace"] = round(moved["trace"] / image_bytes, 4)
     figures["trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["trace"], 2)
     figures["no_trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["no_trace"], 2)
+    figures["other_trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["other_trace"], 2)
     figures["cold_minus_warm_s"] = round(seconds["trace"] - seconds["warm"], 3)
     if "everything" in seconds:
         figures["everything_vs_full_pull"] = round(seconds["everything"] / seconds["full_pull_everything"], 3)
-    for rival in ("podman", "nbd_squashfs"):
+    for rival in _RIVALS:
         if rival in seconds:
             figures[f"trace_vs_{rival}"] = round(seconds[rival] / seconds["trace"], 2)
     return figures
@@ -328,7 +352,17 @@ def _process(
 
 def _tell(name: str, figures: Figures) -> None:
     print(f"{name}: an image of {figures['image_bytes'] / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}")
-    for side in ("trace", "no_trace", "alone", "warm", "full_pull", "everything", "full_pull_everything", *_RIVALS):
+    for side in (
+        "trace",
+        "other_trace",
+        "no_trace",
+        "alone",
+        "warm",
+        "full_pull",
+        "everything",
+        "full_pull_everything",
+        *_RIVALS,
+    ):
         if f"{side}_seconds" in figures:
             share = 100 * figures[f"{side}_wire_bytes"] / figures["image_bytes"]
             print(f"  {side:<22}{figures[f'{side}_seconds']:7.2f} s {share:6.2f} % of the image over the wire")
@@ -337,7 +371,7 @@ def _tell(name: str, figures: Figures) -> None:
             print(f"  {key:<26}{figures[key]:.4g}")
 
 
-_RIVALS = ("podman", "nbd_squashfs")
+_RIVALS = ("podman", "nbd_squashfs", "stargz")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.stargz_rival import PROGRAMS as STARGZ_PROGRAMS
 from tests.support.container_tools import containers_at
 from tests.support.netns import Namespace
 
@@ -152,6 +153,7 @@ def available() -> set[str]:
     """The rivals whose programs are installed."""
     needed = {
         "podman": ("podman", "docker-registry", "skopeo"),
+        "stargz": ("podman", "docker-registry", "skopeo", *STARGZ_PROGRAMS),
         "nbd": ("nbdkit", "nbdfuse", "mksquashfs", "docker-registry"),
     }
     return {name for name, programs in needed.items() if all(map(shutil.which, programs))}

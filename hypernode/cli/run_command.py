@@ -105,7 +105,7 @@ _MODULES: Final = {
     ),
 }
 _SPELLED: Final = {"install_service": "install-service", "install_man": "install-man"}
-_GROUPS: Final = ("guest-", "keys-", "seed-", "token-", "volume-", "writers-")
+_GROUPS: Final = ("guest-", "keys-", "seed-", "token-", "traces-", "volume-", "writers-")
 """How people write a command, where that is not how it is called here: `guest-boot` is `guest boot`."""
 _STAYING: Final = frozenset({"daemon"})
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

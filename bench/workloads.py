@@ -1,0 +1,97 @@
+"""What bench/coldboot.py starts: images made of packages, each with a command that prints once it has started.
+
+*start*: a Debian root, Python with OpenSSL and SQLite. *nginx*, until a page is served, and *postgres*, until a query
+is answered: three layers each (tests/support/real_images.py). *initdb*: a PostgreSQL cluster made in that image.
+*python*: NumPy as Debian has it. *scipy*: NumPy and SciPy as pip installs them. *systemd*: a whole system, until
+multi-user.target is reached: systemd is process 1 of a process namespace in the container, where `-b` of systemd-nspawn
+would make it process 1 of the container.
+"""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.cache import kept
+from tests.support.debian_root import debian_root, debootstrap
+from tests.support.real_images import RECIPES, real_image
+
+_SCIENCE = ("numpy==1.26.4", "scipy==1.13.1")
+_SCIENCE_IMPORT = "import numpy, scipy.stats, scipy.linalg; print(float(scipy.linalg.det(numpy.eye(3))))"
+_INITDB = (
+    'make="/usr/lib/postgresql/15/bin/initdb --no-sync -D /tmp/cluster"; '
+    'if [ "$(id -u)" = 0 ]; then su postgres -c "$make" >/dev/null; else $make >/dev/null; fi; echo made'
+)
+_REACHED = """[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo reached >/srv/reached'
+[Install]
+WantedBy=default.target
+"""
+_INIT = """#!/bin/sh
+mkfifo /srv/reached
+unshare --pid --fork --mount-proc --kill-child env container=bench /lib/systemd/systemd >/dev/null 2>&1 &
+timeout 120 cat /srv/reached
+"""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`source` is what `share` takes. With one more word `command` does the same, and is another command."""
+
+    source: Callable[[], Path]
+    command: tuple[str, ...]
+    other: tuple[str, ...]
+    """Another start of the same program, whose trace serves commands that have none."""
+    has_rivals: bool = True
+    """Whether others start it without further rights on this host."""
+
+
+def _recipe(name: str) -> Workload:
+    recipe = RECIPES[name]
+    entrypoint = recipe.config.get("config.entrypoint")
+    command = (entrypoint, *recipe.command) if entrypoint else recipe.command
+    other = (command[0], "-c", "import decimal" if entrypoint else "ls -R /etc")
+    return Workload(lambda: real_image(name), command, other)
+
+
+def _with_science() -> Path:
+    return kept("\n".join([str(debian_root()), *_SCIENCE]), _build_science)
+
+
+def _build_science(root: Path) -> None:
+    subprocess.run(["cp", "-a", debian_root(), root], check=True)
+    target = root / "usr/local/lib/python3.11/dist-packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*pip, "--python-version", "3.11", "--target", str(target), *_SCIENCE], check=True)
+
+
+def _with_systemd() -> Path:
+    return kept(inspect.getsource(_build_systemd) + _REACHED + _INIT, _build_systemd)
+
+
+def _build_systemd(root: Path) -> None:
+    debootstrap(root, "--variant=minbase", "--include=systemd-sysv,dbus,python3")
+    (root / "etc/systemd/system/reached.service").write_text(_REACHED)
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    (wants / "reached.service").symlink_to("/etc/systemd/system/reached.service")
+    (root / "usr/local/bin/boot-system").write_text(_INIT)
+    (root / "usr/local/bin/boot-system").chmod(0o755)
+
+
+_PYTHON = "import json,ssl,sqlite3; print(json.dumps([ssl.OPENSSL_VERSION, sqlite3.sqlite_version]))"
+WORKLOADS = {
+    "start": Workload(debian_root, ("python3", "-c", _PYTHON), ("python3", "-c", "import decimal, asyncio")),
+    **{name: _recipe(name) for name in RECIPES},
+    "initdb": Workload(lambda: real_image("postgres"), ("/bin/sh", "-c", _INITDB), ("/bin/sh", "-c", "ls -R /etc")),
+    "scipy": Workload(_with_science, ("python3", "-c", _SCIENCE_IMPORT), ("python3", "-c", "import decimal, asyncio")),
+    "systemd": Workload(
+        _with_systemd, ("/bin/sh", "/usr/local/bin/boot-system"), ("/bin/sh", "-c", "ls -R /etc"), has_rivals=False
+    ),
+}
