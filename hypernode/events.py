@@ -7,6 +7,7 @@ An event is a type, an action, whom it is about, and attributes, as Docker's are
     mount      mount, unmount                                                        directory
     volume     destroy                                                               its name
     store      collect                                                               "store"
+    seed       add, fetch, complete, fail, remove                                    link
     peer       connect, disconnect, ban                                              peer id
     node       start, stop (of daemons)                                              home
     container  create, start, die, …: Docker's                                       container id

@@ -22,6 +22,7 @@ from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
 from hypernode.operations import containers, operate, others
 from hypernode.operations.supervising import supervise
+from hypernode.seed_events import tell_of_seeds
 from hypernode.seeding import keep_seeding
 from hypernode.service_notify import ServiceManager
 from vmhost.process import open_child, own_module
@@ -90,6 +91,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
             node.mounts_nursery.start_soon(node.mounts.prepare)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))
             await work.start(keep_seeding, node)
+            work.start_soon(tell_of_seeds, node)
             if config.budget is not None:
                 work.start_soon(keep_budget, node, config.budget)
             await _open_sites(node, sites, work)

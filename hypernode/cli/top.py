@@ -14,6 +14,7 @@ from hypernode.api.client import Client
 from hypernode.api.codec import Json
 from hypernode.api.container_requests import ListContainers
 from hypernode.api.requests import Status
+from hypernode.api.seed_requests import Seeds
 from hypernode.cli.reach import reach_node
 from hypernode.cli.tables import plain, size_text
 from hypernode.config import Config
@@ -65,6 +66,7 @@ async def snapshot(client: Client) -> Json:
     """What there is to show, at this moment. Rates are bytes a second, over the last few."""
     status = await client.call(Status())
     listed = await client.call(ListContainers(all=True))
+    seeds = await client.call(Seeds())
     return {
         "time": time.time(),
         "peer_id": status["peer_id"],
@@ -78,6 +80,7 @@ async def snapshot(client: Client) -> Json:
         "peers": status["peers"],
         "mounts": status["mounts"],
         "sites": status["sites"],
+        "seeds": seeds["seeds"],
         "containers": [
             {
                 "id": one["id"],
@@ -107,6 +110,7 @@ def render(shown: Json) -> Group:
     tables = [
         _table(("IMAGE", "ENTRIES", "PEERS", "HERE", "IN/S", "OUT/S", "IN", "OUT"), map(_log_row, shown["logs"])),
         _table(("PEER", "ADDRESS", "SESSIONS", "IN", "OUT", "FAULT"), map(_peer_row, shown["peers"])),
+        _table(("SEED", "STATE", "HERE", "OF", ""), map(_seed_row, shown["seeds"])),
         _table(("CONTAINER", "STATE", "IMAGE"), map(_container_row, shown["containers"])),
     ]
     return Group(*(Text(line) for line in lines), *(table for table in tables if table.row_count))
@@ -142,6 +146,11 @@ def _peer_row(peer: Mapping[str, Any]) -> Sequence[str]:
     fault = f"banned: {peer['fault']}" if peer["banned"] else peer["fault"] or ""
     moved = (size_text(peer["bytes_in"]), size_text(peer["bytes_out"]))
     return (peer["peer"], peer["address"].partition("/p2p/")[0], str(peer["sessions"]), *moved, fault)
+
+
+def _seed_row(seed: Mapping[str, Any]) -> Sequence[str]:
+    sizes = (size_text(seed["here_bytes"]), size_text(seed["total_bytes"]))
+    return (seed["name"] or seed["link"], seed["state"], *sizes, seed["detail"] or "")
 
 
 def _container_row(container: Mapping[str, Any]) -> Sequence[str]:

@@ -36,6 +36,9 @@ TOKEN_CHARS_MAX: Final = 256
 ANSWER_BYTES_MAX: Final = 16 << 20
 """Of one JSON answer with all its events; longer ones are for those who ask for JSON lines."""
 
+METRIC_SEEDS_MAX: Final = 100
+"""That have metrics of their own; all are counted."""
+
 SSE_BEGIN_SECONDS: Final = 0.5
 """How long an answer's status waits for what the node says first."""
 SSE_KEEPALIVE_SECONDS: Final = 15.0

@@ -2,7 +2,8 @@
 
 Names and units as Prometheus has them: `hypernode_`, base units (bytes, seconds), counters end in `_total`. They are
 put together when they are asked for, from counters that the node keeps anyway. Labels are bounded: lanes, stages and
-kinds of events are few, images are those of this home, and peers have none (they come and go without end).
+kinds of events are few, images are those of this home, of seeds there are the first hundred, and peers have none (they
+come and go without end).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from starlette.routing import BaseRoute, Route
 
 from hyperlog.link import Link
 from hypernode.containers.store import ContainerStore
+from hypernode.http.limits import METRIC_SEEDS_MAX
 from hypernode.node import Node
+from hypernode.operations.seeding import seed_fields
 
 
 def routes(node: Node) -> list[BaseRoute]:
@@ -68,7 +71,20 @@ class _NodeCollector(Collector):
         for status, count in sorted(self._containers.items()):
             containers.add_metric([status], count)
         yield containers
+        yield from self._of_seeds()
         yield _gauge("hypernode_mounts", "Directories where an image is mounted", len(self._node.views))
+
+    def _of_seeds(self) -> Iterator[Metric]:
+        rows = [seed_fields(self._node, seed) for seed in self._node.seeds.all()]
+        states = GaugeMetricFamily("hypernode_seeds", "Seeds, by how they fare", labels=["state"])
+        for state, count in sorted(Counter(row["state"] for row in rows).items()):
+            states.add_metric([state], count)
+        yield states
+        sizes = GaugeMetricFamily("hypernode_seed_bytes", "Bytes of a seed", labels=["seed", "kind"])
+        for row in rows[:METRIC_SEEDS_MAX]:
+            sizes.add_metric([row["link"], "here"], row["here_bytes"])
+            sizes.add_metric([row["link"], "total"], row["total_bytes"])
+        yield sizes
 
     def _of_swarm(self) -> Iterator[Metric]:
         seen = self._node.swarm.statistics()

@@ -67,6 +67,7 @@ def begin(node: Node, seed: Seed) -> Seed:
     """Remember an order and carry it out from here on. Raises `Conflict` when there are too many."""
     seed = node.seeds.put(seed)
     node.repository.logs.add_remote(seed.key)
+    node.events.emit("seed", "add", seed.link, owner=seed.owner)
     if node.seeding is not None:
         node.seeding.start(seed)
     return seed
@@ -77,6 +78,7 @@ def end(node: Node, seed: Seed) -> None:
     if node.seeding is not None:
         node.seeding.stop(seed.id)
     node.seeds.remove(seed.id)
+    node.events.emit("seed", "remove", seed.link, owner=seed.owner)
 
 
 async def _wait(node: Node, seed: Seed, call: Call) -> None:

@@ -76,6 +76,11 @@ def test_a_seed_follows_its_author_and_serves_without_him(author: tuple[Daemon, 
         wait_until(lambda: _stored(seeder) < 3_900_000, "the old version's own blocks are gone")
         assert ask(seeder, Verify(f"{link}@2"))["complete"]
         assert not ask(seeder, Verify(f"{link}@1"))["complete"]
+        told = _ok(seeder, "events", "--since", "1h", "--no-follow", "--filter", "type=seed", "--json").splitlines()
+        actions = [(event["action"], event["id"]) for event in map(json.loads, told)]
+        assert actions[0] == ("add", link)
+        assert ("complete", link) in actions
+        assert json.loads(_ok(seeder, "top", "--once", "--json"))["seeds"][0]["state"] == "complete"
 
         seeding.kill()
     serving.kill()  # the author is gone for good

@@ -16,6 +16,9 @@ async def test_metrics_are_prometheus_text_and_count_what_happened(tmp_path: Pat
         assert (await site.ask("/metrics", token="x")).status == 401
         shared = await site.ask("/v1/share", {"path": str(tmp_path / "tree")})
         link = shared.json["result"]["link"]
+        seeded = await site.ask("/v1/seed-add", {"link": link, "sparse": True})
+        assert seeded.status == 200, seeded.body
+        (seed,) = (await site.ask("/v1/seeds")).json["result"]["seeds"]
         answer = await site.ask("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
@@ -27,6 +30,9 @@ async def test_metrics_are_prometheus_text_and_count_what_happened(tmp_path: Pat
     assert values["hypernode_events_total", "share", "image"] == 1
     assert values["hypernode_image_peers", link] == 0
     assert values["hypernode_blocks_total", "in"] == 0
+    assert values["hypernode_events_total", "add", "seed"] == 1
+    assert values["hypernode_seeds", "idle"] == 1
+    assert values["hypernode_seed_bytes", "here", seed["link"]] == 0
     assert values["process_resident_memory_bytes",] > 0
     for name, family in families.items():
         assert family.documentation or name == "hypernode_build_info", name

@@ -148,6 +148,13 @@ async function showContainers() {
     one.name, one.state.status, one.config.link, one.id.slice(0, 12))));
 }
 
+async function showSeeds() {
+  const { seeds } = (await ask("seeds")).result;
+  $("seeding").hidden = !seeds.length;
+  $("seeds").replaceChildren(...seeds.slice(0, ROWS).map((seed) => row(
+    seed.name ?? seed.link, seed.state, size(seed.here_bytes), size(seed.total_bytes), seed.detail ?? "")));
+}
+
 // What the page's policy forbids, or a mistake in here, is seen instead of passing by.
 for (const kind of ["securitypolicyviolation", "error", "unhandledrejection"]) {
   addEventListener(kind, (event) => {
@@ -174,7 +181,7 @@ async function round() {
   drawBoots(events);
   showImages(images.result.images, status.result.logs);
   showNode(status.result);
-  await showContainers();
+  await Promise.all([showContainers(), showSeeds()]);
   $("events").replaceChildren(...events.slice(-ROWS).reverse().map((event) => row(
     new Date(event.time * 1000).toLocaleTimeString(), event.type, event.action, event.id)));
   $("shown").hidden = false;
