@@ -141,3 +141,8 @@ PUBLISHED_CONNECTIONS_MAX: Final = 512
 DATAGRAM_FLOWS_MAX: Final = 256
 DATAGRAM_IDLE_SECONDS: Final = 60.0
 """Of one published UDP port: senders at once, and how long one is remembered that is silent."""
+
+HEALTH_SECONDS_MIN: Final = 0.1
+HEALTH_SECONDS_MAX: Final = 86400.0
+HEALTH_OUTPUT_BYTES: Final = 4096
+"""Of health checks: between two of them and for one, and what is kept of what the last one printed (as Docker)."""

@@ -1,4 +1,4 @@
-"""Points in time as people write them: "10m" (ago), a date, a date and time, seconds since 1970."""
+"""Times as people write them: "10m" (ago), a date, a date and time, seconds since 1970; and how long: "1m30s"."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def parse_moment(text: str, now: float) -> float:
             f"{text[:64]!r} is no point in time", "10m (ago), 2026-01-31, 2026-01-31T12:00:00Z or seconds since 1970"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, of "30", "1.5s", "1m30s". Raises `Refused`."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if _AGO.fullmatch(text):
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    raise Refused(f"{text[:64]!r} is no length of time", "30s, 1m30s, 2h")

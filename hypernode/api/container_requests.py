@@ -62,6 +62,13 @@ class CreateContainer:
     """Run it even where nothing that is a security boundary would stand between an unknown image and this host."""
     gpus: tuple[str, ...] = ()
     """PCI addresses of devices to pass to the virtual machine."""
+    health_command: str | None = None
+    """A command line that tells whether it works; None for the image's check, empty for none."""
+    health_interval: float | None = None
+    health_timeout: float | None = None
+    health_start_period: float | None = None
+    """Seconds; None for the image's, or Docker's: 30, 30, 0."""
+    health_retries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,15 @@ class RemoveContainer:
     op: ClassVar[str] = "container-remove"
     container: str
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenameContainer:
+    """Call it otherwise. Result: `id`."""
+
+    op: ClassVar[str] = "container-rename"
+    container: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +205,7 @@ class AttachContainer:
 
 @dataclass(frozen=True, slots=True)
 class ExecInContainer:
-    """Streaming: one more program in it. It ends with the connection."""
+    """Streaming: one more program in it. It ends with the connection, unless it is to run on by itself (`detach`)."""
 
     op: ClassVar[str] = "container-exec"
     container: str
@@ -200,6 +216,7 @@ class ExecInContainer:
     tty: bool = False
     rows: int = 0
     columns: int = 0
+    detach: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +272,7 @@ ContainerRequest = (
     | InspectContainer
     | RestartContainer
     | RemoveContainer
+    | RenameContainer
     | TellContainer
     | SnapshotRequest
 )
@@ -276,6 +294,7 @@ CONTAINER_REQUESTS: Final[tuple[type[ContainerRequest], ...]] = (
     InspectContainer,
     RestartContainer,
     RemoveContainer,
+    RenameContainer,
     TellContainer,
     *SNAPSHOT_REQUESTS,
 )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from hyperlog.errors import NotFound, Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.config import Config
+from hypernode.moments import parse_duration
 from hypernode.sizes import parse_rate, parse_size
 
 _ENV_FILE_BYTES_MAX: Final = 1 << 20
@@ -21,6 +22,8 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         raise Refused("in the foreground the streams are this command's own", "-i and -t go with --detach")
     if arguments["detach"] and (arguments["stats"] is not None or arguments["timings"]):
         raise Refused("--stats and --timings tell of the end", "leave --detach out")
+    if arguments["no_healthcheck"] and arguments["health_cmd"] is not None:
+        raise Refused("there is a check, or there is none", "choose --health-cmd or --no-healthcheck")
     rate = arguments["prefetch_rate"]
     return CreateContainer(
         link=arguments["link"],
@@ -56,7 +59,16 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         isolation=arguments["isolation"],
         trust=arguments["trust"],
         gpus=tuple(arguments["gpu"] or ()),
+        health_command="" if arguments["no_healthcheck"] else arguments["health_cmd"],
+        health_interval=_seconds(arguments["health_interval"]),
+        health_timeout=_seconds(arguments["health_timeout"]),
+        health_start_period=_seconds(arguments["health_start_period"]),
+        health_retries=arguments["health_retries"],
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else parse_duration(text)
 
 
 def environment(words: Sequence[str], files: Sequence[Path]) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ async def attach(config: Config, arguments: Mapping[str, Any]) -> int:
 
 async def exec(config: Config, arguments: Mapping[str, Any]) -> int:  # noqa: A001  (the command's name)
     """One more program."""
+    if arguments["detach"] and (arguments["interactive"] or arguments["tty"]):
+        raise Refused("a program that runs on by itself has no streams", "leave -i and -t out, or --detach")
     is_terminal = arguments["tty"] and os.isatty(0)
     rows, columns = size_of(0) if is_terminal else (0, 0)
     request = ExecInContainer(
@@ -110,6 +112,7 @@ async def exec(config: Config, arguments: Mapping[str, Any]) -> int:  # noqa: A0
         arguments["tty"],
         rows,
         columns,
+        arguments["detach"],
     )
     async with _opened(config, request) as (frames, _):
         wants_input = arguments["interactive"]

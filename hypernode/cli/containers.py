@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,13 +23,15 @@ from hypernode.api.container_requests import (
     ListContainers,
     PauseContainer,
     RemoveContainer,
+    RenameContainer,
     RestartContainer,
     StartContainer,
     StopContainer,
     UnpauseContainer,
     WaitContainer,
 )
-from hypernode.cli.progress import EventPrinter
+from hypernode.cli.container_filters import parse_filters
+from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_containers
 from hypernode.cli.run_command import print_error
 from hypernode.cli.tables import plain, print_table, size_text
@@ -36,14 +39,19 @@ from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK, exit_status
 
 _SHORT = 12
+_IDLE = ("created", "exited", "dead")
 _COMMAND_WIDTH = 30
 
 
 async def ps(config: Config, arguments: Mapping[str, Any]) -> int:
     """One line a container, newest first."""
-    request = ListContainers(arguments["all"], tuple(arguments["labels"]))
+    fits = parse_filters(arguments["filters"], time.time())
+    # as Docker: who asks for a state or an exit code means also those that do not run
+    everything = arguments["all"] or any(text.startswith(("status=", "exited=")) for text in arguments["filters"])
+    request = ListContainers(everything, tuple(arguments["labels"]))
     async with reach_containers(config) as client:
         result = await client.call(request)
+    result = {"containers": [row for row in result["containers"] if fits(row)]}
     if arguments["as_json"]:
         print(json.dumps(result))
         return EXIT_OK
@@ -79,7 +87,8 @@ def _status_text(state: Mapping[str, Any], now: datetime) -> str:
     """As Docker says it: Up 3 minutes, Exited (0) 2 hours ago."""
     match state["status"]:
         case "running":
-            return f"Up {_ago(state['started_at'], now, suffix='')}"
+            health = {"": "", "starting": " (health: starting)"}.get(state["health"], f" ({state['health']})")
+            return f"Up {_ago(state['started_at'], now, suffix='')}{health}"
         case "paused":
             return f"Up {_ago(state['started_at'], now, suffix='')} (Paused)"
         case "restarting":
@@ -148,6 +157,30 @@ async def kill(config: Config, arguments: Mapping[str, Any]) -> int:
 async def rm(config: Config, arguments: Mapping[str, Any]) -> int:
     """Forget them."""
     return await _each(config, arguments, lambda name: RemoveContainer(name, arguments["force"]))
+
+
+async def rename(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Call it otherwise."""
+    chosen = {"containers": [arguments["container"]], "as_json": arguments["as_json"]}
+    return await _each(config, chosen, lambda name: RenameContainer(name, arguments["name"]), "id")
+
+
+async def prune(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Forget those that do not run, or say which those are."""
+    fits = parse_filters(arguments["filters"], time.time())
+    async with reach_containers(config) as client:
+        listed = (await client.call(ListContainers(all=True)))["containers"]
+    found = [row for row in listed if row["state"]["status"] in _IDLE and fits(row)]
+    if not arguments["force"]:
+        if arguments["as_json"]:
+            print(json.dumps({"containers": [{"container": row["id"], "name": row["name"]} for row in found]}))
+            return EXIT_OK
+        for row in found:
+            print(f"{row['id'][:_SHORT]}  {plain(row['name'])}")
+        note(f"{len(found)} container(s) would be removed; --force does it")
+        return EXIT_OK
+    chosen = {"containers": [row["id"] for row in found], "as_json": arguments["as_json"]}
+    return await _each(config, chosen, RemoveContainer)
 
 
 async def wait(config: Config, arguments: Mapping[str, Any]) -> int:

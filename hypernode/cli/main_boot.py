@@ -20,6 +20,7 @@ from hypernode.cli.options import (
 _RUNNING: Final = "What it runs"
 _STAYING: Final = "How it stays"
 _SEEING: Final = "What it sees, and may use"
+_HEALTH: Final = "Whether it works (default: the image's check)"
 
 
 def register(app: typer.Typer) -> None:
@@ -146,6 +147,28 @@ _Gpu = Annotated[
         "--gpu", metavar="PCI", help="With --isolation vm: a device for it (`hypernode guest gpus`).", panel=_SEEING
     ),
 ]
+_HealthCommand = Annotated[
+    str | None,
+    _option("--health-cmd", metavar="LINE", help="A shell's command line that tells whether it works.", panel=_HEALTH),
+]
+_HealthInterval = Annotated[
+    str | None,
+    _option("--health-interval", metavar="TIME", help="Between two checks: 30s.", panel=_HEALTH),
+]
+_HealthTimeout = Annotated[
+    str | None, _option("--health-timeout", metavar="TIME", help="How long one may take: 30s.", panel=_HEALTH)
+]
+_HealthRetries = Annotated[
+    int | None,
+    _option("--health-retries", metavar="N", help="Failures in a row that make it unhealthy: 3.", panel=_HEALTH),
+]
+_HealthStartPeriod = Annotated[
+    str | None,
+    _option("--health-start-period", metavar="TIME", help="How long failures do not count at first.", panel=_HEALTH),
+]
+_NoHealthcheck = Annotated[
+    bool, _option("--no-healthcheck", help="Do not run the image's check either.", panel=_HEALTH)
+]
 _Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
@@ -198,6 +221,12 @@ def boot(
     isolation: _Isolation = "host",
     trust: _Trust = False,
     gpu: _Gpu = None,
+    health_cmd: _HealthCommand = None,
+    health_interval: _HealthInterval = None,
+    health_timeout: _HealthTimeout = None,
+    health_retries: _HealthRetries = None,
+    health_start_period: _HealthStartPeriod = None,
+    no_healthcheck: _NoHealthcheck = False,
     peers: PeerOption = None,
     stats: _Stats = None,
     keep: _Keep = None,

@@ -23,9 +23,36 @@ _TimeOption = Annotated[
 ]
 
 
+_FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Only those that fit: name, id, status, health, exited, label, ancestor (a link), until (made before).",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (ps, start, stop, restart, kill, rm, wait, pause, unpause, inspect, stats, logs, attach, cp):
+    for command in (
+        ps,
+        start,
+        stop,
+        restart,
+        kill,
+        rm,
+        prune,
+        rename,
+        wait,
+        pause,
+        unpause,
+        inspect,
+        stats,
+        logs,
+        attach,
+        cp,
+    ):
         app.command()(command)
     # What comes after the container is the program's, dashes and all.
     app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
@@ -38,6 +65,7 @@ def ps(
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME[=VALUE]", help="Only those that have it.")
     ] = None,
+    filters: _FilterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List containers: those that run, or all.
@@ -48,9 +76,10 @@ def ps(
 
         hypernode ps
         hypernode ps -a --json
+        hypernode ps --filter health=unhealthy --filter name=^web
         hypernode rm $(hypernode ps -aq --label job=nightly)
     """
-    run("ps", all=show_all, quiet=quiet, full=full, labels=label or [], as_json=as_json)
+    run("ps", all=show_all, quiet=quiet, full=full, labels=label or [], filters=filters or [], as_json=as_json)
 
 
 def start(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
@@ -113,6 +142,35 @@ def rm(
         hypernode rm -f $(hypernode ps -aq)
     """
     run("rm", containers=containers, force=force, as_json=as_json)
+
+
+def prune(
+    force: Annotated[bool, typer.Option("--force", "-f", help="Remove them, instead of saying which.")] = False,
+    filters: _FilterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove containers that do not run, with their logs and what they wrote; without --force, only list them.
+
+    [bold]Examples[/bold]
+
+        hypernode prune
+        hypernode prune --force --filter until=24h --filter label=job=nightly
+    """
+    run("prune", force=force, filters=filters or [], as_json=as_json)
+
+
+def rename(
+    container: _ContainerArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it from now on.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Call a container otherwise, whether it runs or not.
+
+    [bold]Examples[/bold]
+
+        hypernode rename web web-old
+    """
+    run("rename", container=container, name=name, as_json=as_json)
 
 
 def wait(containers: _ContainersArgument, as_json: JsonOption = False) -> None:
@@ -219,6 +277,9 @@ def exec_(
         bool, typer.Option("--interactive", "-i", help="Hand it this command's standard input.")
     ] = False,
     tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait: it runs on by itself, and its output is lost.")
+    ] = False,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Also set this.")] = None,
     env_file: Annotated[
         list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Lines of NAME=VALUE.")
@@ -230,11 +291,13 @@ def exec_(
         str | None, typer.Option("--user", "-u", metavar="USER[:GROUP]", help="As whom (default: as the container).")
     ] = None,
 ) -> None:
-    """Run one more program in a container. Its streams and exit status are this command's; it ends with this command.
+    """Run one more program in a container. Its streams and exit status are this command's; it ends with this command,
+    unless --detach lets it run on.
 
     [bold]Examples[/bold]
 
         hypernode exec web ps
+        hypernode exec -d web nginx -s reload
         hypernode exec -it web sh
         tar c . | hypernode exec -i web tar x -C /srv
     """
@@ -244,6 +307,7 @@ def exec_(
         command=command,
         interactive=interactive,
         tty=tty,
+        detach=detach,
         env=env or [],
         env_file=env_file or [],
         workdir=workdir,

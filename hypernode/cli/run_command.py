@@ -72,6 +72,8 @@ _MODULES: Final = {
             "restart",
             "kill",
             "rm",
+            "rename",
+            "prune",
             "wait",
             "pause",
             "unpause",

@@ -15,6 +15,7 @@ from hypernode.cli.lifeline import lifeline
 from hypernode.cli.progress import note
 from hypernode.cli.tie import Tie
 from hypernode.config import Config
+from hypernode.containers.health import Check, wanted_check
 from hypernode.containers.keeper import Keeper
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.snapshots import Snapshot
@@ -87,7 +88,8 @@ async def run_kept(
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
                     runner = await _find_runner(config, spec.asked, held.ready, snapshot)
-                    ran = await _run(runner, tie, keeper, made, ports, streams)
+                    health = wanted_check(spec.asked, held.ready["config"]["healthcheck"])
+                    ran = await _run(runner, tie, keeper, made, ports, streams, health)
     return ran
 
 
@@ -102,7 +104,13 @@ async def _find_runner(config: Config, asked: CreateContainer, ready: Json, snap
 
 
 async def _run(
-    runner: Runner, tie: Tie, keeper: Keeper, spec: NspawnSpec, ports: Published, streams: Descriptors
+    runner: Runner,
+    tie: Tie,
+    keeper: Keeper,
+    spec: NspawnSpec,
+    ports: Published,
+    streams: Descriptors,
+    health: Check | None,
 ) -> Ran:
     """The node's end in order ends the container with `NodeGone`."""
     figures: Json = {key: tie.ready[key] for key in ("link", "version", "image_bytes")}
@@ -112,7 +120,7 @@ async def _run(
     def started(machine: Machine) -> None:
         machines.append(machine)
         ports.attach(machine)
-        keeper.started(machine, ports.texts)
+        keeper.started(machine, ports.texts, health)
 
     def heard(kind: str, fields: Json) -> None:
         nonlocal failures

@@ -18,13 +18,14 @@ from hypernode.api.frames import CONTROL, STDERR, STDIN, STDOUT, Frames
 from hypernode.api.requests import Request
 from hypernode.api.server import Call
 from hypernode.api.snapshot_requests import SnapshotContainer
+from hypernode.containers.health import follow
 from hypernode.containers.keeper import Keeper, parse_signal
 from hypernode.containers.logs import LogLine, read_log, stamped
 from hypernode.containers.output import Output
 from hypernode.errors import BadRequest
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.limits import EXEC_DRAIN_SECONDS
-from vmhost.errors import ProgramNotExecutable, ProgramNotFound
+from vmhost.errors import MachineGone, ProgramNotExecutable, ProgramNotFound
 from vmhost.machine import ExecSpec, Running, TerminalSize
 
 KINDS = {"stdout": STDOUT, "stderr": STDERR}
@@ -178,12 +179,28 @@ async def _exec(keeper: Keeper, request: asked.ExecInContainer, call: Call) -> N
     if keeper.state.status != "running":
         raise Conflict(f"container {keeper.container.spec.name} is {keeper.state.status}", "unpause it first")
     try:
-        await _exec_spec(keeper, spec, call)
+        keeper.tell("exec_create: " + " ".join(spec.argv)[:100])
+        await (_exec_detached if request.detach else _exec_spec)(keeper, spec, call)
     except (ProgramNotFound, ProgramNotExecutable) as error:
         async with streaming(call) as frames:  # as shells say it
             await frames.send(STDERR, f"hypernode: {error.message}\n".encode())
             is_missing = isinstance(error, ProgramNotFound)
             await frames.control(exit=EXIT_NOT_FOUND_INSIDE if is_missing else EXIT_NOT_EXECUTABLE)
+
+
+async def _exec_detached(keeper: Keeper, spec: ExecSpec, call: Call) -> None:
+    """It runs on when the client has gone; what it prints is lost."""
+
+    async def run(task_status: trio.TaskStatus[int]) -> None:
+        with suppress(MachineGone):
+            async with keeper.running().open_exec(spec) as running:
+                keeper.tell("exec_start: " + " ".join(spec.argv)[:100], pid=running.pid)
+                task_status.started(running.pid)
+                keeper.tell("exec_die", exitCode=await follow(running, bytearray()))
+
+    pid = await keeper.nursery.start(run)
+    async with streaming(call, pid=pid) as frames:
+        await frames.control(exit=0)
 
 
 async def _exec_spec(keeper: Keeper, spec: ExecSpec, call: Call) -> None:

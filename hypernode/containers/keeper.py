@@ -25,11 +25,13 @@ from hypernode.api.container_requests import TellContainer
 from hypernode.api.requests import Request
 from hypernode.api.server import Call, Operation, serve_socket
 from hypernode.config import Config
+from hypernode.containers.health import STARTING, Check, Health, next_health, run_check
 from hypernode.containers.model import EXITED, PAUSED, RESTARTING, RUNNING, now_text
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.snapshots import SnapshotStore
 from hypernode.containers.store import Container
 from hypernode.limits import CLOSE_SECONDS
+from vmhost.errors import MachineGone
 from vmhost.machine import Machine
 
 _log: Final = logging.getLogger("hypernode.keeper")
@@ -57,11 +59,13 @@ class Keeper:
         self.ended = trio.Event()
         """It will not run again by itself."""
         self._config = config
-        self._nursery = nursery
+        self.nursery = nursery
+        """Of what goes on while it is kept."""
         self._ready: Mapping[str, Any] = {}
         self._is_saving = False
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
+        self._checking = trio.CancelScope()
         self._sender: trio.MemorySendChannel[TellContainer] | None = None
         self.on_started: Callable[[], None] = _ignore
 
@@ -75,7 +79,8 @@ class Keeper:
 
     def tell(self, action: str, **attributes: object) -> None:
         """An event of Docker's name. Lost where no node takes it."""
-        told = {"name": self.container.spec.name, "image": self.state.link, **self.container.spec.labels, **attributes}
+        spec = self.container.spec
+        told = {"name": self.container.read_name(), "image": self.state.link, **spec.labels, **attributes}
         event = TellContainer(self.container.spec.id, action, tuple(f"{name}={value}" for name, value in told.items()))
         if self._sender is not None:
             with suppress(trio.WouldBlock, trio.ClosedResourceError):
@@ -111,16 +116,44 @@ class Keeper:
             self._scope.cancel()
         return self._scope
 
-    def started(self, machine: Machine, ports: tuple[str, ...] = ()) -> None:
-        """Its program runs."""
+    def started(self, machine: Machine, ports: tuple[str, ...] = (), check: Check | None = None) -> None:
+        """Its program runs. `check`: of its health."""
         self.machine = machine
-        self._put(status=RUNNING, pid=machine.pid, started_at=now_text(), finished_at="", exit_code=0, ports=ports)
+        self._put(
+            status=RUNNING,
+            pid=machine.pid,
+            started_at=now_text(),
+            finished_at="",
+            exit_code=0,
+            ports=ports,
+            health="" if check is None else STARTING,
+            health_failures=0,
+            health_output="",
+        )
         self.tell("start")
+        self._checking = trio.CancelScope()
+        if check is not None:
+            self.nursery.start_soon(self._watch_health, machine, check)
         self.on_started()
+
+    async def _watch_health(self, machine: Machine, check: Check) -> None:
+        """Until it ends."""
+        began, health = trio.current_time(), Health()
+        with self._checking, suppress(MachineGone):
+            while True:
+                await trio.sleep(check.interval)
+                if self.state.status != RUNNING:
+                    continue
+                failure, output = await run_check(machine, check)
+                before, health = health, next_health(health, check, trio.current_time() - began, failure, output)
+                self._put(health=health.status, health_failures=health.failures, health_output=health.output)
+                if health.status != before.status:
+                    self.tell(f"health_status: {health.status}")
 
     def end_run(self, exit_code: int, error: str = "", *, oom_killed: bool = False, again: bool = False) -> None:
         """It ended; `again`: and is to be run again."""
         self.machine = None
+        self._checking.cancel()
         restarts = self.state.restart_count + again
         self._put(
             status=RESTARTING if again else EXITED,
@@ -168,7 +201,7 @@ class Keeper:
             await self.unpause()
             self.tell("kill", signal=int(parse_signal(asked.stop_signal)))
             machine.signal(parse_signal(asked.stop_signal))
-            self._nursery.start_soon(self._end_late, machine, asked.stop_seconds if seconds is None else seconds)
+            self.nursery.start_soon(self._end_late, machine, asked.stop_seconds if seconds is None else seconds)
         await self.ended.wait()
 
     async def _end_late(self, machine: Machine, seconds: float) -> None:

@@ -87,6 +87,11 @@ class ContainerState:
     """Those published, as ADDRESS:HOST->CONTAINER/PROTOCOL."""
     host_start: str = ""
     """Which start of this host it ran under."""
+    health: str = ""
+    """`starting`, `healthy` or `unhealthy`; empty where nothing checks it."""
+    health_failures: int = 0
+    health_output: str = ""
+    """Of the last check."""
 
 
 def now_text() -> str:

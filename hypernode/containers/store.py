@@ -16,7 +16,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,13 @@ class Container:
     @property
     def log(self) -> Path:
         return self.path / "log"
+
+    def read_name(self) -> str:
+        """What it is called now: that may change while it runs."""
+        try:
+            return read_spec(_read(self.path / "spec.json")).name
+        except (FileNotFoundError, Corrupt):
+            return self.spec.name
 
     def read_state(self) -> ContainerState:
         """As it was written last; `dead` when that cannot be read."""
@@ -149,25 +156,43 @@ class ContainerStore:
             raise Refused(
                 f"{home} cannot be used as a home: {error.strerror}", "choose another one with --home"
             ) from error
+        with self._naming() as names:
+            if len(names) >= CONTAINERS_MAX:
+                raise Refused(f"there are {len(names)} containers, the limit", "remove some: hypernode rm")
+            if asked.name is not None:
+                _check_free(asked.name, names)
+            spec = ContainerSpec(new_id(), asked.name or random_name(set(names)), now_text(), asked, foreground)
+            return self._create(replace(spec, asked=replace(asked, name=spec.name)))
+
+    def rename(self, container: Container, name: str) -> None:
+        """Durably. Raises `Conflict` when the name is taken, `Refused`."""
+        with self._naming() as names:
+            _check_free(name, names)
+            spec = container.spec
+            self._write_spec(container.path, replace(spec, name=name, asked=replace(spec.asked, name=name)))
+
+    @contextmanager
+    def _naming(self) -> Iterator[dict[str, Container]]:
+        """Who has which name; nobody else gets one meanwhile."""
         descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            names = {container.spec.name: container for container in self.list()}
-            if len(names) >= CONTAINERS_MAX:
-                raise Refused(f"there are {len(names)} containers, the limit", "remove some: hypernode rm")
-            if asked.name is not None and check_name(asked.name) in names:
-                short = names[asked.name].spec.id[:SHORT_ID]
-                raise Conflict(
-                    f"the name {asked.name} is taken by container {short}", "remove it first, or choose another name"
-                )
-            spec = ContainerSpec(new_id(), asked.name or random_name(set(names)), now_text(), asked, foreground)
-            return self._create(replace(spec, asked=replace(asked, name=spec.name)))
+            yield {container.spec.name: container for container in self.list()}
         finally:
             os.close(descriptor)
 
     def _create(self, spec: ContainerSpec) -> Container:
         path = self._directory / spec.id
         path.mkdir(mode=0o700)
+        try:
+            self._write_spec(path, spec)
+        except Unavailable:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        return Container(path, spec)
+
+    @staticmethod
+    def _write_spec(path: Path, spec: ContainerSpec) -> None:
         new = path / "spec.json.new"
         try:
             with new.open("wb") as file:
@@ -179,9 +204,7 @@ class ContainerStore:
             if not spec.foreground:
                 sync_directory(path)
         except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
             raise Unavailable(f"the container cannot be kept: {error.strerror}") from None
-        return Container(path, spec)
 
     def _open(self, path: Path) -> Container | None:
         if len(path.name) != _ID_CHARACTERS:
@@ -201,6 +224,14 @@ class ContainerStore:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _MAKING_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_free(name: str, names: Mapping[str, Container]) -> None:
+    if check_name(name) in names:
+        raise Conflict(
+            f"the name {name} is taken by container {names[name].spec.id[:SHORT_ID]}",
+            "remove it first, or choose another name",
+        )
 
 
 def _read(path: Path) -> bytes:

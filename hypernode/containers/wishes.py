@@ -11,6 +11,7 @@ from typing import Any, Final
 from hyperlog.errors import Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.api.requests import Boot
+from hypernode.containers.health import check_wishes
 from hypernode.containers.keeper import parse_signal
 from hypernode.containers.model import SHORT_ID, ContainerSpec
 from hypernode.containers.names import check_name, new_id
@@ -60,6 +61,7 @@ def check(asked: CreateContainer) -> None:
     if asked.processes is not None and asked.processes < 1:
         raise Refused("a container has at least one process")
     parse_signal(asked.stop_signal)
+    check_wishes(asked)
     if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
         raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import trio
@@ -206,6 +206,7 @@ def _describe(node: Node, image: OpenImage) -> Mapping[str, Any]:
             "env": version.config.env,
             "user": version.config.user,
             "workdir": version.config.workdir,
+            "healthcheck": None if version.config.healthcheck is None else asdict(version.config.healthcheck),
         },
     }
 

@@ -79,6 +79,11 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
             return describe(await host.find(request.container))
         case asked.RemoveContainer():
             return await _remove(host, request, call)
+        case asked.RenameContainer():
+            container = await host.find(request.container)
+            await trio.to_thread.run_sync(host.store.rename, container, request.name)
+            host.tell(host.store.get(container.spec.id), "rename", oldName=container.spec.name)
+            return {"id": container.spec.id}
         case asked.TellContainer():
             container = host.store.get(request.container)
             host.tell(container, request.action, **dict(text.partition("=")[::2] for text in request.attributes))
