@@ -177,7 +177,7 @@ class Swarm:
             refused=self._refused,
             chance=random.Random(config.identity_seed),
         )
-        self._gossip = Gossip(self._sessions, self._membership, self.addresses, is_on=config.finding.exchange)
+        self._gossip = Gossip(self._membership, self.addresses, is_on=config.finding.exchange)
         self._sessions.watcher = self._gossip
         self._sessions.on_peer = on_peer
         self._foreign_since: dict[LogKey, float] = {}

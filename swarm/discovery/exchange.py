@@ -1,7 +1,9 @@
 """What one session tells and takes of other peers of its log. Pure; the clock is an argument.
 
 Both ends have shown that they know the log, so both may know who else has it: those with a live session here, each
-once, newest first. What comes is a hint like any other (candidates.py), and only so much of it is looked at.
+once, newest first. They are numbered as they come, so a session looks at those that came since it looked last, and a
+thousand sessions do not look at a thousand peers each. What comes is a hint like any other (candidates.py), and only so
+much of it is looked at.
 """
 
 from __future__ import annotations
@@ -30,16 +32,25 @@ class PeerExchange:
         self._told_ports: tuple[int, ...] | None = None
         self._pace = Pace(EXCHANGE_BURST, 2 / EXCHANGE_EVERY_SECONDS, 1)
         self._say_at = 0.0
+        self._looked_at = -1
 
     def is_due(self, now: float) -> bool:
         """Whether it may be told something now: not more often than each `EXCHANGE_EVERY_SECONDS`."""
         return now >= self._say_at and len(self._told) <= _TOLD_MAX
 
-    def compose(self, ports: tuple[int, ...], others: Iterable[PeerAddress], now: float) -> Peers | None:
-        """What to tell now, when `is_due`, if anything is new."""
+    def compose(self, ports: tuple[int, ...], others: Iterable[tuple[int, PeerAddress]], now: float) -> Peers | None:
+        """What to tell now, when `is_due`, if anything is new. `others`: numbered, the highest number first."""
         self._say_at = now + EXCHANGE_EVERY_SECONDS
-        new = [one for one in others if one.peer not in self._told and one.peer != self._peer]
-        new = [one for one in new if may_pass(one, self.seen_at)][:EXCHANGED_PEERS_MAX]
+        new: list[PeerAddress] = []
+        newest = self._looked_at
+        for number, one in others:
+            if number <= self._looked_at or len(new) == EXCHANGED_PEERS_MAX:
+                break
+            newest = max(newest, number)
+            if one.peer not in self._told and one.peer != self._peer and may_pass(one, self.seen_at):
+                new.append(one)
+        if len(new) < EXCHANGED_PEERS_MAX:
+            self._looked_at = newest  # else some of those before are still to be told
         if not new and ports == self._told_ports:
             return None
         self._told.update(one.peer for one in new)

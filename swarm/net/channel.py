@@ -29,13 +29,19 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from multiaddr import Multiaddr
 
 from hyperlog.errors import PeerMisbehaved
-from swarm.limits import UNSENT_BYTES_HIGH, UNSENT_BYTES_MAX
+from swarm.limits import PROBE_AGAIN_SECONDS, PROBE_SECONDS, PROBES_MAX, UNSENT_BYTES_HIGH, UNSENT_BYTES_MAX
 from swarm.net.proposal import proposal
 
 READ_BYTES: Final = 512 << 10
 PLAIN_BYTES_MAX: Final = 65535 - 16
 _PIECES_MAX: Final = 64
 _EMPTY_MESSAGES_MAX: Final = 64
+_TCP_OPTIONS: Final = {
+    trio.socket.TCP_NODELAY: 1,
+    trio.socket.TCP_KEEPIDLE: PROBE_SECONDS,
+    trio.socket.TCP_KEEPINTVL: PROBE_AGAIN_SECONDS,
+    trio.socket.TCP_KEEPCNT: PROBES_MAX,
+}
 _nonce: Final = struct.Struct("<xxxxQ").pack
 _shared: Final = memoryview(bytearray(READ_BYTES + 65537))
 
@@ -69,7 +75,9 @@ class Channel(BaseSession):
         self.socket: trio.socket.SocketType = raw.stream.stream.socket
         self.local_port = 0
         if self.socket.family != trio.socket.AF_UNIX:  # a circuit ends in a pair of those
-            self.socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
+            for option, value in _TCP_OPTIONS.items():
+                self.socket.setsockopt(trio.socket.IPPROTO_TCP, option, value)
             self.local_port = int(self.socket.getsockname()[1])
         self._encrypt = ChaCha20Poly1305(bytes(states.cipher_state_encrypt.k)).encrypt
         self._encrypted = int(states.cipher_state_encrypt.n)

@@ -14,7 +14,7 @@ import trio.testing
 from libp2p.io.exceptions import ConnectionClosedError
 
 from swarm.errors import ConnectionLost
-from swarm.limits import KEEP_ALIVE_SECONDS, STREAMS_PER_PEER_MAX, UPGRADE_SECONDS
+from swarm.limits import KEEP_ALIVE_SECONDS, PROBE_SECONDS, PROBES_MAX, STREAMS_PER_PEER_MAX, UPGRADE_SECONDS
 from swarm.net.muxer import Muxer
 from swarm.net.streams import LibP2PStream
 from swarm.net.yamux import HEADER, SYN, Kind
@@ -134,6 +134,16 @@ class SilentChannel:
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
         self.is_closed = True
+
+
+async def test_the_kernel_probes_a_connection_on_which_nothing_moves() -> None:
+    async with serving(ignore) as (_, address), serving() as (client, _):
+        stream = await client.open_stream(address)
+        connection = stream.muxed.connection.secured_conn.socket
+        assert connection.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE)
+        for option, value in (("TCP_KEEPIDLE", PROBE_SECONDS), ("TCP_KEEPCNT", PROBES_MAX)):
+            assert connection.getsockopt(trio.socket.IPPROTO_TCP, getattr(trio.socket, option)) == value
+        await stream.close()
 
 
 async def test_a_silent_connection_is_pinged_and_then_closed(autojump_clock: trio.testing.MockClock) -> None:

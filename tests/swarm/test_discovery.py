@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from swarm.discovery.limits import (
     CANDIDATES_PER_TELLER_MAX,
     EXCHANGE_BURST,
     EXCHANGE_EVERY_SECONDS,
+    EXCHANGED_PEERS_MAX,
     HOST_FAILURES_MAX,
     HOST_FAILURES_SECONDS,
     LOOKUP_ASKED_MAX,
@@ -404,10 +406,32 @@ def test_peers_with_a_session_are_not_tried(candidates: Candidates) -> None:
 
 def test_each_peer_is_told_once_and_what_is_private_stays_at_home() -> None:
     exchange = PeerExchange(peer(1), ip("8.8.8.8"), None)
-    others = [at("10.0.0.1", 2), at("9.9.9.9", 3), at("8.8.8.8", 1)]
+    others = [(2, at("10.0.0.1", 2)), (1, at("9.9.9.9", 3)), (0, at("8.8.8.8", 1))]
     assert exchange.compose((4001,), others, 0) == Peers((4001,), ((at("9.9.9.9", 3),),))
     assert not exchange.is_due(EXCHANGE_EVERY_SECONDS - 1)
     assert exchange.compose((4001,), others, EXCHANGE_EVERY_SECONDS) is None
+
+
+def test_what_was_looked_at_is_not_looked_at_again_unless_it_waits_to_be_told() -> None:
+    exchange = PeerExchange(peer(1), ip("8.8.8.8"), None)
+    listed = [(number, at("9.9.9.9", 2 + number)) for number in range(40)]
+    looks: list[int] = []
+
+    def newest_first() -> Iterator[tuple[int, PeerAddress]]:
+        for number, one in reversed(listed):
+            looks.append(number)
+            yield number, one
+
+    told: list[int] = []
+    for turn in range(4):
+        message = exchange.compose((), newest_first(), turn * EXCHANGE_EVERY_SECONDS)
+        told.append(0 if message is None else len(message.peers))
+    assert told == [EXCHANGED_PEERS_MAX, EXCHANGED_PEERS_MAX, 40 - 2 * EXCHANGED_PEERS_MAX, 0]
+    looks.clear()
+    listed.append((40, at("9.9.9.9", 50)))
+    message = exchange.compose((), newest_first(), 4 * EXCHANGE_EVERY_SECONDS)
+    assert message == Peers((), ((at("9.9.9.9", 50),),))
+    assert looks == [40, 39], "all were looked at for the sake of one"
 
 
 def test_who_says_too_much_is_not_heard() -> None:
