@@ -37,7 +37,7 @@ from images.manifest_store import ManifestRef
 from vmhost.blob_files import BlobFile
 from vmhost.blob_server import BlobServer, BlobServerStats, ReadFailure
 from vmhost.errors import HostUnfit, MountFailed
-from vmhost.host_probe import Purpose, require
+from vmhost.host_probe import Purpose, findings, observe, require
 from vmhost.image_mount import (
     CONTAINER_LOWER,
     READ_ONLY_VIEW,
@@ -45,7 +45,9 @@ from vmhost.image_mount import (
     mount_image,
     standing,
 )
+from vmhost.machines.setup import BLOB, METADATA, NBD_SOCKET
 from vmhost.mount_syscalls import in_mount_thread
+from vmhost.nbd_server import FileBlob, serving_disks
 from vmhost.read_ahead import ReadAhead
 from vmhost.stale import clear_mounts_of
 from vmhost.tree_view import mount_tree
@@ -77,7 +79,8 @@ class MachineDisks:
     place: Path
     metadata: Path
     """Of EROFS; its data device is the other one."""
-    blob: str
+    blob: str | None
+    """None: both are served by NBD, as METADATA and BLOB on the socket NBD_SOCKET in `place`."""
 
 
 @dataclass(eq=False)
@@ -178,25 +181,48 @@ class ImageMounts:
 
     @contextlib.asynccontextmanager
     async def machine_disks(
-        self, image: MountableImage, deadline: float, on_failure: OnReadFailure
+        self, image: MountableImage, deadline: float, on_failure: OnReadFailure, drives: str = "auto"
     ) -> AsyncIterator[MachineDisks]:
-        """`image` as what a virtual machine mounts itself. Raises `HostUnfit`, `MountFailed`."""
-        require(Purpose.MACHINE)
+        """`image` as what a virtual machine mounts itself. Raises `HostUnfit`, `MountFailed`.
+
+        `drives`: the blob as a file of FUSE (`fuse`), both disks by NBD (`nbd`), or that where FUSE cannot be (`auto`).
+        """
+        if drives == "auto" and findings(observe(), Purpose.MACHINE):
+            drives = "nbd"
         place = self._config.run / "boot" / os.urandom(6).hex()
         place.mkdir(parents=True, mode=0o700)
+        blob = DeadlineBlob(image.blob, deadline)
+        serving = self._disks_by_nbd if drives == "nbd" else self._disks_in_fuse
         try:
-            async with self._changing:
-                server = await self._serving()
-            name = f"{image.name}-{place.name}"
-            with self._listening(name, on_failure):
-                path = server.add(name, DeadlineBlob(image.blob, deadline))
-                try:
-                    yield MachineDisks(place, image.metadata, path)
-                finally:
-                    server.remove(name)
+            async with serving(image, blob, place, on_failure) as disks:
+                yield disks
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await in_mount_thread(partial(_remove_place, place))
+
+    @contextlib.asynccontextmanager
+    async def _disks_in_fuse(
+        self, image: MountableImage, blob: DeadlineBlob, place: Path, on_failure: OnReadFailure
+    ) -> AsyncIterator[MachineDisks]:
+        require(Purpose.MACHINE)
+        async with self._changing:
+            server = await self._serving()
+        name = f"{image.name}-{place.name}"
+        with self._listening(name, on_failure):
+            path = server.add(name, blob)
+            try:
+                yield MachineDisks(place, image.metadata, path)
+            finally:
+                server.remove(name)
+
+    @contextlib.asynccontextmanager
+    async def _disks_by_nbd(
+        self, image: MountableImage, blob: DeadlineBlob, place: Path, on_failure: OnReadFailure
+    ) -> AsyncIterator[MachineDisks]:
+        with image.metadata.open("rb") as metadata:
+            exports: dict[str, BlobFile] = {METADATA: FileBlob(metadata.fileno()), BLOB: blob}
+            async with serving_disks(place / NBD_SOCKET, exports, on_read_failure=on_failure):
+                yield MachineDisks(place, image.metadata, None)
 
     @contextlib.asynccontextmanager
     async def view_at(

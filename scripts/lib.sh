@@ -10,7 +10,7 @@ run_packages="python3-venv python3-dev gcc libc6-dev pkg-config libfuse3-dev lib
 mmdebstrap iproute2 kmod util-linux slirp4netns"
 test_packages="luajit erofs-utils qemu-system-x86 attr libcap2-bin busybox-static skopeo umoci docker-registry buildah podman runc
 openssh-server openssh-client openssl chromium squashfs-tools squashfs-tools-ng e2fsprogs
-fuse2fs iptables"
+fuse2fs libnbd-bin iptables"
 
 say() { printf '%s\n' "$*" >&2; }
 

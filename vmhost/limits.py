@@ -12,6 +12,12 @@ BLOB_PROCESS_RESTARTS: Final = 5  # of one that ended within a second, before th
 BLOB_WORDS_SECONDS: Final = 5.0  # for it to take a message
 FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
 
+NBD_CONNECTIONS: Final = 8  # at once to one machine's disks: QEMU has one for each
+NBD_TASKS: Final = 32  # reads that may wait at once on a connection; later ones wait on its line
+NBD_OPTIONS: Final = 64  # that a client may negotiate before it reads
+NBD_HANDSHAKE_SECONDS: Final = 10.0  # for all of that
+NBD_SEND_SECONDS: Final = 60.0  # for one answer to be taken: QEMU takes them also while its guest is paused
+
 VIEW_START_SECONDS: Final = 60.0  # for the process of a plain view: Python, a manifest of any size, the mount
 VIEW_WORDS_BYTES: Final = 4096  # of its last words, should it fail
 

@@ -60,6 +60,8 @@ class CreateContainer:
     """`host`: namespaces of this host's kernel; `vm`: a virtual machine."""
     trust: bool = False
     """Run it even where nothing that is a security boundary would stand between an unknown image and this host."""
+    drives: str = "auto"
+    """How a virtual machine gets the image: as of `Boot`."""
     gpus: tuple[str, ...] = ()
     """PCI addresses of devices to pass to the virtual machine."""
     health_command: str | None = None

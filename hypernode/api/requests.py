@@ -86,6 +86,8 @@ class Boot:
     """Remember what the start was seen to read, where nobody has published that; if the node does such things."""
     isolation: str = "host"
     """`host`: a root directory; `vm`: disks for a virtual machine."""
+    drives: str = "auto"
+    """Disks through `fuse`, by `nbd` on a socket, or, with `auto`, by that where FUSE cannot be used."""
     own_users: bool = True
     """A root that is seen as owned by users of the container's own, where this host can do that."""
     keep: str | None = None

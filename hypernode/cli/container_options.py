@@ -57,6 +57,7 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         learn=config.private_traces,
         complete=arguments["complete"],
         isolation=arguments["isolation"],
+        drives=arguments["drives"],
         trust=arguments["trust"],
         gpus=tuple(arguments["gpu"] or ()),
         health_command="" if arguments["no_healthcheck"] else arguments["health_cmd"],

@@ -169,6 +169,15 @@ _HealthStartPeriod = Annotated[
 _NoHealthcheck = Annotated[
     bool, _option("--no-healthcheck", help="Do not run the image's check either.", panel=_HEALTH)
 ]
+_Drives = Annotated[
+    str,
+    _option(
+        "--drives",
+        metavar="fuse|nbd|auto",
+        help="With --isolation vm: its disks through FUSE, or by NBD, as where there is none.",
+        panel=_SEEING,
+    ),
+]
 _Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
@@ -221,6 +230,7 @@ def boot(
     isolation: _Isolation = "host",
     trust: _Trust = False,
     gpu: _Gpu = None,
+    drives: _Drives = "auto",
     health_cmd: _HealthCommand = None,
     health_interval: _HealthInterval = None,
     health_timeout: _HealthTimeout = None,

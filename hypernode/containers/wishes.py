@@ -25,6 +25,7 @@ _DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
 NETWORKS: Final = {"host": ("none", "user", "host"), "vm": ("none", "user")}
 """By isolation."""
+DRIVES: Final = ("auto", "fuse", "nbd")
 _MEMORY_MIN: Final = 4 << 20
 _SECONDS_MAX: Final = 86400.0
 
@@ -75,7 +76,11 @@ def _check_isolation(asked: CreateContainer) -> None:
             f"there is no network {asked.network!r} with --isolation {asked.isolation}",
             f"choose among {', '.join(networks)}",
         )
+    if asked.drives not in DRIVES:
+        raise Refused(f"there are no drives {asked.drives!r}", f"choose among {', '.join(DRIVES)}")
     if asked.isolation == "host":
+        if asked.drives != "auto":
+            raise Refused("only virtual machines have drives", "with --isolation vm")
         if asked.gpus:
             raise Refused("a device is passed to virtual machines only", "with --isolation vm")
         return
@@ -104,6 +109,7 @@ def boot_request(spec: ContainerSpec) -> Boot:
         complete=asked.complete,
         keep=spec.volume,
         isolation=asked.isolation,
+        drives=asked.drives,
         own_users=asked.network != "host",
     )
 

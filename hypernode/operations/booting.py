@@ -115,7 +115,8 @@ async def _disks(
     node: Node, request: Boot, image: OpenImage, start: Start, on_failure: OnReadFailure, volume: Volume | None
 ) -> AsyncIterator[Mapping[str, Any]]:
     """For a virtual machine, as fields of `ready`."""
-    async with node.mounts.machine_disks(image.mountable, request.read_deadline, on_failure) as disks:
+    serving = node.mounts.machine_disks(image.mountable, request.read_deadline, on_failure, request.drives)
+    async with serving as disks:
         layer = None if volume is None else str(volume.layer)
         link = Link(image.log.key, to_text(image.resolved.entry)).text
         files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching, "layer": layer}
@@ -128,7 +129,8 @@ def _check(request: Boot) -> None:
         raise Refused(f"there is no isolation {request.isolation!r}", "host or vm")
     if request.isolation == "vm" and request.record is not None:
         raise Refused("what a virtual machine reads is not recorded", "record with --isolation host")
-    require(Purpose.MACHINE if request.isolation == "vm" else Purpose.CONTAINER)
+    if request.isolation == "host":
+        require(Purpose.CONTAINER)
 
 
 def _claim(node: Node, request: Boot, call: Call, image: OpenImage, root: str) -> Mapping[str, Any]:

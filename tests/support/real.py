@@ -61,6 +61,8 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
             "sqfs2tar",
             "mke2fs",
             "fuse2fs",
+            "nbdinfo",
+            "nbdcopy",
         )
     },
     "sshd": lambda: None if Path("/usr/sbin/sshd").exists() and shutil.which("ssh") else "the program sshd",

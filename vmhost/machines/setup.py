@@ -11,12 +11,14 @@ from vmhost.agent.protocol import PORT_NAME
 from vmhost.agent.saved import SavedSessions
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver
-from vmhost.machines.spec import FileDisk, MachineSpec, PortForward, SharedDirectory
+from vmhost.machines.spec import Disk, FileDisk, MachineSpec, NbdDisk, PortForward, SharedDirectory
 from vmhost.nspawn import Bind
 
 METADATA: Final = "metadata"
 BLOB: Final = "blob"
-"""Serials of the image's disks."""
+"""Serials of the image's disks, and names of their exports."""
+NBD_SOCKET: Final = "nbd.sock"
+"""In the machine's directory, where disks are served by NBD."""
 LAYER: Final = "layer"
 """Tag of the directory that keeps what the container writes."""
 
@@ -30,13 +32,14 @@ def bind_tag(place: int) -> str:
 class MachineSetup:
     """What a container's machine is made of. `directory` is its own; `read_ahead_kib`: of the guest, on the image.
 
-    `layer`: the directory of the host that keeps what it writes, in `upper` and `work`; None: the guest's memory.
+    `blob`: None where both disks are served by NBD. `layer`: the directory of the host that keeps what it writes, in
+    `upper` and `work`; None: the guest's memory.
     """
 
     kernel: Path
     initrd: Path
     metadata: str
-    blob: str
+    blob: str | None
     directory: Path
     read_ahead_kib: int
     layer: str | None = None
@@ -45,6 +48,12 @@ class MachineSetup:
     network: bool = False
     ports: tuple[PortForward, ...] = ()
     pci_devices: tuple[str, ...] = ()
+
+    def _disks(self) -> tuple[Disk, ...]:
+        if self.blob is None:
+            return NbdDisk(METADATA, NBD_SOCKET), NbdDisk(BLOB, NBD_SOCKET)
+        # Past the host's page cache: its read-ahead would fetch what the guest never asked for.
+        return FileDisk(METADATA, self.metadata, read_only=True), FileDisk(BLOB, self.blob, read_only=True, direct=True)
 
     def spec(self, name: str, binds: Sequence[Bind] = ()) -> MachineSpec:
         """Raises Refused."""
@@ -58,11 +67,7 @@ class MachineSetup:
             words=(f"host={name}",),
             cpus=self.cpus,
             memory_mib=self.memory_mib,
-            disks=(
-                FileDisk(METADATA, self.metadata, read_only=True),
-                # Past the host's page cache: its read-ahead would fetch what the guest never asked for.
-                FileDisk(BLOB, self.blob, read_only=True, direct=True),
-            ),
+            disks=self._disks(),
             shares=tuple(shares),
             channels=(PORT_NAME,),
             network=self.network,
