@@ -30,6 +30,7 @@ from hypernode.limits import (
     TRACE_SECONDS,
     TRACED_READ_AHEAD_KIB,
 )
+from hypernode.machine_disks import MachineDisks, disks_by_nbd
 from hypernode.recording import RecordingBlob
 from hypernode.unpacked import UnpackedImages
 from images.manifest import Manifest
@@ -45,9 +46,7 @@ from vmhost.image_mount import (
     mount_image,
     standing,
 )
-from vmhost.machines.setup import BLOB, METADATA, NBD_SOCKET
 from vmhost.mount_syscalls import in_mount_thread
-from vmhost.nbd_server import FileBlob, serving_disks
 from vmhost.read_ahead import ReadAhead
 from vmhost.stale import clear_mounts_of
 from vmhost.tree_view import mount_tree
@@ -70,17 +69,6 @@ class MountableImage:
     manifest: Manifest
     read_ahead_kib: int | None = None
     """Of the kernel, in a view through EROFS; None: its own choice, 128 KiB as a rule."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineDisks:
-    """What a virtual machine mounts, and a directory for it."""
-
-    place: Path
-    metadata: Path
-    """Of EROFS; its data device is the other one."""
-    blob: str | None
-    """None: both are served by NBD, as METADATA and BLOB on the socket NBD_SOCKET in `place`."""
 
 
 @dataclass(eq=False)
@@ -192,9 +180,9 @@ class ImageMounts:
         place = self._config.run / "boot" / os.urandom(6).hex()
         place.mkdir(parents=True, mode=0o700)
         blob = DeadlineBlob(image.blob, deadline)
-        serving = self._disks_by_nbd if drives == "nbd" else self._disks_in_fuse
+        serving = disks_by_nbd if drives == "nbd" else partial(self._disks_in_fuse, image.name)
         try:
-            async with serving(image, blob, place, on_failure) as disks:
+            async with serving(image.metadata, blob, place, on_failure) as disks:
                 yield disks
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -202,27 +190,18 @@ class ImageMounts:
 
     @contextlib.asynccontextmanager
     async def _disks_in_fuse(
-        self, image: MountableImage, blob: DeadlineBlob, place: Path, on_failure: OnReadFailure
+        self, image_name: str, metadata: Path, blob: DeadlineBlob, place: Path, on_failure: OnReadFailure
     ) -> AsyncIterator[MachineDisks]:
         require(Purpose.MACHINE)
         async with self._changing:
             server = await self._serving()
-        name = f"{image.name}-{place.name}"
+        name = f"{image_name}-{place.name}"
         with self._listening(name, on_failure):
             path = server.add(name, blob)
             try:
-                yield MachineDisks(place, image.metadata, path)
+                yield MachineDisks(place, metadata, path)
             finally:
                 server.remove(name)
-
-    @contextlib.asynccontextmanager
-    async def _disks_by_nbd(
-        self, image: MountableImage, blob: DeadlineBlob, place: Path, on_failure: OnReadFailure
-    ) -> AsyncIterator[MachineDisks]:
-        with image.metadata.open("rb") as metadata:
-            exports: dict[str, BlobFile] = {METADATA: FileBlob(metadata.fileno()), BLOB: blob}
-            async with serving_disks(place / NBD_SOCKET, exports, on_read_failure=on_failure):
-                yield MachineDisks(place, image.metadata, None)
 
     @contextlib.asynccontextmanager
     async def view_at(

@@ -31,6 +31,7 @@ from hypernode.containers.wishes import parse_bind
 from hypernode.errors import Untrusted
 from hypernode.host_trust import TRUST_HINT
 from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
+from vmhost.agent.saved import read_saved_sessions
 from vmhost.guest.cache import default_cache, find_guest, guest_of
 from vmhost.machines.container import MachineRunner
 from vmhost.machines.limits import MEMORY_MIB_DEFAULT
@@ -38,7 +39,7 @@ from vmhost.machines.pci import obstacle, read_devices
 from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, processor_model, remember_kvm
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform
-from vmhost.machines.setup import MachineHost, MachineSetup
+from vmhost.machines.setup import MachineHost, MachineSetup, RestorePoint
 from vmhost.machines.shares import check_shareable
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
@@ -105,7 +106,12 @@ async def machine_runner(
         return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
     fitting = [_fitting(hosts, snapshot)]
     await trio.to_thread.run_sync(snapshot.check_metadata, Path(disks["metadata"]))
-    return MachineRunner(setup, fitting, note=note, on_unfit=on_unfit, restore=snapshot.restore_point())
+    return MachineRunner(setup, fitting, note=note, on_unfit=on_unfit, restore=restore_point(snapshot))
+
+
+def restore_point(snapshot: Snapshot) -> RestorePoint:
+    """What a machine goes on with. Raises `Corrupt`."""
+    return RestorePoint(snapshot.state, read_saved_sessions(snapshot.about.get("sessions")))
 
 
 def _fitting(hosts: list[MachineHost], snapshot: Snapshot) -> MachineHost:

@@ -15,18 +15,36 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from hyperlog.errors import HyperError, Refused
 from vmhost import limits
 from vmhost import nbd_protocol as nbd
-from vmhost.blob_server import BlobFile, ReadFailure
+from vmhost.blob_server import ReadFailure
 from vmhost.nbd_protocol import BrokenProtocol, Command, Error, Option, Reply, Request
 
 _log: Final = logging.getLogger(__name__)
+METADATA: Final = "metadata"
+BLOB: Final = "blob"
+"""An image's disks: names of their exports, and serials in the machine."""
+NBD_SOCKET: Final = "nbd.sock"
+"""In a machine's directory."""
 _RECEIVE_BYTES: Final = 65536
+
+
+class ReadableBlob(Protocol):
+    """As much of a `BlobFile` as is wanted here."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        """The bytes if they need no waiting, else None."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """The bytes, exactly `size` of them. Ends by itself. Raises Unavailable, Corrupt, …"""
 
 
 class FileBlob:
@@ -48,7 +66,7 @@ class FileBlob:
 
 @asynccontextmanager
 async def serving_disks(
-    path: Path, exports: Mapping[str, BlobFile], *, on_read_failure: Callable[[ReadFailure], None]
+    path: Path, exports: Mapping[str, ReadableBlob], *, on_read_failure: Callable[[ReadFailure], None]
 ) -> AsyncIterator[None]:
     """Serve `exports` by their names on a socket at `path`, while the block runs."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(_listen(path)))
@@ -84,7 +102,7 @@ def _listen(path: Path) -> socket.socket:
 
 async def _serve_client(
     places: trio.CapacityLimiter,
-    exports: Mapping[str, BlobFile],
+    exports: Mapping[str, ReadableBlob],
     on_read_failure: Callable[[ReadFailure], None],
     stream: trio.SocketStream,
 ) -> None:
@@ -105,7 +123,10 @@ class _Connection:
     """One client."""
 
     def __init__(
-        self, stream: trio.SocketStream, exports: Mapping[str, BlobFile], on_read_failure: Callable[[ReadFailure], None]
+        self,
+        stream: trio.SocketStream,
+        exports: Mapping[str, ReadableBlob],
+        on_read_failure: Callable[[ReadFailure], None],
     ) -> None:
         self._stream = stream
         self._exports = exports
@@ -174,7 +195,7 @@ class _Connection:
         await self._stream.send_all(nbd.export_replies(option, self._exports[name].size))
         return name
 
-    async def _transmit(self, name: str, blob: BlobFile) -> None:
+    async def _transmit(self, name: str, blob: ReadableBlob) -> None:
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             try:
@@ -185,7 +206,7 @@ class _Connection:
         if failure is not None:
             raise failure
 
-    async def _take_requests(self, nursery: trio.Nursery, name: str, blob: BlobFile) -> None:
+    async def _take_requests(self, nursery: trio.Nursery, name: str, blob: ReadableBlob) -> None:
         """Until it takes its leave."""
         while True:
             request = nbd.read_request(await self._take(nbd.REQUEST_BYTES))
@@ -204,7 +225,7 @@ class _Connection:
                     await self._answer(request, Error.INVALID)
 
     @staticmethod
-    def _is_inside(request: Request, blob: BlobFile) -> bool:
+    def _is_inside(request: Request, blob: ReadableBlob) -> bool:
         return 0 < request.length <= blob.size - request.offset
 
     async def _drop(self, count: int) -> None:
@@ -213,7 +234,7 @@ class _Connection:
         while count:
             count -= len(await self._take(min(count, _RECEIVE_BYTES)))
 
-    async def _read(self, nursery: trio.Nursery, name: str, blob: BlobFile, request: Request) -> None:
+    async def _read(self, nursery: trio.Nursery, name: str, blob: ReadableBlob, request: Request) -> None:
         try:
             data = await self._bytes_of(name, blob, request)
             await self._answer(request, Error.IO if data is None else Error.NONE, data or b"")
@@ -222,7 +243,7 @@ class _Connection:
         finally:
             self._reads.release()
 
-    async def _bytes_of(self, name: str, blob: BlobFile, request: Request) -> bytes | None:
+    async def _bytes_of(self, name: str, blob: ReadableBlob, request: Request) -> bytes | None:
         """None for EIO."""
         offset, size = request.offset, request.length
         try:

@@ -29,8 +29,6 @@ from hypernode.api.codec import decode_request
 from hypernode.api.container_requests import CreateContainer
 from hypernode.containers.model import now_text
 from hypernode.limits import SNAPSHOTS_MAX
-from vmhost.agent.saved import read_saved_sessions
-from vmhost.machines.setup import RestorePoint
 
 _TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _INFO: Final = "snapshot.json"
@@ -94,9 +92,10 @@ class Snapshot:
                 "restore it with the release that saved it; `hypernode start` boots the container anew",
             )
 
-    def restore_point(self) -> RestorePoint:
-        """Raises `Corrupt`."""
-        return RestorePoint(self.path / _STATE, read_saved_sessions(self.about["sessions"]))
+    @property
+    def state(self) -> Path:
+        """The file of its memory."""
+        return self.path / _STATE
 
     def fields(self) -> dict[str, Any]:
         """For people and programs."""
@@ -252,7 +251,6 @@ def _read(path: Path) -> Snapshot:
         if not fits or not all(isinstance(text, str) for text in texts):
             raise ValueError("a field has the wrong type")
         parse_link(fields["link"])
-        read_saved_sessions(about["sessions"])
         assert isinstance(asked, CreateContainer)
     except (OSError, ValueError, LookupError, TypeError, RecursionError, HyperError) as error:
         raise Corrupt(

@@ -11,6 +11,7 @@ import pytest
 from hyperlog.errors import Conflict, Corrupt, NotFound, Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.containers.snapshots import Snapshot, SnapshotStore, versions_of
+from hypernode.isolation import restore_point
 
 _LINK = "hyper://" + "y" * 52
 _SESSION = {"number": 1, "input_credit": 5, "output_credit": {"1": 7, "2": 9}}
@@ -43,7 +44,7 @@ def test_what_is_made_is_read_again(store: SnapshotStore, tmp_path: Path) -> Non
     made.check()
     made.check_metadata(tmp_path / "metadata")
     assert made.asked.memory == 1 << 28
-    point = made.restore_point()
+    point = restore_point(made)
     assert (point.sessions.main.output_credit, point.sessions.program_pid) == ({1: 7, 2: 9}, 3)
     assert made.fields()["snapshot"] == "web:1"
     assert made.fields()["memory_bytes"] == 6000
@@ -95,10 +96,6 @@ def test_other_memory_is_damage(store: SnapshotStore, tmp_path: Path, memory: by
         {"asked": {"v": 1, "op": "images"}},
         {"asked": {"v": 1, "op": "container-create", "link": 5}},
         {"about": []},
-        {"about": {}},
-        {"about": {"sessions": {**_ABOUT["sessions"], "program_pid": 1 << 40}}},
-        {"about": {"sessions": {**_ABOUT["sessions"], "main": {**_SESSION, "output_credit": {"3": 1}}}}},
-        {"about": {"sessions": {**_ABOUT["sessions"], "lead": {**_SESSION, "input_credit": -1}}}},
     ],
 )
 def test_odd_words_are_damage(store: SnapshotStore, tmp_path: Path, changes: dict[str, object]) -> None:
@@ -112,6 +109,22 @@ def test_odd_words_are_damage(store: SnapshotStore, tmp_path: Path, changes: dic
     with pytest.raises(Corrupt):
         store.get("web:1")
     assert store.remove("web:1") == ["web:1"]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"sessions": 5},
+        {"sessions": {**_ABOUT["sessions"], "program_pid": 1 << 40}},
+        {"sessions": {**_ABOUT["sessions"], "main": {**_SESSION, "output_credit": {"3": 1}}}},
+        {"sessions": {**_ABOUT["sessions"], "lead": {**_SESSION, "input_credit": -1}}},
+    ],
+)
+def test_odd_sessions_are_damage(store: SnapshotStore, tmp_path: Path, about: dict[str, object]) -> None:
+    made = make(store, tmp_path, about=about)
+    with pytest.raises(Corrupt, match="what ran"):
+        restore_point(made)
 
 
 @pytest.mark.parametrize("text", ["", ":1", "a:", "../x:1", "a:..", "a:b:c", "web:1.new", "x" * 65])

@@ -17,8 +17,8 @@ import trio
 from hyperlog.errors import Unavailable
 from vmhost import limits
 from vmhost import nbd_protocol as nbd
-from vmhost.blob_server import BlobFile, ReadFailure
-from vmhost.nbd_server import FileBlob, serving_disks
+from vmhost.blob_server import ReadFailure
+from vmhost.nbd_server import FileBlob, ReadableBlob, serving_disks
 
 SECONDS = 120.0
 _DATA = os.urandom(3_000_001)
@@ -116,7 +116,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     served = Served(tmp_path / "nbd.sock")
     (tmp_path / "file").write_bytes(_DATA)
     with trio.fail_after(SECONDS), (tmp_path / "file").open("rb") as file:
-        exports: dict[str, BlobFile] = {"metadata": FileBlob(file.fileno()), "blob": Blob()}
+        exports: dict[str, ReadableBlob] = {"metadata": FileBlob(file.fileno()), "blob": Blob()}
         async with serving_disks(served.path, exports, on_read_failure=served.failures.append):
             yield served
     assert not served.path.exists()

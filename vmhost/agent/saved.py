@@ -51,7 +51,7 @@ def saved_sessions(state: Multiplexer, container: str, main: Session, lead: Sess
     return SavedSessions(container, *kept, lead.program_pid, tuple(others))
 
 
-def read_saved_sessions(fields: Mapping[str, Any]) -> SavedSessions:
+def read_saved_sessions(fields: Any) -> SavedSessions:
     """What `fields` said. Raises Corrupt."""
     try:
         return SavedSessions(

@@ -37,9 +37,10 @@ from vmhost.machines import limits
 from vmhost.machines.driver import MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
 from vmhost.machines.program_streams import ProgramStreams, outcome_of
-from vmhost.machines.setup import BLOB, LAYER, METADATA, MachineHost, MachineSetup, RestorePoint, bind_tag
+from vmhost.machines.setup import LAYER, MachineHost, MachineSetup, RestorePoint, bind_tag
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, make_template
+from vmhost.nbd_server import BLOB, METADATA
 from vmhost.nspawn import Bind, NspawnSpec, nspawn_argv
 
 _T = TypeVar("_T")

@@ -12,13 +12,9 @@ from vmhost.agent.saved import SavedSessions
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver
 from vmhost.machines.spec import Disk, FileDisk, MachineSpec, NbdDisk, PortForward, SharedDirectory
+from vmhost.nbd_server import BLOB, METADATA, NBD_SOCKET
 from vmhost.nspawn import Bind
 
-METADATA: Final = "metadata"
-BLOB: Final = "blob"
-"""Serials of the image's disks, and names of their exports."""
-NBD_SOCKET: Final = "nbd.sock"
-"""In the machine's directory, where disks are served by NBD."""
 LAYER: Final = "layer"
 """Tag of the directory that keeps what the container writes."""
 
