@@ -148,6 +148,8 @@ class PullResult(Made):
     blocks_fetched: int
     bytes_fetched: int
     image_bytes: int
+    unpacked_bytes: int
+    """Of the plain file that was made of it, 0 for none."""
 
 
 class VerifyResult(TypedDict):
@@ -157,6 +159,8 @@ class VerifyResult(TypedDict):
     complete: bool
     resumed_at: NotRequired[int]
     lying_traces: NotRequired[list[str]]
+    unpacked_sound: NotRequired[bool]
+    """Whether the plain file of it, if there is one, was what the blocks say."""
     blocks: int
     bytes: int
     missing: int

@@ -12,6 +12,7 @@ from swarm.network import NetworkStats
 from swarm.peer_views import PeerView
 from swarm.reach import Reach
 from swarm.stats import BlockStats
+from vmhost.blob_server import BlobServerStats
 from vmhost.machine import ProcessRow
 
 
@@ -114,6 +115,7 @@ class StatusResult(TypedDict):
     logs: list[LogStatus]
     peers: list[PeerStatus]
     mounts: list[str]
+    mount_reads: Annotated[Fields, BlobServerStats]
     sites: dict[str, str]
     bytes_in: int
     bytes_out: int

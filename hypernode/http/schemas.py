@@ -1,7 +1,8 @@
 """JSON Schema of Python's types, as far as requests and results use them. Pure.
 
-A `TypedDict` and a frozen dataclass are objects that have exactly their fields; each becomes a named schema that others
-refer to. A schema says what is sent, so a result's fields are all required unless `NotRequired` says otherwise.
+A `TypedDict` and a frozen dataclass are objects that have their fields; each becomes a named schema that others refer
+to. A schema says what is sent, so a result's fields are all required unless `NotRequired` says otherwise. Fields may
+come to a result within a version of the API: clients pass over what they do not know.
 """
 
 from __future__ import annotations
@@ -69,7 +70,6 @@ class Schemas:
             "description": inspect.cleandoc(kind.__doc__ or ""),
             "properties": {name: self.of(_bare(hints[name])) for name in fields},
             "required": required,
-            "additionalProperties": False,
         }
 
     def _annotated(self, kinds: tuple[Any, ...]) -> Json:
@@ -80,7 +80,6 @@ class Schemas:
             "type": "object",
             "properties": {name: schema for part in parts for name, schema in part["properties"].items()},
             "required": [name for part in parts for name in part["required"]],
-            "additionalProperties": False,
         }
 
 
