@@ -3,7 +3,7 @@
 The way out is slirp4netns, a TCP/IP stack in a process of ours: to the world, the container's connections are sockets
 of that process. No address, route or filter of this host is changed; process and namespace go with us, killed or not:
 it dies by a signal, and nothing but descriptors holds the namespace. It is the stack of QEMU's user network, so a
-container sees the same here as in a virtual machine:
+container sees the same here as in a virtual machine, whose QEMU runs in such a namespace:
 
     10.0.2.0/24     its network; 10.0.2.2 is the way out, 10.0.2.3 a name server that asks this host's
     127.0.0.1       of this host is not reached
@@ -38,7 +38,7 @@ _PROGRAM: Final = "slirp4netns"
 _APART: Final = ("unshare", "--mount", "--propagation=slave", "--")
 """Its sandbox unmounts what it does not need; where mounts are shared (/run/netns) that would reach the host."""
 _DEVICE: Final = "tap0"
-_NAME_SERVER: Final = "10.0.2.3"
+NAME_SERVER: Final = "10.0.2.3"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 _SETTINGS: Final = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
 """What Docker and podman give as well: the container's root is nobody to this namespace."""
@@ -55,7 +55,7 @@ async def networked(spec: NspawnSpec) -> AsyncIterator[NspawnSpec]:
         if not spec.user_network:
             yield seeing
             return
-        async with _user_network() as namespace:
+        async with user_network() as namespace:
             yield replace(seeing, network_namespace=namespace)
 
 
@@ -76,7 +76,7 @@ def _resolv_conf(spec: NspawnSpec) -> Iterator[NspawnSpec]:
 
 def _words(spec: NspawnSpec) -> bytes:
     if spec.user_network:
-        return f"nameserver {_NAME_SERVER}\n".encode()
+        return f"nameserver {NAME_SERVER}\n".encode()
     try:
         return Path(RESOLV_CONF).read_bytes()
     except OSError:
@@ -84,7 +84,7 @@ def _words(spec: NspawnSpec) -> bytes:
 
 
 @asynccontextmanager
-async def _user_network() -> AsyncIterator[str]:
+async def user_network() -> AsyncIterator[str]:
     """A namespace with a way out, as a path."""
     if shutil.which(_PROGRAM) is None:
         raise HostUnfit(

@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.support.containers import Home, nothing_of_containers_left, share
 from tests.support.guest import CACHE_HOME, built_guest
+from tests.support.netns import Namespace
 from tests.support.nodes import Node, daemon
 from tests.vmhost.support import make_busybox_root
 from vmhost.machines.platforms import remember_kvm
@@ -40,10 +41,10 @@ class MachineHome(Home):
 
 
 @contextmanager
-def machine_home(directory: Path) -> Iterator[MachineHome]:
-    """With a daemon, and all containers removed in the end."""
+def machine_home(directory: Path, host: Namespace | None = None) -> Iterator[MachineHome]:
+    """With a daemon, and all containers removed in the end. `host`: the network namespace it lives in."""
     built_guest("fast", directory)
-    node = Node(directory / "home", environment={"XDG_CACHE_HOME": str(CACHE_HOME)})
+    node = Node(directory / "home", host, environment={"XDG_CACHE_HOME": str(CACHE_HOME)})
     remember_kvm(directory / "state" / "hypernode" / "kvm.json", "these tests do without")
     with daemon(node), nothing_of_containers_left(node.home):
         home = MachineHome(node, share(node, make_busybox_root(directory / "root")).link)

@@ -29,13 +29,15 @@ from hyperlog.errors import Unavailable
 from vmhost.agent.client import NODEV, RDONLY, Agent, Mount, open_agent
 from vmhost.agent.machine import AgentMachine
 from vmhost.agent.protocol import PORT_NAME
-from vmhost.agent.session import OutputStream, Session
+from vmhost.agent.session import Session
 from vmhost.errors import AgentLost, ContainerFailed
 from vmhost.limits import STOP_SIGNALS_TO_KILL
 from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
+from vmhost.machines.guest_binds import guest_binds
+from vmhost.machines.output import collect
 from vmhost.machines.program_streams import ProgramStreams, outcome_of
 from vmhost.machines.setup import LAYER, MachineHost, MachineSetup, RestorePoint, bind_tag
 from vmhost.machines.spec import Accelerator, MachineSpec
@@ -261,7 +263,7 @@ class _Run:
     async def _is_full(self, agent: Agent) -> bool:
         try:
             async with await agent.exec(["stat", "-f", "-c", "%a", _UPPER]) as telling:
-                return (await _collect(telling.stdout)).strip() == b"0"
+                return (await collect(telling.stdout)).strip() == b"0"
         except Unavailable:
             return False
 
@@ -324,13 +326,15 @@ class _Run:
                 *(replace(bind, source=f"{_BINDS}/{place}") for place, bind in enumerate(self._spec.binds)),
             ),
         )
+        shown = await guest_binds(agent, self._spec, _ROOT, _PLACE, network=self._setup.network)
+        idle = replace(idle, binds=(*shown, *idle.binds))
         environment = {"SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
         if accelerator is Accelerator.TCG:
             environment["SYSTEMD_SECCOMP"] = "0"  # compiling the filter takes half of nspawn's time there
         argv = nspawn_argv(idle, interactive=False, bundle=None)
         lead = await agent.exec(argv, env=environment, leads=self._spec.machine)
         if not await lead.running():
-            words = (await _collect(lead.stderr)).decode("utf-8", "replace").strip()
+            words = (await collect(lead.stderr)).decode("utf-8", "replace").strip()
             raise ContainerFailed(f"systemd-nspawn could not start the container: {words or 'it ended at once'}")
         return lead
 
@@ -369,17 +373,8 @@ def upper_mib(memory_mib: int) -> int:
 async def _find_disks(agent: Agent, read_ahead_kib: int) -> dict[str, str]:
     """The guest's names of its disks, by their serials; what it reads ahead on them is set."""
     async with await agent.exec(["sh", "-c", _TELL_DISKS, str(read_ahead_kib)]) as telling:
-        lines = (await _collect(telling.stdout)).decode("ascii", "replace").splitlines()
+        lines = (await collect(telling.stdout)).decode("ascii", "replace").splitlines()
     found = dict(line.split(" ", 1) for line in lines if " " in line)
     if not {METADATA, BLOB} <= found.keys():
         raise MachineFailed("the guest does not find its disks")
     return found
-
-
-async def _collect(output: OutputStream) -> bytes:
-    data = bytearray()
-    async for piece in output:
-        data += piece
-        if len(data) > limits.ANSWER_BYTES:
-            break
-    return bytes(data)

@@ -33,6 +33,7 @@ from vmhost.machines.qemu_argv import CONTROL_SOCKET, PROGRAMS, Platform, channe
 from vmhost.machines.qmp import ControlSession
 from vmhost.machines.shares import serving
 from vmhost.machines.spec import Accelerator, MachineSpec
+from vmhost.network import user_network
 from vmhost.process import ChildProcess, open_child
 from vmhost.streams import Source
 
@@ -240,8 +241,11 @@ class QemuDriver:
             nothing = stack.enter_context(_nothing())
             shown = serving(spec.shares, directory, nothing=nothing, errors=errors.theirs)
             servers = await stack.enter_async_context(shown)
+            enter: list[str] = []
+            if spec.is_apart:
+                enter = ["nsenter", f"--net={await stack.enter_async_context(user_network())}", "--"]
             starting = open_child(
-                [program, *argv[1:]],
+                [*enter, program, *argv[1:]],
                 stdin=nothing,
                 stdout=console.theirs,
                 stderr=errors.theirs,

@@ -20,6 +20,8 @@ from vmhost.machines import limits
 from vmhost.machines.spec import Accelerator, Disk, MachineSpec, Model, NbdDisk, PortForward
 
 CONTROL_SOCKET: Final = "qmp.sock"
+INNER_NETWORK: Final = "10.0.3.0/24"
+"""Of a machine that is apart: not that which lies outside, whose name server it is to reach (vmhost/network.py)."""
 _CONSOLES: Final = {Model.MICROVM: "ttyS0", Model.Q35: "ttyS0", Model.VIRT: "ttyAMA0"}
 PROGRAMS: Final = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 
@@ -94,7 +96,8 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
         argv += ["-chardev", f"socket,id=share{place},path={share_socket(place)}"]
         argv += ["-device", f"vhost-user-fs-{suffix},chardev=share{place},tag={share.tag}"]
     if spec.network:
-        argv += ["-netdev", ",".join(["user,id=net", *map(_forward, spec.ports)])]
+        inside = [f"net={INNER_NETWORK}"] if spec.is_apart else []
+        argv += ["-netdev", ",".join(["user,id=net", *inside, *map(_forward, spec.ports)])]
         argv += ["-device", f"virtio-net-{suffix},netdev=net" + (f",mac={spec.mac}" if spec.mac else "")]
     for address in spec.pci_devices:
         argv += ["-device", f"vfio-pci,host={address}"]

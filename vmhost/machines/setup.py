@@ -67,6 +67,7 @@ class MachineSetup:
             shares=tuple(shares),
             channels=(PORT_NAME,),
             network=self.network,
+            is_apart=self.network,
             ports=self.ports,
             pci_devices=self.pci_devices,
         )

@@ -102,7 +102,10 @@ class MachineSpec:
     channels: tuple[str, ...] = ()
     """Names of byte streams between host and guest: /dev/virtio-ports/NAME there."""
     network: bool = False
-    """A card behind the host's user-mode NAT; without it the guest has none."""
+    """A card behind QEMU's user-mode NAT; without it the guest has none."""
+    is_apart: bool = False
+    """That NAT leads to a network made for the machine, with a way out; otherwise to all that this host reaches, which
+    is also what listens on its loopback."""
     mac: str | None = None
     ports: tuple[PortForward, ...] = ()
     pci_devices: tuple[str, ...] = field(default=())

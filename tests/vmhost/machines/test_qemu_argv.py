@@ -22,6 +22,11 @@ def options(argv: list[str], name: str) -> list[str]:
     return [value for option, value in pairwise(argv) if option == name]
 
 
+def test_a_machine_that_is_apart_has_another_network_than_what_is_outside_of_it() -> None:
+    assert options(qemu_argv(make_spec(network=True), TCG), "-netdev") == ["user,id=net"]
+    assert options(qemu_argv(make_spec(network=True, is_apart=True), TCG), "-netdev") == ["user,id=net,net=10.0.3.0/24"]
+
+
 def test_an_emulated_microvm_is_told_the_clock_without_which_it_hangs() -> None:
     argv = qemu_argv(make_spec(), TCG)
     assert options(argv, "-machine") == ["microvm"]
