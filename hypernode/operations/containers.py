@@ -118,16 +118,21 @@ async def start_container(host: ContainerHost, container: Container, on_event: O
         return  # as Docker: it runs, which is what was asked for
     if not await wait_free(container, CLOSE_SECONDS):
         raise Conflict(f"container {container.spec.name} is being started already", "see `hypernode ps -a`")
-    volume = container.spec.volume
-    if volume is not None:
-        with trio.move_on_after(VOLUME_BUSY_SECONDS):
-            while host.volumes.is_used(volume):  # noqa: ASYNC110  (of its last run, just being unmounted)
-                await trio.sleep(0.02)
+    await _wait_volume(host, container)
     try:
         await launch_keeper(host.config, container, on_event, may_host=host.node is None)
     except KeeperFailed:
         await host.reconcile([container])
         raise
+
+
+async def _wait_volume(host: ContainerHost, container: Container) -> None:
+    """Its last run may just be being unmounted."""
+    volume = container.spec.volume
+    if volume is not None:
+        with trio.move_on_after(VOLUME_BUSY_SECONDS):
+            while host.volumes.is_used(volume):  # noqa: ASYNC110  (a lock: nobody tells)
+                await trio.sleep(0.02)
 
 
 async def _list(host: ContainerHost, request: asked.ListContainers) -> Mapping[str, Any]:
@@ -168,6 +173,7 @@ async def _remove(host: ContainerHost, request: asked.RemoveContainer, call: Cal
             await _hand_on(host, container, asked.StopContainer(container.spec.id, 0.0), call)
     if not await wait_free(container, CLOSE_SECONDS):
         raise KeeperFailed(f"container {container.spec.name} does not end", f"see {container.path / 'keeper.log'}")
+    await _wait_volume(host, container)
     await trio.to_thread.run_sync(partial(_forget, host, container))
     host.tell(container, "destroy")
     return {"id": container.spec.id}

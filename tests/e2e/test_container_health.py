@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.containers import Home, nothing_of_containers_left, share
-from tests.support.nodes import Node, daemon, wait_until
+from tests.support.nodes import PATIENCE_SECONDS, Node, daemon, running, wait_until
 from tests.vmhost.support import make_busybox_root, needs_programs
 
 pytestmark = [pytest.mark.real, needs_programs]
@@ -66,3 +66,11 @@ def test_a_container_gets_well_by_a_program_that_runs_on(home: Home) -> None:
     for action in ("rename", "kill", "die", "stop", "exec_die", "start"):
         assert (action, "well") in seen
     assert ("destroy", "done") in seen
+
+
+def test_one_is_removed_while_it_starts(home: Home) -> None:
+    with running(home.node.start("boot", "-d", "--name", "brief", home.link, "--", "sh", "-c", _FOREVER)) as boot:
+        wait_until(lambda: any((home.node.home / "run/boot").glob("*")), "its root is being made")
+        home.do("rm", "-f", "brief")
+        boot.communicate(timeout=PATIENCE_SECONDS)
+    assert home.names("-a") == []
