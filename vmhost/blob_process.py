@@ -80,8 +80,8 @@ class BlobProcess:
             self._control.setblocking(False)
             ready.register(self._device, select.EPOLLIN)
             while True:
-                ready.poll()
-                self._hear_all()
+                if any(descriptor != self._device for descriptor, _ in ready.poll()):
+                    self._hear_all()
                 is_mounted = self._take_some()
                 self._ask()
                 if not is_mounted:
