@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.errors import Conflict, Corrupt, HyperError, NotFound, Refused, Unavailable
@@ -72,6 +72,7 @@ def test_anything_else_is_a_bad_request(line: bytes) -> None:
         decode_request(line)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_a_bad_request(line: bytes) -> None:
     try:

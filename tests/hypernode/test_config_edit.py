@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.errors import HyperError, Refused
@@ -55,6 +55,7 @@ def test_what_cannot_be_done_without_harm_is_not_done(text: str) -> None:
         with_setting(text, "mdns", "true")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.sampled_from(["mdns", "listen"]), st.sampled_from(["true", '["a"]', None]))
 def test_of_any_text_it_says_what_it_said(text: str, name: str, value: str | None) -> None:
     try:
