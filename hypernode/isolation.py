@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -33,7 +33,10 @@ from hypernode.host_trust import TRUST_HINT
 from hypernode.limits import READ_AHEAD_KIB, TRACED_READ_AHEAD_KIB
 from vmhost.agent.saved import read_saved_sessions
 from vmhost.guest.cache import default_cache, find_guest, guest_of
+from vmhost.machines.cloud_hypervisor import CloudHypervisorDriver, find_cloud_hypervisor
 from vmhost.machines.container import MachineRunner
+from vmhost.machines.driver import MachineDriver
+from vmhost.machines.errors import NoHypervisor
 from vmhost.machines.limits import MEMORY_MIB_DEFAULT
 from vmhost.machines.pci import obstacle, read_devices
 from vmhost.machines.platforms import find_platforms, host_arch, kvm_problem, processor_model, remember_kvm
@@ -43,8 +46,7 @@ from vmhost.machines.setup import MachineHost, MachineSetup, RestorePoint
 from vmhost.machines.shares import check_shareable
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.machines.template import WORDS, default_templates, qemu_version, template_name
-
-GUEST_PROFILE: Final = "fast"
+from vmhost.machines.xen import XenDriver, find_xl
 
 
 def trusted_platforms(platforms: list[Platform], problem: str | None, *, trusted: bool) -> list[Platform]:
@@ -77,9 +79,11 @@ async def machine_runner(
     find = partial(find_platforms, arch, remembered, needs_pci=bool(asked.gpus))
     platforms = await trio.to_thread.run_sync(find)
     problem = await trio.to_thread.run_sync(kvm_problem, remembered)
-    allowed = trusted_platforms(platforms, problem, trusted=asked.trust or ready["known"])
+    other = await trio.to_thread.run_sync(_other_driver, asked.hypervisor, problem)
+    trusted = asked.trust or ready["known"] or other is not None
+    allowed = trusted_platforms(platforms, problem, trusted=trusted)
     if snapshot is None:
-        guest = await trio.to_thread.run_sync(find_guest, arch, GUEST_PROFILE)
+        guest = await trio.to_thread.run_sync(find_guest, arch, asked.guest)
     else:
         guest = await trio.to_thread.run_sync(guest_of, snapshot.about.get("guest", ""), default_cache(os.environ))
     disks = ready["disks"]
@@ -101,6 +105,10 @@ async def machine_runner(
         remember_kvm(remembered, why)
         note(f"KVM does not work here, and is not tried again until this host is started anew: {why}")
 
+    if other is not None:
+        if snapshot is not None:
+            raise Refused("only machines of QEMU go on from a snapshot", "leave --hypervisor out")
+        return MachineRunner(setup, [MachineHost(other)], note=note, on_unfit=note)
     hosts = await trio.to_thread.run_sync(partial(_hosts, setup, allowed, guest.info.digest))
     if snapshot is None:
         return MachineRunner(setup, hosts, note=note, on_unfit=on_unfit)
@@ -126,6 +134,20 @@ def _fitting(hosts: list[MachineHost], snapshot: Snapshot) -> MachineHost:
         f"the snapshot {snapshot.reference} was made by another kind of machine ({words or 'other resources'})",
         "a machine's memory means something only to the very same; `hypernode start` boots the container anew",
     )
+
+
+def _other_driver(hypervisor: str, problem: str | None) -> MachineDriver | None:
+    """Not QEMU's: those that can be only a boundary. `problem`: why there is no KVM. Raises `NoHypervisor`."""
+    match hypervisor:
+        case "cloud-hypervisor":
+            find_cloud_hypervisor()
+            if problem is not None:
+                raise NoHypervisor(f"Cloud Hypervisor needs KVM: {problem}", "QEMU has an emulator")
+            return CloudHypervisorDriver()
+        case "xen":
+            find_xl()
+            return XenDriver()
+    return None
 
 
 def _check_binds(texts: tuple[str, ...], home: Path) -> None:

@@ -71,6 +71,10 @@ class CreateContainer:
     health_start_period: float | None = None
     """Seconds; None for the image's, or Docker's: 30, 30, 0."""
     health_retries: int | None = None
+    guest: str = "fast"
+    """What boots in the virtual machine: `fast` (busybox is its PID 1) or `systemd`."""
+    hypervisor: str = "auto"
+    """What runs the virtual machine: `auto` and `qemu` are QEMU; `cloud-hypervisor`, `xen`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         health_timeout=_seconds(arguments["health_timeout"]),
         health_start_period=_seconds(arguments["health_start_period"]),
         health_retries=arguments["health_retries"],
+        guest=arguments["guest"],
+        hypervisor=arguments["hypervisor"],
     )
 
 

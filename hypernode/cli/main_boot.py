@@ -178,6 +178,24 @@ _Drives = Annotated[
         panel=_SEEING,
     ),
 ]
+_Guest = Annotated[
+    str,
+    _option(
+        "--guest",
+        metavar="fast|systemd",
+        help="With --isolation vm: what boots in it (`hypernode guest build --profile`).",
+        panel=_SEEING,
+    ),
+]
+_Hypervisor = Annotated[
+    str,
+    _option(
+        "--hypervisor",
+        metavar="NAME",
+        help="With --isolation vm: qemu, cloud-hypervisor or xen; auto is QEMU.",
+        panel=_SEEING,
+    ),
+]
 _Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.json", help="Write transfer figures and times here at the end."),
@@ -237,6 +255,8 @@ def boot(
     health_retries: _HealthRetries = None,
     health_start_period: _HealthStartPeriod = None,
     no_healthcheck: _NoHealthcheck = False,
+    guest: _Guest = "fast",
+    hypervisor: _Hypervisor = "auto",
     peers: PeerOption = None,
     stats: _Stats = None,
     keep: _Keep = None,

@@ -17,7 +17,9 @@ from hypernode.containers.model import SHORT_ID, ContainerSpec
 from hypernode.containers.names import check_name, new_id
 from hypernode.containers.policy import parse_policy
 from hypernode.containers.ports import parse_port
+from vmhost.guest.recipe import PROFILES
 from vmhost.idmap import UserRange
+from vmhost.machines.spec import HYPERVISORS
 from vmhost.nspawn import Bind, Limits, NspawnSpec
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.DOTALL)
@@ -83,7 +85,13 @@ def _check_isolation(asked: CreateContainer) -> None:
             raise Refused("only virtual machines have drives", "with --isolation vm")
         if asked.gpus:
             raise Refused("a device is passed to virtual machines only", "with --isolation vm")
+        if (asked.guest, asked.hypervisor) != ("fast", "auto"):
+            raise Refused("a guest and a hypervisor are those of virtual machines", "with --isolation vm")
         return
+    if asked.guest not in PROFILES:
+        raise Refused(f"there is no guest {asked.guest!r}", f"choose among {', '.join(PROFILES)}")
+    if asked.hypervisor not in HYPERVISORS:
+        raise Refused(f"there is no hypervisor {asked.hypervisor!r}", f"choose among {', '.join(HYPERVISORS)}")
     if asked.processes is not None:
         raise Refused("a virtual machine has no limit of processes", "--pids-limit goes with --isolation host")
 

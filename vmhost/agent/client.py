@@ -28,6 +28,7 @@ from vmhost.agent.multiplexer import Multiplexer, SavedSession, decode, table, w
 from vmhost.agent.protocol import Kind, Welcome
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import GuestUsage, guest_usage
+from vmhost.agent.vsock import VsockAddress, connect_vsock
 from vmhost.errors import AgentLost, AgentMisbehaved, AgentMismatch
 
 RDONLY: Final = 1
@@ -238,13 +239,15 @@ async def _collect(stream: trio.abc.ReceiveStream) -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_agent(
-    line: str | Path | trio.abc.Stream,
+    line: str | Path | VsockAddress | trio.abc.Stream,
     *,
     deadline: float = limits.OPEN_SECONDS,
     silence: float = limits.SILENCE_SECONDS,
     resuming: bool = False,
 ) -> AsyncIterator[Agent]:
-    """The agent at the other end of a line (the unix socket of a virtio-serial port, or a stream), once it answers.
+    """The agent at the other end of a line (the unix socket of a virtio-serial port, a port of vsock, or a stream).
+
+    It is there once the agent answers.
 
     It ends everything that was begun through it before. `deadline`: seconds for all of that, a booting guest
     included. `resuming`: the guest was saved while it was `hushed`, and its sessions are to be gone on with (`resume`,
@@ -272,7 +275,7 @@ async def open_agent(
         raise failure
 
 
-async def _reach(line: str | Path | trio.abc.Stream, *, resuming: bool) -> tuple[trio.abc.Stream, bytes]:
+async def _reach(line: str | Path | VsockAddress | trio.abc.Stream, *, resuming: bool) -> tuple[trio.abc.Stream, bytes]:
     stream = line if isinstance(line, trio.abc.Stream) else await _connect(line)
     try:
         if resuming:
@@ -284,10 +287,12 @@ async def _reach(line: str | Path | trio.abc.Stream, *, resuming: bool) -> tuple
         raise
 
 
-async def _connect(path: str | Path) -> trio.SocketStream:
+async def _connect(line: str | Path | VsockAddress) -> trio.SocketStream:
     while True:
         try:
-            return await trio.open_unix_socket(path)
+            if isinstance(line, VsockAddress):
+                return await connect_vsock(line)
+            return await trio.open_unix_socket(line)
         except (FileNotFoundError, ConnectionRefusedError):
             await trio.sleep(limits.OPEN_RETRY_SECONDS)
         except OSError as error:

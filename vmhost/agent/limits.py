@@ -14,6 +14,7 @@ RECEIVE_BYTES: Final = 128 * 1024  # one read of the line
 
 OPEN_SECONDS: Final = 60.0  # from nothing to an agent that answers: a guest that boots without KVM, on a busy host
 OPEN_RETRY_SECONDS: Final = 0.02  # between two looks for the socket of a QEMU that is starting
+VSOCK_ANSWER_BYTES: Final = 32  # "OK " and a port, which has ten digits
 CALL_SECONDS: Final = 60.0  # for an operation that only asks or sets something
 PING_SECONDS: Final = 5.0  # of silence before the guest is asked whether it is there
 SILENCE_SECONDS: Final = 15.0  # without a byte from the guest before it is given up

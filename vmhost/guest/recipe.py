@@ -19,7 +19,7 @@ PROFILES: Final = ("fast", "systemd")
 
 FILES: Final = Path(__file__).parent / "files"
 
-RECIPE: Final = 3
+RECIPE: Final = 4
 """Counted up when the way a guest is put together changes, so that caches hold no guest of the old way."""
 
 
@@ -78,7 +78,7 @@ _MODULES: Final = (
 _LATE: Final = ("virtio_blk",)
 _SPARE: Final = (
     *("veth", "bridge", "squashfs", "vmw_vsock_virtio_transport", "tun", "nf_tables", "nft_chain_nat", "nft_masq"),
-    *("nft_compat", "dm_mod", "nbd", "isofs"),
+    *("nft_compat", "dm_mod", "nbd", "isofs", "xen_blkfront"),
 )
 
 # The kernel calls /sbin/modprobe; the rest is found by PATH wherever it lies.

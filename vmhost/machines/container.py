@@ -30,6 +30,7 @@ from vmhost.agent.client import NODEV, RDONLY, Agent, Mount, open_agent
 from vmhost.agent.machine import AgentMachine
 from vmhost.agent.protocol import PORT_NAME
 from vmhost.agent.session import Session
+from vmhost.agent.vsock import VsockAddress
 from vmhost.errors import AgentLost, ContainerFailed
 from vmhost.limits import STOP_SIGNALS_TO_KILL
 from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine
@@ -53,7 +54,10 @@ _UPPER: Final = f"{_PLACE}/upper"
 _TOOL: Final = "/bin/busybox"
 _IDLE: Final = ("/run/hypernode/busybox", "sleep", "2147483647")
 _TELL_DISKS: Final = (
-    'for d in /sys/block/vd*; do read -r s <$d/serial; echo "$s ${d##*/}"; echo "$0" >$d/queue/read_ahead_kb; done'
+    "for d in /sys/block/vd* /sys/block/xvd*; do [ -e $d ] || continue; n=${d##*/}; "
+    # Xen's have no serial numbers: the kernel's command line has the names.
+    'if [ -e $d/serial ]; then read -r s <$d/serial; else s=$(sed "s/.*hyper.$n=//; s/ .*//" /proc/cmdline); fi; '
+    'echo "$s $n"; echo "$0" >$d/queue/read_ahead_kb; done'
 )
 
 
@@ -279,9 +283,13 @@ class _Run:
             return "directories of this host (--keep, --volume, --bind) cannot be saved with a machine"
         if self._setup.pci_devices:
             return "devices of this host (--gpu) cannot be saved with a machine"
+        if "shape" not in self.about:
+            return "machines of this hypervisor are not saved with their containers, only those of QEMU"
         return None
 
-    async def _meet(self, vm: VirtualMachine, path: str, stack: AsyncExitStack, *, is_quick: bool) -> Agent:
+    async def _meet(
+        self, vm: VirtualMachine, path: str | VsockAddress, stack: AsyncExitStack, *, is_quick: bool
+    ) -> Agent:
         if is_quick:
             with trio.move_on_after(limits.KVM_SILENT_SECONDS):
                 return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))

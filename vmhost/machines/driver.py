@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vmhost.agent.vsock import VsockAddress
 from vmhost.machines.spec import Accelerator, MachineSpec
 
 
@@ -32,7 +33,7 @@ class VirtualMachine(Protocol):
     def last_words(self) -> str:
         """What the console last said, for an error's hint; empty if nothing."""
 
-    def channel_path(self, name: str) -> AbstractContextManager[str]:
+    def channel_path(self, name: str) -> AbstractContextManager[str | VsockAddress]:
         """The address of the socket that is our end of the named channel, short enough for one; valid inside only.
 
         It is there once the machine runs, and takes one connection at a time.
@@ -48,7 +49,10 @@ class VirtualMachine(Protocol):
         """Ask the guest, through its balloon, to make do with so much. It may take its time. Raises Refused."""
 
     async def save(self, path: Path) -> None:
-        """Write memory and devices to a new file, durably, and pause; disks are the caller's. Raises Unavailable."""
+        """Write memory and devices to a new file, durably, and pause; disks are the caller's. Raises Unavailable.
+
+        With Cloud Hypervisor it is a directory.
+        """
 
     async def wait(self) -> MachineEnd:
         """Until it ends."""

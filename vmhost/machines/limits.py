@@ -15,6 +15,8 @@ SHARES_MAX: Final = 16
 
 START_SECONDS: Final = 10.0
 """Until QEMU answers on its control socket: it has opened all of its files by then."""
+DOMAIN_SECONDS: Final = 60.0
+"""Until xl has made a domain: it runs scripts of the host's for each of its disks."""
 COMMAND_SECONDS: Final = 10.0
 """For one command of the control socket that moves no memory."""
 SAVE_SECONDS: Final = 300.0

@@ -11,7 +11,6 @@ nothing later on.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -20,28 +19,25 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import trio
 
 from hyperlog.errors import Refused
 from vmhost.machines import limits
-from vmhost.machines.console_log import ConsoleLog, printable_lines
+from vmhost.machines.console_log import printable_lines
 from vmhost.machines.driver import MachineEnd
-from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
+from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
+from vmhost.machines.hypervisor_process import Pipe, Speech, end_process, machine_lock, no_more, nothing, short_name
 from vmhost.machines.qemu_argv import CONTROL_SOCKET, PROGRAMS, Platform, channel_socket, qemu_argv
 from vmhost.machines.qmp import ControlSession
 from vmhost.machines.shares import serving
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.network import user_network
 from vmhost.process import ChildProcess, open_child
-from vmhost.streams import Source
 
-_LOCK: Final = "lock"
 _POLL_SECONDS: Final = 0.005
-_LAST_LINES: Final = 5
 _PACKAGES: Final = {"amd64": "apt install qemu-system-x86", "arm64": "apt install qemu-system-arm"}
-_WORDS_BYTES: Final = 4096
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: (.+)")
 
 
@@ -55,24 +51,20 @@ class QemuMachine:
         self._child = child
         self._directory = directory
         self._session: ControlSession | None = None
-        self._console = ConsoleLog(directory)
-        self._words = bytearray()
-        self._words_complete = trio.Event()
-        self._console_complete = trio.Event()
+        self.speech = Speech(directory)
         self._is_killed = False
         self._lost = ""
 
     @property
     def console_bytes(self) -> int:
-        return self._console.bytes_seen
+        return self.speech.console_bytes
 
     def last_words(self) -> str:
-        lines = self._console.last_lines()[-_LAST_LINES:]
-        return "the console last said: " + " / ".join(lines) if lines else ""
+        return self.speech.last_words()
 
     @contextmanager
     def channel_path(self, name: str) -> Iterator[str]:
-        with _short(self._directory) as directory:
+        with short_name(self._directory) as directory:
             yield f"{directory}/{channel_socket(name)}"
 
     async def pause(self) -> None:
@@ -107,28 +99,17 @@ class QemuMachine:
 
     async def wait(self) -> MachineEnd:
         status = await self._child.wait()
-        with trio.move_on_after(limits.QUIT_SECONDS):
-            await self._console_complete.wait()
-            await self._words_complete.wait()
+        words, console = await self.speech.all_words()
         reason = self._session.shutdown_reason if self._session is not None else None
         if self._lost:
             return MachineEnd(by_guest=False, reason=self._lost)
-        console = self._console.last_lines()
-        return machine_end(status, reason, bytes(self._words), console, killed_by_us=self._is_killed)
+        return machine_end(status, reason, words, console, killed_by_us=self._is_killed)
 
     def kill(self) -> None:
         self._is_killed = True
         self._child.send_signal(signal.SIGKILL)
 
     # What the driver does with it
-
-    async def attend(self, console: int, errors: int) -> None:
-        """Keep the console and QEMU's own words; both descriptors become ours."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_words, errors)
-            with Source(console) as source:
-                await self._console.keep(source)
-            self._console_complete.set()
 
     async def end_with(self, server: ChildProcess) -> None:
         """What serves its directories: without that, the guest would wait for them for ever."""
@@ -137,13 +118,6 @@ class QemuMachine:
         if self._child.poll() is None:
             self._lost = "virtiofsd, which shows it directories of this host, has ended"
             self._child.send_signal(signal.SIGKILL)
-
-    async def _keep_words(self, descriptor: int) -> None:
-        with Source(descriptor) as source:
-            while data := await source.read():
-                self._words += data
-                del self._words[:-_WORDS_BYTES]
-        self._words_complete.set()
 
     async def begin(self, nursery: trio.Nursery, restore: Path | None) -> None:
         """Open the control session, and the saved state if there is one. Raises MachineFailed."""
@@ -204,7 +178,7 @@ class QemuMachine:
 
     async def _connect(self, name: str) -> socket.socket:
         """A connection with one of QEMU's sockets, which may not be there yet. Raises MachineFailed when QEMU ends."""
-        with _short(self._directory) as directory:
+        with short_name(self._directory) as directory:
             while True:
                 stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
                 try:
@@ -235,18 +209,18 @@ class QemuDriver:
         failure: MachineFailed | None = None
         sockets = [directory / name for name in (CONTROL_SOCKET, *map(channel_socket, spec.channels))]
         async with AsyncExitStack() as stack:
-            stack.enter_context(_locked(directory))
-            stack.enter_context(_no_more(sockets))
-            console, errors = stack.enter_context(_Pipe()), stack.enter_context(_Pipe())
-            nothing = stack.enter_context(_nothing())
-            shown = serving(spec.shares, directory, nothing=nothing, errors=errors.theirs)
+            stack.enter_context(machine_lock(directory))
+            stack.enter_context(no_more(sockets))
+            console, errors = stack.enter_context(Pipe()), stack.enter_context(Pipe())
+            silence = stack.enter_context(nothing())
+            shown = serving(spec.shares, directory, nothing=silence, errors=errors.theirs)
             servers = await stack.enter_async_context(shown)
             enter: list[str] = []
             if spec.is_apart:
                 enter = ["nsenter", f"--net={await stack.enter_async_context(user_network())}", "--"]
             starting = open_child(
                 [*enter, program, *argv[1:]],
-                stdin=nothing,
+                stdin=silence,
                 stdout=console.theirs,
                 stderr=errors.theirs,
                 env={"PATH": os.defpath, "LC_ALL": "C"},
@@ -257,7 +231,7 @@ class QemuDriver:
             )
             async with starting as child, trio.open_nursery() as nursery:
                 machine = QemuMachine(spec, self._platform, child, directory)
-                nursery.start_soon(machine.attend, console.take(), errors.take())
+                nursery.start_soon(machine.speech.keep, console.take(), errors.take())
                 for server in servers:
                     nursery.start_soon(machine.end_with, server)
                 try:
@@ -269,7 +243,7 @@ class QemuDriver:
                         yield machine
                 finally:
                     with trio.CancelScope(shield=True):
-                        await _end(child)
+                        await end_process(child)
                     nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
@@ -284,87 +258,6 @@ def qemu_program(arch: str) -> str:
     if program is None:
         raise NoHypervisor(f"{name} is not installed", hint=_PACKAGES[arch])
     return program
-
-
-async def _end(child: ChildProcess) -> None:
-    child.send_signal(signal.SIGTERM)
-    with trio.move_on_after(limits.QUIT_SECONDS):
-        await child.wait()
-        return
-    child.send_signal(signal.SIGKILL)  # it hangs, or its guest keeps it busy
-    await child.wait()
-
-
-class _Pipe:
-    """For what a child says. What is not taken is closed."""
-
-    def __init__(self) -> None:
-        self._ours, self.theirs = os.pipe2(os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in (self._ours, self.theirs):
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def take(self) -> int:
-        """Our end, now the caller's; theirs is closed, so that ours sees the child's end."""
-        ours, self._ours = self._ours, -1
-        os.close(self.theirs)
-        self.theirs = -1
-        return ours
-
-
-@contextmanager
-def _nothing() -> Iterator[int]:
-    descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _short(directory: Path) -> Iterator[str]:
-    """A short name for it, however deep it lies: a socket's address has 107 bytes."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _no_more(sockets: Sequence[Path]) -> Iterator[None]:
-    """Those of one that was killed, where nobody answers; and ours in the end."""
-    for path in sockets:
-        path.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        for path in sockets:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    with open(directory / _LOCK, "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MachineBusy(f"a machine runs in {directory} already") from None
-        yield
-
-
-def is_in_use(directory: Path) -> bool:
-    """Whether a machine runs there."""
-    try:
-        with _locked(directory):
-            return False
-    except MachineBusy:
-        return True
 
 
 def machine_end(

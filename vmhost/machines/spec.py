@@ -15,6 +15,9 @@ _WORD: Final = re.compile(r'[!#-~]+(="[ !#-~]*")?')
 _PCI_ADDRESS: Final = re.compile(r"([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _SERIAL_MAX: Final = 20  # virtio-blk's
 
+HYPERVISORS: Final = ("auto", "qemu", "cloud-hypervisor", "xen")
+"""By the names that people choose them with; `auto` is QEMU, the one that runs everywhere."""
+
 
 class Accelerator(StrEnum):
     """What executes the guest's instructions."""
@@ -22,6 +25,7 @@ class Accelerator(StrEnum):
     KVM = "kvm"
     HVF = "hvf"
     WHPX = "whpx"
+    XEN = "xen"
     TCG = "tcg"
     """QEMU's own translator: anywhere, 10 to 20 times slower, and no security boundary."""
 

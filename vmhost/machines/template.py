@@ -32,7 +32,8 @@ from vmhost.agent.client import open_agent
 from vmhost.agent.protocol import PORT_NAME
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver
-from vmhost.machines.qemu import is_in_use, qemu_program
+from vmhost.machines.hypervisor_process import is_in_use
+from vmhost.machines.qemu import qemu_program
 from vmhost.machines.qemu_argv import Platform, qemu_argv
 from vmhost.machines.spec import FileDisk, MachineSpec
 

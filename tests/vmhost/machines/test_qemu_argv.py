@@ -61,6 +61,9 @@ def test_other_platforms() -> None:
     assert (options(mac, "-accel"), options(mac, "-cpu")) == (["hvf"], ["host"])
     assert "console=ttyAMA0" in options(mac, "-append")[0]
     assert "virtio-rng-pci" in options(mac, "-device")
+    foreign = qemu_argv(make_spec(), Platform("arm64", Accelerator.TCG, Model.VIRT))
+    assert (options(foreign, "-machine"), options(foreign, "-cpu")) == (["virt"], ["max,pauth-impdef=on"])
+    assert "tsc_early_khz" not in options(foreign, "-append")[0]
     windows = qemu_argv(make_spec(), Platform("amd64", Accelerator.WHPX, Model.Q35))
     assert options(windows, "-accel") == ["whpx,kernel-irqchip=off"]
     assert "tsc_early_khz" not in " ".join(kernel_words(make_spec(), Platform("amd64", Accelerator.KVM, Model.MICROVM)))
