@@ -270,9 +270,20 @@ def attach(
     run("attach", container=container, stdin=not no_stdin)
 
 
+def _after_dashes(words: list[str]) -> list[str]:
+    """`exec NAME -- CMD`, as it is written for `boot`, means `exec NAME CMD`."""
+    command = words[1:] if words[:1] == ["--"] else words
+    if not command:
+        raise typer.BadParameter("name a program")
+    return command
+
+
 def exec_(
     container: _ContainerArgument,
-    command: Annotated[list[str], typer.Argument(metavar="CMD [ARG…]", help="The program and its arguments.")],
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="CMD [ARG…]", help="The program and its arguments.", callback=_after_dashes),
+    ],
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Hand it this command's standard input.")
     ] = False,

@@ -49,11 +49,12 @@ def test_the_life_of_a_container(home: Home) -> None:
     assert "Up " in row
 
     assert home.do("exec", "one", "sh", "-c", "echo kept > /data/kept; exit 7", status=7) == ""
-    assert home.do("exec", "-i", "one", "cat", stdin="through\n") == "through\n"
+    assert home.do("exec", "-i", "one", "--", "cat", stdin="through\n") == "through\n"
     assert home.do(
         "exec", "-e", "A=b", "-w", "/data", "-u", "12:34", "one", "sh", "-c", "echo $A; pwd; id -u; id -g"
     ) == ("b\n/data\n12\n34\n")
     home.do("exec", "one", "nosuch", status=127)
+    home.do("exec", "one", "--", status=2)
     home.do("exec", "one", "/data/file0", status=126)
 
     with running(home.node.start("wait", "one")) as waiting:
