@@ -60,8 +60,6 @@ LOOKUP_ASKED_MAX: Final = 64
 """Nodes asked in one lookup, whatever they answer."""
 
 LOOKUP_SECONDS: Final = 30.0
-TELLER_FAILURES_MAX: Final = 3
-"""A node that sent us to so many dead ones: what else it named is tried last."""
 
 NODE_FAILURES_MAX: Final = 2
 NODE_GROUP_MAX: Final = 4

@@ -9,9 +9,9 @@ at each of the nodes nearest to his key, over a channel that proves who he is; r
     distance = BLAKE3(peer id) XOR key          bucket = number of leading bits that agree with our own place
 
 Hostile nodes: a node is in the table only after it answered us, so nobody is sent to an address that nobody proved; of
-one network a bucket holds few; who sent a walk to dead nodes is believed last; and a walk asks at most
-`LOOKUP_ASKED_MAX` nodes. A place near a key can still be bought with many key pairs; that is why known nodes,
-remembered peers and peer exchange are asked beside the DHT.
+one network a bucket holds few; who sent a walk to dead nodes is believed last, and from then on those that we knew go
+before all that are named; and a walk asks at most `LOOKUP_ASKED_MAX` nodes. A place near a key can still be bought
+with many key pairs; that is why known nodes, remembered peers and peer exchange are asked beside the DHT.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from swarm.discovery.limits import (
     LOOKUP_ASKED_MAX,
     NODE_FAILURES_MAX,
     NODE_GROUP_MAX,
-    TELLER_FAILURES_MAX,
 )
 from swarm.discovery.scope import IpAddress, Scope, group_of, host_of, may_pass, scope_of
 
@@ -156,7 +155,7 @@ class Walk:
         """Whom to ask now; None: nobody for the moment."""
         if not self._is_any_left():
             return None
-        step = min(self._waiting, key=lambda step: (self._is_doubtful(step), step.distance))
+        step = min(self._waiting, key=lambda step: (*self._doubts(step), step.distance))
         self._waiting.remove(step)
         self._asking[step.address.peer] = step
         self.asked += 1
@@ -191,5 +190,12 @@ class Walk:
         farthest = sorted(distance for distance, _ in self.answers)[BUCKET_SIZE - 1]
         return any(step.distance < farthest for step in self._waiting)
 
-    def _is_doubtful(self, step: _Step) -> bool:
-        return step.teller is not None and self._failures[step.teller] >= TELLER_FAILURES_MAX
+    def _doubts(self, step: _Step) -> tuple[int, bool]:
+        """To how many dead ones its teller sent us; whether it is hearsay where we met any.
+
+        Liars can name any number of dead nodes nearer to the key, and each costs the time of a dial: nodes that we
+        knew go first then, and after them what those said who were right so far.
+        """
+        if step.teller is None:
+            return 0, False
+        return self._failures[step.teller], bool(self._failures)

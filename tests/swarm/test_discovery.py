@@ -303,6 +303,31 @@ def test_a_walk_ends_at_the_nearest_nodes() -> None:
     assert walk.asked <= LOOKUP_ASKED_MAX
 
 
+def test_after_one_dead_end_those_we_knew_are_asked_before_those_that_were_named() -> None:
+    """A dead node costs a dial's time: a walk of a few seconds would else end among them."""
+    target = place_of_key(KEY)
+    known = [at(public(number), number) for number in range(20)]
+    walk = Walk(target, US)
+    walk.start(known)
+    order = []
+    while not walk.is_over:
+        address = walk.next()
+        assert address is not None
+        order.append(address)
+        if address in known:
+            walk.answered(
+                address, [at(public(number), number) for number in range(100 * len(order), 100 * len(order) + 16)]
+            )
+        else:
+            walk.failed(address)
+    first_dead = next(place for place, address in enumerate(order) if address not in known)
+    left = [address for address in known if address not in order[:first_dead]]
+    assert left, "some named node is nearer to the key than most of the known"
+    assert order[first_dead + 1 : first_dead + 1 + len(left)] == sorted(
+        left, key=lambda one: place_of(one.peer) ^ target
+    )
+
+
 def test_a_walk_among_liars_is_bounded_and_reaches_the_honest() -> None:
     """Four of five nodes name dead ones, ever nearer to the key; the honest name each other."""
     target = place_of_key(KEY)
