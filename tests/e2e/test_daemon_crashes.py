@@ -216,20 +216,6 @@ async def _while_restarting(world: World, name: str) -> AsyncGenerator[None, Non
     await world.wait_status(name, "running")
 
 
-async def _between_two_runs(world: World, name: str) -> AsyncGenerator[None, None]:
-    await world.boot(name, "echo up; exit 3", restart="on-failure")
-    await world.wait_status(name, "restarting")
-    await world.wait_log(name, "up", 4)  # it waits for almost a second by now
-    await world.wait_status(name, "restarting")
-    yield
-    yield
-    count = world.log(name).count("up")
-    yield
-    await world.wait_log(name, "up", count + 1)  # its policy holds; each wait is twice as long as the last
-    await world.ask(asked.StopContainer(name))
-    assert world.state(name).status == "exited"
-
-
 async def _with_a_port(world: World, name: str) -> AsyncGenerator[None, None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -322,7 +308,6 @@ _POINTS: tuple[Point, ...] = (
     _stopped,
     _while_removing,
     _while_restarting,
-    _between_two_runs,
     _with_a_port,
     _with_a_volume,
     _ends_meanwhile,
@@ -374,6 +359,21 @@ async def test_the_daemon_is_killed_at_many_points_of_lives(tmp_path: Path) -> N
         with daemon(node):
             await _go_on(lives)
         assert not lives
+
+
+async def test_the_daemon_is_killed_between_two_runs(tmp_path: Path) -> None:
+    """What its policy starts again waits for a node a minute at the most: here one is back at once."""
+    async with _world(tmp_path) as (world, node):
+        with daemon(node) as killed:
+            await world.boot("again", "echo up; exit 3", restart="on-failure")
+            await world.wait_log("again", "up", 4)  # it waits for almost a second by now
+            await world.wait_status("again", "restarting")
+            killed.kill()
+        count = world.log("again").count("up")
+        with daemon(node):
+            await world.wait_log("again", "up", count + 1)
+            await world.ask(asked.StopContainer("again"))
+            assert world.state("again").status == "exited"
 
 
 def _is_created(world: World, name: str) -> bool:
