@@ -23,7 +23,7 @@ from hypernode.containers.output import Output, Streams
 from hypernode.containers.policy import next_delay, parse_policy
 from hypernode.containers.snapshots import Snapshot, SnapshotStore
 from hypernode.containers.store import Container, ContainerStore
-from hypernode.errors import NodeGone, expected, first_leaf
+from hypernode.errors import NodeGone, StartCutShort, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
 from hypernode.limits import KEEPER_DIAL_SECONDS, NODE_BACK_SECONDS
 from hypernode.logs import set_up_logging
@@ -127,17 +127,24 @@ class _Keeping:
                     self._keeper.tell("destroy")
                 return
             self._delay = next_delay(self._delay, trio.current_time() - began)
-            if not await self._keeper.wait_before_restart(self._pause):
+            try:
+                if not await self._keeper.wait_before_restart(self._pause):
+                    return
+            except NodeGone as error:
+                self._keeper.end_run(EXIT_KILLED, error.message)
+                print_error(error)
                 return
 
     async def _pause(self) -> None:
-        """Before the next run. A node that was killed meanwhile is waited for."""
+        """Before the next run. A node that was killed meanwhile is waited for. Raises `NodeGone`."""
         await trio.sleep(self._delay)
-        with suppress(NodeGone):  # then the next run says so
-            await wait_node(self._config, NODE_BACK_SECONDS)
+        await wait_node(self._config, NODE_BACK_SECONDS)
 
     async def _attempt(self, client: Client) -> Ran | None:
-        """One run. None when it could not be: the node has ended, or refuses; that is told and written down."""
+        """One run. None when it could not be: the node has ended, or refuses; that is told and written down.
+
+        Of a further run, a node that was killed before it ran is no such end: there may be another soon.
+        """
         asked = self._keeper.container.spec.asked
         snapshot, self._snapshot = self._snapshot, None
         streams = Streams(self._output, tty=asked.tty, keeps_stdin=asked.stdin)
@@ -157,6 +164,8 @@ class _Keeping:
             known = expected(error)
             if known is None:
                 raise
+            if isinstance(known, StartCutShort) and self._keeper.state.restart_count:
+                return Ran(error=known.message)  # a failed run, and the policy holds
             code = EXIT_KILLED if isinstance(known, NodeGone) else EXIT_BOOT_FAILED
             self._keeper.end_run(code, known.message)
             self._report.failed(known)

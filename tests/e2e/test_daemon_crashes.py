@@ -1,8 +1,8 @@
 """The daemon is killed -9 at more than twenty points of containers' lives; the next one finds them as they really are.
 
 What lasts long enough is tried in parallel: many containers, each at a point of its own, and one kill for all of them
-(`_POINTS`). What the daemon itself is just doing takes a kill each (`_MOMENTS`). Asked is the API, in this process: a
-hundred command lines would take minutes.
+(`_POINTS`). What the daemon itself is just doing takes a kill each: `test_daemon_crashes_in_boots`. Asked is the API,
+in this process: a hundred command lines would take minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import trio
 from hyperlog.errors import HyperError
 from hypernode.api import container_requests as asked
 from hypernode.api.frames import STDIN, STDOUT, Frames
-from tests.support.container_world import LOOP, World, fetch, until
-from tests.support.containers import lock_holders, nothing_of_containers_left, processes_of, share
-from tests.support.nodes import PATIENCE_SECONDS, Node, daemon
-from tests.vmhost.support import make_busybox_root, needs_programs
+from tests.support.container_world import LOOP, World, fetch, until, world_with_image
+from tests.support.containers import lock_holders, processes_of
+from tests.support.nodes import PATIENCE_SECONDS, daemon
+from tests.vmhost.support import needs_programs
 from vmhost.cgroup import hierarchies
 from vmhost.lifeline import LivingProcess
 
@@ -316,24 +316,6 @@ _POINTS: tuple[Point, ...] = (
 )
 
 
-@contextlib.asynccontextmanager
-async def _world(tmp_path: Path) -> AsyncIterator[tuple[World, Node]]:
-    """With an image in its home, and no daemon."""
-    node = Node(tmp_path / "home")
-    with nothing_of_containers_left(node.home):
-        root = make_busybox_root(tmp_path / "root")
-        with daemon(node):
-            link = share(node, root).link
-        async with trio.open_nursery() as nursery:
-            world = World(node.home, link, nursery)
-            yield world, node
-            with daemon(node):
-                for container in world.store.list():
-                    with contextlib.suppress(HyperError):  # gone by itself meanwhile
-                        await world.ask(asked.RemoveContainer(container.spec.id, force=True))
-            nursery.cancel_scope.cancel()
-
-
 async def _go_on(lives: dict[str, AsyncGenerator[None, None]]) -> None:
     """All of them to their next part, together; those that have none are done."""
 
@@ -349,7 +331,7 @@ async def _go_on(lives: dict[str, AsyncGenerator[None, None]]) -> None:
 
 
 async def test_the_daemon_is_killed_at_many_points_of_lives(tmp_path: Path) -> None:
-    async with _world(tmp_path) as (world, node):
+    async with world_with_image(tmp_path) as (world, node):
         lives = {(name := point.__name__.strip("_").replace("_", "-")): point(world, name) for point in _POINTS}
         with daemon(node) as killed:
             await _go_on(lives)
@@ -359,84 +341,6 @@ async def test_the_daemon_is_killed_at_many_points_of_lives(tmp_path: Path) -> N
         with daemon(node):
             await _go_on(lives)
         assert not lives
-
-
-async def test_the_daemon_is_killed_between_two_runs(tmp_path: Path) -> None:
-    """What its policy starts again waits for a node a minute at the most: here one is back at once."""
-    async with _world(tmp_path) as (world, node):
-        with daemon(node) as killed:
-            await world.boot("again", "echo up; exit 3", restart="on-failure")
-            await world.wait_log("again", "up", 4)  # it waits for almost a second by now
-            await world.wait_status("again", "restarting")
-            killed.kill()
-        count = world.log("again").count("up")
-        with daemon(node):
-            await world.wait_log("again", "up", count + 1)
-            await world.ask(asked.StopContainer("again"))
-            assert world.state("again").status == "exited"
-
-
-def _is_created(world: World, name: str) -> bool:
-    return world.find(name) is not None
-
-
-def _has_keeper(world: World, name: str) -> bool:
-    container = world.find(name)
-    return container is not None and container.is_kept()
-
-
-def _has_place(world: World, _name: str) -> bool:
-    return any((world.home / "run/boot").glob("*"))
-
-
-def _is_mounted(world: World, _name: str) -> bool:
-    return f" {world.home}/run/boot" in Path("/proc/self/mountinfo").read_text()
-
-
-def _has_claim(world: World, _name: str) -> bool:
-    return any((world.home / "run/boot").glob("*/claim.json"))
-
-
-def _is_entered(world: World, name: str) -> bool:
-    container = world.find(name)
-    return container is not None and any(
-        f"--machine={container.spec.machine}" in line for line in processes_of(world.home)
-    )
-
-
-_MOMENTS = (_is_created, _has_keeper, _has_place, _is_mounted, _has_claim, _is_entered)
-
-
-async def test_the_daemon_is_killed_at_moments_of_a_boot(tmp_path: Path) -> None:
-    async with _world(tmp_path) as (world, node):
-        names: list[str] = []
-        for moment in _MOMENTS:
-            name = moment.__name__.strip("_").replace("_", "-")
-            with daemon(node) as killed:
-                for earlier in names:
-                    await _settled(world, earlier)
-                    await world.works(earlier)
-                names = [name]
-
-                async def boot(name: str = name) -> None:
-                    with contextlib.suppress(HyperError, OSError):
-                        await world.boot(name)
-
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(boot)
-                    await until(lambda moment=moment, name=name: moment(world, name), name)  # type: ignore[misc]
-                    killed.kill()
-                    nursery.cancel_scope.cancel()
-        with daemon(node):
-            await _settled(world, names[0])
-            await world.works(names[0])
-
-
-async def _settled(world: World, name: str) -> None:
-    """A keeper that was just starting when its daemon was killed has come to an end, or to run."""
-    container = world.find(name)
-    assert container is not None
-    await until(lambda: world.state(name).status == "running" or not container.is_kept(), f"{name} is settled")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from hypernode.api.frames import CONTROL, STDOUT, Frames
 from hypernode.api.requests import Request
 from hypernode.config import make_config
 from hypernode.containers.store import Container, ContainerStore
-from tests.support.containers import groups, processes_of
-from tests.support.nodes import PATIENCE_SECONDS
+from tests.support.containers import groups, nothing_of_containers_left, processes_of, share
+from tests.support.nodes import PATIENCE_SECONDS, Node, daemon
+from tests.vmhost.support import make_busybox_root
 
 LOOP = "while true; do sleep 0.2; done"
 UP = f"echo up; {LOOP}"
@@ -163,3 +164,21 @@ async def fetch(port: int) -> bytes:
                     if answer := await stream.receive_some():
                         return bytes(answer)
             await trio.sleep(0.05)  # its server is not there yet
+
+
+@contextlib.asynccontextmanager
+async def world_with_image(tmp_path: Path) -> AsyncIterator[tuple[World, Node]]:
+    """With an image in its home, and no daemon. What is left of its containers at the end is removed."""
+    node = Node(tmp_path / "home")
+    with nothing_of_containers_left(node.home):
+        root = make_busybox_root(tmp_path / "root")
+        with daemon(node):
+            link = share(node, root).link
+        async with trio.open_nursery() as nursery:
+            world = World(node.home, link, nursery)
+            yield world, node
+            with daemon(node):
+                for container in world.store.list():
+                    with contextlib.suppress(HyperError):  # gone by itself meanwhile
+                        await world.ask(asked.RemoveContainer(container.spec.id, force=True))
+            nursery.cancel_scope.cancel()
