@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from hypernode.image_mounts import OnReadFailure
 from hypernode.limits import ADOPT_SECONDS
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
+from images.removal import remove_tree
 from vmhost.blob_server import ReadFailure
 from vmhost.mount_syscalls import clear_stale, in_mount_thread
 from vmhost.stale import clear_crashed_run
@@ -98,7 +98,7 @@ async def _open(node: Node, claim: Claim) -> OpenImage | None:
 
 def _give_up(place: Path) -> None:
     clear_crashed_run(str(place))
-    shutil.rmtree(place, ignore_errors=True)
+    remove_tree(place)
 
 
 async def _keep(node: Node, ward: Ward, *, task_status: trio.TaskStatus[None]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +34,7 @@ from hypernode.recording import RecordingBlob
 from hypernode.unpacked import UnpackedImages
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef
+from images.removal import remove_tree
 from vmhost.blob_files import BlobFile
 from vmhost.blob_server import BlobServer, BlobServerStats, ReadFailure
 from vmhost.errors import HostUnfit, MountFailed
@@ -432,4 +432,4 @@ def _remove_place(place: Path) -> None:
     except MountFailed as error:
         _log.error("%s", error.message)
         return
-    shutil.rmtree(place, ignore_errors=True)
+    remove_tree(place)

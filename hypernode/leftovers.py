@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from hypernode.claims import Inherited, living_claims
 from hypernode.config import Config
+from images.removal import remove_tree
 from vmhost.errors import MountFailed
 from vmhost.mount_syscalls import clear_stale, mounted_at, mounts_under, read_mounts
 from vmhost.stale import clear_crashed_run
@@ -30,7 +30,7 @@ def clear_leftovers(config: Config) -> Inherited | None:
     for place in [*boots.glob("*"), *(config.run / "images").glob("*"), config.incoming]:
         if place not in claims and place.name not in images:
             clear_crashed_run(str(place))
-            shutil.rmtree(place, ignore_errors=True)
+            remove_tree(place)
     return Inherited(connection, claims)
 
 
@@ -38,7 +38,7 @@ def _clear_all(config: Config) -> None:
     clear_crashed_run(str(config.run))
     if mounts_under(read_mounts(), str(config.run)):
         raise MountFailed(f"something is still mounted under {config.run}", "unmount it, and try again")
-    shutil.rmtree(config.run, ignore_errors=True)
+    remove_tree(config.run)
 
 
 def clear_view(config: Config, directory: str) -> None:

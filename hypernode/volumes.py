@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from hyperlog.keys import sync_directory
 from hyperlog.killpoints import reached
 from hyperlog.limits import KEY_BYTES
 from images.manifest import Inode
+from images.removal import remove_tree
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BASE_BYTES_MAX: Final = 1024
@@ -86,7 +86,7 @@ class VolumeStore:
         """A new volume over a version whose root directory is `root`; durable."""
         volume = Volume(name, self._directory / name, log, entry, int(time.time()), 0)
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        shutil.rmtree(volume.path, ignore_errors=True)
+        remove_tree(volume.path)
         volume.path.mkdir(mode=0o700)
         self._write(volume, root)
         sync_directory(self._directory)
@@ -98,10 +98,10 @@ class VolumeStore:
         The caller uses it (`using`).
         """
         moved = replace(volume, log=log, entry=entry, number=volume.number + 1)
-        shutil.rmtree(moved.layer, ignore_errors=True)  # of a move that a crash cut short
+        remove_tree(moved.layer)  # of a move that a crash cut short
         self._write(moved, root)
         reached("volume.moved")
-        shutil.rmtree(volume.layer, ignore_errors=True)
+        remove_tree(volume.layer)
         return moved
 
     def _write(self, volume: Volume, root: Inode) -> None:
@@ -131,7 +131,7 @@ class VolumeStore:
         with self.using(name):
             (volume.path / "base").unlink()
             sync_directory(volume.path)
-            shutil.rmtree(volume.path, ignore_errors=True)
+            remove_tree(volume.path)
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
@@ -152,7 +152,7 @@ class VolumeStore:
         if self._directory.exists():
             for path in self._directory.iterdir():
                 if not (path / "base").exists():
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_tree(path)
                 else:
                     self._clear_layers(path.name)
 
@@ -163,7 +163,7 @@ class VolumeStore:
             return  # whoever wants the volume will hear of it
         for path in () if volume is None else volume.path.iterdir():
             if volume is not None and path.is_dir() and path != volume.layer:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
 
     def _read(self, name: str) -> Volume | None:
         path = self._directory / name

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import Final, Protocol
 from hyperlog.errors import Conflict, NotFound, Refused, StoreFull
 from images.manifest import Inode, Manifest
 from images.paths import data_ranges
+from images.removal import remove_tree
 from images.source_tree import Note, shown
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -80,7 +80,7 @@ def check_out(
                 os.close(root)
             os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
         except BaseException:
-            shutil.rmtree(f"/proc/self/fd/{above}/{temporary}", ignore_errors=True)
+            remove_tree(f"/proc/self/fd/{above}/{temporary}")
             raise
     except OSError as error:
         raise _named(error, directory) from error

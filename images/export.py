@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from images.checkout import LocalBlob
 from images.manifest import Manifest
 from images.oci_config import make_config
 from images.oci_image import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REF_NAME
+from images.removal import remove_tree
 from images.tar_header import BLOCK_BYTES, ZERO_BLOCK, padding
 from images.tar_writer import plain_header, write_tar
 from images.version import ImageVersion
@@ -246,7 +246,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
             yield temporary
             temporary.rename(target)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
             raise
     except OSError as error:
         raise _named(error, target) from error

@@ -34,6 +34,7 @@ from vmhost.nspawn import Limits
 _PERIOD_US: Final = 100_000  # of processor quotas, the kernel's default
 _CONTROLLERS: Final = ("cpu", "memory", "pids")
 _YOUNG_SECONDS: Final = 60.0
+_OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 GROUP_PREFIX: Final = "hypernode-"
 """Of the names of all groups: a container's machine is called so."""
 
@@ -101,6 +102,8 @@ class ContainerGroup:
         }
         if self._unified is not None:
             self._make(self._unified)
+            with suppress(OSError):  # before Linux 4.14
+                (self._unified / "cgroup.max.descendants").write_text(str(bounds.GROUPS_INSIDE_MAX))
             enabled = sorted(self._has & {name for name, is_wanted in wanted.items() if is_wanted})
             with suppress(OSError):
                 (self._unified.parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in enabled))
@@ -212,9 +215,7 @@ class ContainerGroup:
     def remove_nowait(self) -> bool:
         """Remove the groups themselves; whether there are still some, because processes in them are just ending."""
         for path in self._paths():
-            for directory, _, _ in os.walk(path, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(directory)
+            _remove_groups(path)
         return any(path.is_dir() for path in self._paths())
 
     def _paths(self) -> list[Path]:
@@ -239,8 +240,45 @@ def clear_old_groups() -> None:
         for path in top.glob(f"{GROUP_PREFIX}*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
-                    for directory, _, _ in os.walk(path, topdown=False):
-                        os.rmdir(directory)
+                    _remove_groups(path)
+
+
+def _remove_groups(top: Path) -> None:
+    """Remove the group `top` and those below it, as far as nobody is in them.
+
+    What runs in a container makes groups of its own, in the old hierarchies as deep as it likes: deeper than this
+    process may call itself, and than a path may be long.
+    """
+    with suppress(OSError):
+        at = os.open(top, _OPEN)
+        names: list[str] = []  # from `top` down to where we are
+        waiting = [_groups_in(at)]  # of each of these, those that were not tried yet
+        try:
+            while names or waiting[-1]:
+                if waiting[-1]:
+                    names.append(waiting[-1].pop())
+                    at = _go(at, names[-1])
+                    waiting.append(_groups_in(at))
+                else:
+                    at = _go(at, "..")
+                    waiting.pop()
+                    with suppress(OSError):
+                        os.rmdir(names.pop(), dir_fd=at)
+        finally:
+            os.close(at)
+        os.rmdir(top)
+
+
+def _go(at: int, name: str) -> int:
+    """The directory `name` seen from `at`, instead of it."""
+    there = os.open(name, _OPEN, dir_fd=at)
+    os.close(at)
+    return there
+
+
+def _groups_in(directory: int) -> list[str]:
+    with os.scandir(directory) as found:
+        return [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
 
 
 def entrances_of(pid: int) -> list[str]:

@@ -29,6 +29,8 @@ UNMOUNT_SECONDS: Final = 1.0  # EBUSY is retried so long: FUSE under EROFS is bu
 UNMOUNT_RETRY_SECONDS: Final = 0.01
 STOP_SECONDS: Final = 5.0  # between asking a child process to stop and killing it
 
+GROUPS_INSIDE_MAX: Final = 4096  # control groups that what runs in a container may make; systemd makes some hundred
+
 RELAY_BYTES: Final = 64 * 1024  # one read of a relayed stream: a pipe's capacity
 HELD_STDERR_BYTES: Final = 64 * 1024  # of nspawn's own words before the program runs
 STOP_SIGNALS_TO_KILL: Final = 3  # the third SIGINT or SIGTERM kills the container

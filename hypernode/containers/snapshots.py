@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from hypernode.api.codec import decode_request
 from hypernode.api.container_requests import CreateContainer
 from hypernode.containers.model import now_text
 from hypernode.limits import SNAPSHOTS_MAX
+from images.removal import remove_tree
 
 _TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _INFO: Final = "snapshot.json"
@@ -159,7 +159,7 @@ class SnapshotStore:
             raise NotFound(f"there is no snapshot {text}", "`hypernode snapshots ls` lists them")
         for one in paths:
             (one / _INFO).unlink(missing_ok=True)  # first: half of one is none
-            shutil.rmtree(one, ignore_errors=True)
+            remove_tree(one)
             _remove_empty(one.parent)
         return [f"{one.parent.name}:{one.name}" for one in paths]
 
@@ -178,13 +178,13 @@ class SnapshotStore:
             raise Refused(f"there are {SNAPSHOTS_MAX} snapshots, the limit", "remove some: hypernode snapshots rm")
         new = place.with_name(tag + _NEW)
         try:
-            shutil.rmtree(new, ignore_errors=True)  # of a crash: whoever makes one keeps the container
+            remove_tree(new)  # of a crash: whoever makes one keeps the container
             new.mkdir(mode=0o700, parents=True)
             yield new / _STATE
         except OSError as error:
             raise Unavailable(f"the snapshot cannot be written: {error.strerror}", "is the disk full?") from None
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            remove_tree(new)
             _remove_empty(new.parent)
 
     def finish(self, state: Path, container: str, asked: CreateContainer, disks: Mapping[str, Any], about: Any) -> None:

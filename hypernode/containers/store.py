@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +37,7 @@ from hypernode.containers.model import (
 )
 from hypernode.containers.names import check_name, new_id, random_name
 from hypernode.limits import CONTAINERS_MAX
+from images.removal import remove_tree
 
 _ID_CHARACTERS: Final = 64
 _FILE_BYTES_MAX: Final = 4 << 20
@@ -111,7 +111,7 @@ class Container:
         """All of it, spec first: a crash leaves what the next look clears away."""
         with suppress(FileNotFoundError):
             (self.path / "spec.json").unlink()
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path)
 
 
 class ContainerStore:
@@ -187,7 +187,7 @@ class ContainerStore:
         try:
             self._write_spec(path, spec)
         except Unavailable:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
             raise
         return Container(path, spec)
 
@@ -223,7 +223,7 @@ class ContainerStore:
         """What has no spec, unless it is just being made or removed."""
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _MAKING_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
 
 
 def _check_free(name: str, names: Mapping[str, Container]) -> None:

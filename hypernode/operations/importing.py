@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +31,7 @@ from images.import_dir import Imported, Progress, import_directory
 from images.import_layers import import_layers
 from images.manifest_store import ManifestRef
 from images.oci_image import Platform, parse_platform
+from images.removal import remove_tree
 from images.source_tree import shown
 from images.version import Config
 
@@ -172,7 +172,7 @@ async def incoming(node: Node) -> AsyncIterator[Path]:
         yield folder
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+            await trio.to_thread.run_sync(remove_tree, folder)
 
 
 Look = Callable[[str, Progress], None]

@@ -19,6 +19,7 @@ from images.errors import ImportChanged, ImportRefused, ImportStopped
 from images.import_dir import Progress, import_directory
 from images.limits import PIECE_BYTES
 from images.manifest import Manifest
+from images.removal import remove_tree
 from images.tree import HOLE, Run
 from tests.images.support import Index, import_tree, write_blob
 from tests.support.trees import differences
@@ -216,6 +217,7 @@ def test_a_tree_deeper_than_the_limit_is_refused(top: Path, store: BlockStore) -
     finally:
         os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        remove_tree(top)  # too deep for who clears away what tests leave
 
 
 def test_a_path_that_is_no_directory_is_refused(top: Path, store: BlockStore) -> None:
