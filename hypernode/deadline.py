@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import trio
 
@@ -24,7 +25,7 @@ class DeadlineBlob:
         self.seconds = seconds
         self.size = blob.size
 
-    def stored(self) -> StoredBlocks | None:
+    def stored(self) -> Sequence[StoredBlocks]:
         return self._blob.stored()
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:

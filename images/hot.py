@@ -11,7 +11,7 @@ caches; and granules that lie side by side in a file but not in the trace would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -102,6 +102,7 @@ class TracedBlob:
         self._source = source
         self._places: dict[int, tuple[BlobReader, int]] = {}
         self._known: set[tuple[StoredBlock, ...]] = set()
+        self._stored: Sequence[StoredBlocks] = ()
         self.size = blob.size
         self.on_read: set[Callable[[int, int], None]] = set()
         """Told of offset and size of each read."""
@@ -111,9 +112,11 @@ class TracedBlob:
         """Told of each block of the version that somebody has to wait for."""
         return self._blob.on_miss
 
-    def stored(self) -> StoredBlocks:
-        """The version's own blocks."""
-        return self._blob.stored(self.on_read)
+    def stored(self) -> Sequence[StoredBlocks]:
+        """The version's own blocks, and those of the hot blobs."""
+        if not self._stored:
+            self._stored = self._blob.stored(self.on_read)
+        return self._stored
 
     def add(self, trace: Trace) -> None:
         """Read through the hot blob of `trace` too. Raises `TraceCorrupt` when it does not fit the image."""
@@ -123,6 +126,7 @@ class TracedBlob:
         self._known.add(trace.hot)
         space = HotSpace(trace)
         reader = BlobReader(space, self._source, self._blob.memory)
+        self._stored = [*self.stored(), StoredBlocks(space, self._source, space.stretches(), self.on_read)]
         for granule, place in space.places.items():  # of what is in several, the last is on its way here
             self._places[granule] = (reader, place * GRANULE_BYTES)
 

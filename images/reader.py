@@ -10,7 +10,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Set
+from functools import cached_property, partial
 from typing import Protocol
 
 import trio
@@ -68,25 +69,56 @@ class RawBlocks:
 
 
 class StoredBlocks:
-    """Where the blocks of a blob lie on this disk, for another process, which verifies what it finds there.
+    """Where the blocks of a space lie on this disk, for another process, which verifies what it finds there.
 
-    `offsets`: the first byte in blob space of each block, and the end; `ids`: theirs, one after the other. `watchers`:
-    who wants to know of each read, which is then to be made here.
+    `offsets`: the first byte in that space of each block, and the end; `ids`: theirs, one after the other.
+    `stretches`: which bytes of a blob it holds, as (byte of the blob, bytes, byte of the space) in order. `on_read`:
+    who wants to know what is read of that blob.
     """
 
-    def __init__(self, space: Space, offsets: array[int], source: StoredSource, watchers: Sized) -> None:
-        self._watchers = watchers
-        self.offsets = offsets + array("Q", (space.blob_bytes,))
+    def __init__(
+        self,
+        space: Space,
+        source: StoredSource,
+        stretches: Sequence[tuple[int, int, int]],
+        on_read: Set[Callable[[int, int], None]],
+    ) -> None:
+        self.offsets = space.block_offsets() + array("Q", (space.blob_bytes,))
         self.ids = space.block_ids
+        self.stretches = stretches
         self._source = source
+        self._on_read = on_read
 
     @property
     def is_watched(self) -> bool:
-        return bool(self._watchers)
+        return bool(self._on_read)
+
+    def note(self, offset: int, size: int) -> None:
+        """The other process has read this of the blob."""
+        for listener in self._on_read:
+            listener(offset, size)
+
+    @cached_property
+    def _numbers(self) -> dict[BlockId, int]:
+        return {self._id(number): number for number in range(len(self.offsets) - 1)}
+
+    def _id(self, number: int) -> BlockId:
+        return BlockId(self.ids[number * ID_BYTES : (number + 1) * ID_BYTES])
 
     def place(self, number: int) -> Place | None:
         """Of block `number`, if it is here."""
-        return self._source.place_nowait(BlockId(self.ids[number * ID_BYTES : (number + 1) * ID_BYTES]))
+        return self._source.place_nowait(self._id(number))
+
+    def listen(self, listener: Callable[[int], object]) -> Callable[[], None]:
+        """Have `listener` told the number of each block that is fetched from now on; returned is what ends that."""
+
+        def kept(identifier: BlockId) -> None:
+            number = self._numbers.get(identifier)
+            if number is not None:
+                listener(number)
+
+        self._source.on_kept.add(kept)
+        return partial(self._source.on_kept.discard, kept)
 
     def open_pack(self, number: int) -> int:
         """A descriptor of what places point into, the caller's own. Raises `OSError`."""
@@ -106,9 +138,9 @@ class BlobReader:
         self.on_miss: set[Callable[[Block], None]] = set()
         """Told of each block that somebody has to wait for."""
 
-    def stored(self, watchers: Sized = ()) -> StoredBlocks:
+    def stored(self, on_read: Set[Callable[[int, int], None]] = frozenset()) -> Sequence[StoredBlocks]:
         """What the blob's blocks are and where they lie."""
-        return StoredBlocks(self._space, self._offsets, self._source, watchers)
+        return (StoredBlocks(self._space, self._source, ((0, self.size, 0),), on_read),)
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `read` if every block is at hand, else None. Raises `Corrupt` for a block that its author got wrong."""

@@ -8,6 +8,7 @@ once); here it is kept and counted once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -70,6 +71,8 @@ class StoredSource:
         self._blocks = blocks
         self._remote = remote
         self._local = self._fetched = self._fetched_bytes = self._unkept = 0
+        self.on_kept: set[Callable[[BlockId], None]] = set()
+        """Told of each block that has been fetched and is here from now on."""
 
     def has_nowait(self, block_id: BlockId) -> bool:
         """Whether the block is here; `get_nowait` may still find it rotten."""
@@ -114,3 +117,6 @@ class StoredSource:
             if not self._unkept:
                 _log.warning("what is fetched is not kept: %s", error.message)
             self._unkept += 1
+            return
+        for listener in self.on_kept:
+            listener(block_id)

@@ -107,7 +107,16 @@ class HotSpace:
         assert trace.hot
         self.blob_bytes: int = trace.granule_count * GRANULE_BYTES
         self.places = {granule: place for place, granule in enumerate(trace.granules())}
+        self._runs = trace.runs
         self._hot = trace.hot
+
+    def stretches(self) -> list[tuple[int, int, int]]:
+        """Which bytes of the image's blob it holds, in order: (byte, bytes, where in this space)."""
+        found, place = [], 0
+        for run in self._runs:
+            found.append((run.first * GRANULE_BYTES, run.length * GRANULE_BYTES, place * GRANULE_BYTES))
+            place += run.length
+        return sorted(found)
 
     def block(self, number: int) -> Block:
         """Block `number` of it."""

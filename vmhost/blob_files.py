@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -15,7 +15,8 @@ from vmhost.blob_protocol import BlockTable, Place
 
 
 class StoredBlocks(Protocol):
-    """Where the blocks of a blob lie on this disk. `offsets`: where each begins in the blob, and the end of all."""
+    """Where blocks that hold bytes of a blob lie on this disk. `offsets`: where each begins in the space that they make
+    up, and the end of all. `stretches`: which bytes of the blob are where in it (byte, bytes, byte there), in order."""
 
     @property
     def offsets(self) -> array[int]: ...
@@ -24,11 +25,20 @@ class StoredBlocks(Protocol):
     def ids(self) -> bytes: ...
 
     @property
+    def stretches(self) -> Sequence[tuple[int, int, int]]: ...
+
+    @property
     def is_watched(self) -> bool:
-        """Whether somebody wants to know of each read, so that all are to come here (until `look_again`)."""
+        """Whether somebody wants to know of each read (until `look_again`)."""
+
+    def note(self, offset: int, size: int) -> None:
+        """This was read of the blob elsewhere."""
 
     def place(self, number: int) -> tuple[int, int, int] | None:
         """(pack, byte, bytes) of a block's stored bytes, if it is here."""
+
+    def listen(self, listener: Callable[[int], object]) -> Callable[[], None]:
+        """Have the numbers of blocks told that come here from now on, until what is returned is called."""
 
     def open_pack(self, number: int) -> int:
         """A descriptor of the pack; becomes ours. Raises OSError."""
@@ -40,8 +50,11 @@ class BlobFile(Protocol):
     @property
     def size(self) -> int: ...
 
-    def stored(self) -> StoredBlocks | None:
-        """Where its bytes may be read without this process; None if all reads are to come here."""
+    def stored(self) -> Sequence[StoredBlocks]:
+        """Where its bytes may be read without this process: its own blocks, then others, more of which may come to be.
+
+        None at all if every read is to come here.
+        """
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """The bytes if they need no waiting, else None. `offset + size` is within the blob."""
@@ -51,32 +64,60 @@ class BlobFile(Protocol):
 
 
 class ServedBlob:
-    """A blob under a name. `waiting`: the scopes of reads that wait for it."""
+    """A blob under a name. `waiting`: the scopes of reads that wait for it. `packs` is told of each pack in use."""
 
-    def __init__(self, name: str, node: int, blob: BlobFile) -> None:
+    def __init__(self, name: str, node: int, blob: BlobFile, packs: Callable[[StoredBlocks, int], None]) -> None:
         self.name = name
         self.node = node
         self.blob = blob
         self.size = blob.size
         self.removed = False
         self.waiting: set[trio.CancelScope] = set()
-        stored = blob.stored()
-        self.table = None if stored is None else _Told(stored)
+        self.tables: list[Told] = []
+        self._packs = packs
+        self._ahead = 1
+
+    def look_again(self) -> Iterator[Told]:
+        """Whether it is watched; its tables that are new."""
+        for stored in self.blob.stored()[len(self.tables) :]:
+            told = Told(stored, self._packs)
+            if self.tables:  # few blocks, all of which are about to be read
+                told.tell(range(told.count))
+            self.tables.append(told)
+            yield told
+        if self.tables:
+            self.tables[0].look_again()
+
+    def learn(self, offset: int) -> None:
+        """Tell where its own block at `offset` lies and those behind it, more of them as long as they are here."""
+        if self.tables:
+            own = self.tables[0]
+            own.look_again()
+            first = own.number_at(offset)
+            found = own.tell(range(first, min(first + self._ahead, own.count)))
+            self._ahead = min(max(1, 2 * found), limits.BLOB_LEARN_BLOCKS)
+
+    def note(self, offset: int, size: int) -> None:
+        """The small process has read this."""
+        if self.tables:
+            self.tables[0].look_again()
+            self.tables[0].stored.note(offset, size)
 
     def close(self) -> None:
-        if self.table is not None:
-            self.table.close()
+        for told in self.tables:
+            told.close()
 
 
-class _Told:
-    """A blob's table, filled as its reads come here: what was read here once, the small process reads from then on."""
+class Told:
+    """A table, filled as blocks come here, and as reads of those do that were here before."""
 
-    def __init__(self, stored: StoredBlocks) -> None:
+    def __init__(self, stored: StoredBlocks, packs: Callable[[StoredBlocks, int], None]) -> None:
         self.stored = stored
-        self.descriptor = BlockTable.create(stored.offsets, stored.ids)
+        self.descriptor = BlockTable.create(stored.offsets, stored.ids, stored.stretches)
         self._table = BlockTable(self.descriptor, writable=True)
-        self._ahead = 1
-        self.look_again()
+        self.count = self._table.count
+        self._packs = packs
+        self._end_listening = stored.listen(self._tell)
 
     def look_again(self) -> None:
         """Whether it is watched."""
@@ -84,17 +125,22 @@ class _Told:
 
     def close(self) -> None:
         """Tell no more."""
+        self._end_listening()
         self._table.close()
         os.close(self.descriptor)
 
-    def learn(self, offset: int, packs: Callable[[StoredBlocks, int], None]) -> None:
-        """Tell the places of the block at `offset` and of those behind it, more of them as long as they are here."""
-        self.look_again()
-        table, found = self._table, 0
-        first = bisect_right(table.offsets, offset, hi=table.count) - 1
-        for number in range(first, min(first + self._ahead, table.count)):
-            if table.place(number) is None and (place := self.stored.place(number)) is not None:
-                packs(self.stored, place[0])
-                table.tell(number, Place(*place))
-                found += 1
-        self._ahead = min(max(1, 2 * found), limits.BLOB_LEARN_BLOCKS)
+    def number_at(self, offset: int) -> int:
+        """Of the block that holds a byte of its space."""
+        return bisect_right(self._table.offsets, offset, hi=self.count) - 1
+
+    def tell(self, numbers: range) -> int:
+        """Tell where these blocks lie; how many are here and had not been told."""
+        return sum(self._tell(number) for number in numbers if self._table.place(number) is None)
+
+    def _tell(self, number: int) -> bool:
+        place = self.stored.place(number)
+        if place is None:
+            return False
+        self._packs(self.stored, place[0])
+        self._table.tell(number, Place(*place))
+        return True

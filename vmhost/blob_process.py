@@ -3,7 +3,8 @@
 Names and attributes it knows; a read it answers from the node's packs, if it was told where all the blocks lie, and
 what it finds there is what their ids say. All other reads it hands to the node (`blob_protocol`), which writes the
 reply itself: nobody waits here, and nothing of a read is remembered. So this is a loop over two descriptors, in a
-process that loads neither store nor network nor trio: some 14 MB, and the table of each image.
+process that loads neither store nor network nor trio: some 14 MB, and the tables of each image. While somebody watches
+a blob, the node is told of the reads that were answered here, afterwards.
 
 It ends when its node ends, or the mount has gone. The connection outlives it as long as others hold the descriptor; who
 serves on then has what was taken and not answered sent again. Two at once would take each other's requests, so each
@@ -20,7 +21,6 @@ import stat
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -53,7 +53,8 @@ class _Blob:
         self.size = message.size
         self.name = message.name
         self.attributes = fuse.attributes(self.node, stat.S_IFREG | 0o400, self.size)
-        self.table: BlockTable | None = None
+        self.tables: list[BlockTable] = []
+        """That of its own blocks; then others, the latest first."""
 
 
 class BlobProcess:
@@ -115,14 +116,14 @@ class BlobProcess:
                 blob = _Blob(message)
                 self._by_name[blob.name] = self._by_node[blob.node] = blob
             case Say.TABLE:
-                self._by_node[message.number].table = BlockTable(descriptors[0], writable=False)
+                self._by_node[message.number].tables.insert(1, BlockTable(descriptors[0], writable=False))
                 os.close(descriptors[0])
             case Say.PACK:
                 self._packs[message.number] = descriptors[0]
             case Say.REMOVE:
                 gone = self._by_node.pop(message.number)
-                if gone.table is not None:
-                    gone.table.close()
+                for table in gone.tables:
+                    table.close()
                 if self._by_name.get(gone.name) is gone:
                     del self._by_name[gone.name]
 
@@ -157,10 +158,10 @@ class BlobProcess:
                 self._reply(request, *self._answer(request))
         return True
 
-    def _reply(self, request: Request, number: int, data: bytes | memoryview) -> None:
+    def _reply(self, request: Request, number: int, *data: bytes | memoryview) -> None:
         # What fails: nobody waits for it any more.
         with suppress(OSError):
-            os.writev(self._device, (fuse.reply(request.unique, len(data), number), data))
+            os.writev(self._device, (fuse.reply(request.unique, sum(map(len, data)), number), *data))
 
     def _answer(self, request: Request) -> tuple[int, bytes]:
         """(errno, data) for everything but reads."""
@@ -215,38 +216,46 @@ class BlobProcess:
         self._counters.count_read()
         blob = self._by_node.get(request.node)
         if blob is None:
-            self._reply(request, errno.EIO, b"")
+            self._reply(request, errno.EIO)
             return
         offset, size = request.range()
         size = min(size, blob.size - offset)
         if size <= 0:
-            self._reply(request, 0, b"")
+            self._reply(request, 0)
             return
-        table = blob.table
-        found = None if table is None or table.is_watched else self._cut(table, offset, size)
+        found = self._cut(blob, offset, offset + size)
         if found is None:
             self._asking.append(ASKED.pack(request.unique, request.node, offset, size))
             return
         self._counters.count_local(size)
-        self._reply(request, 0, found)
+        self._reply(request, 0, *found)
+        if blob.tables[0].is_watched:
+            self._asking.append(ASKED.pack(0, request.node, offset, size))
 
-    def _cut(self, table: BlockTable, offset: int, size: int) -> bytes | memoryview | None:
+    def _cut(self, blob: _Blob, offset: int, end: int) -> list[memoryview] | None:
         """The bytes, if all their blocks are known to be here, and are."""
-        first = bisect_right(table.offsets, offset, hi=table.count) - 1
         parts = []
-        for raw in self._blocks(table, first, offset + size):
-            if raw is None:
+        while offset < end:
+            part = self._part(blob, offset, end)
+            if part is None:
                 return None
-            parts.append(raw)
-        start = offset - table.offsets[first]
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        return memoryview(whole)[start : start + size]
+            parts.append(part)
+            offset += len(part)
+        return parts
 
-    def _blocks(self, table: BlockTable, number: int, end: int) -> Iterator[bytes | None]:
-        """The blocks from `number` on, up to the byte `end` of blob space."""
-        while table.offsets[number] < end:
-            yield self._block(table, number)
-            number += 1
+    def _part(self, blob: _Blob, offset: int, end: int) -> memoryview | None:
+        """The first of the bytes, at least one: from one block."""
+        for table in blob.tables:
+            found = table.find(offset)
+            if found is None:
+                continue
+            position, stop = found
+            number = bisect_right(table.offsets, position, hi=table.count) - 1
+            raw = self._block(table, number)
+            if raw is not None:
+                start = position - table.offsets[number]
+                return memoryview(raw)[start : start + min(end - offset, stop - position)]
+        return None
 
     def _block(self, table: BlockTable, number: int) -> bytes | None:
         identifier, raw_bytes = table.identifier(number), table.offsets[number + 1] - table.offsets[number]

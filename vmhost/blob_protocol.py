@@ -4,10 +4,12 @@ They have a pair of SOCK_SEQPACKET sockets, so a message comes whole or not at a
 the other has gone. The node says what is to be served (`Say`), and passes descriptors along. The process asks for what
 it cannot read itself: `ASKED` says which request of the kernel it is, and the node writes the reply to /dev/fuse.
 
-Of each blob whose blocks lie on this disk they share a *table* in memory: where each block begins in blob space, its
-id, and, as far as the node has told yet, its place in the packs. The node writes, the process reads. Nothing depends on
-a place being right: what is found there is hashed, and asked for where it is not the block. So no lock is needed, and
-one that is evicted need not be taken back.
+Of each blob whose blocks lie on this disk they share a *table* in memory: where each block begins in the space that
+the blocks make up, its id, and, as far as the node has told yet, its place in the packs. The node writes, the process
+reads. Nothing depends on a place being right: what is found there is hashed, and asked for where it is not the block.
+So no lock is needed, and one that is evicted need not be taken back. A blob may have several tables, since the same
+bytes may lie in other blocks too (what a start reads, packed for it): *stretches* say which bytes of the blob are where
+in the space of a table.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ import mmap
 import os
 import struct
 from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 WORDS_BYTES_MAX: Final = 4096  # of one message to the process
-ASKED: Final = struct.Struct("=QQQQ")  # unique number of the kernel's request, node id, byte, bytes
+ASKED: Final = struct.Struct("=QQQQ")  # unique number of the kernel's request (0: was answered), node id, byte, bytes
 ASKED_AT_ONCE: Final = 16
 _HEAD: Final = struct.Struct("=BQQ")  # kind, node id or number, size
+_TABLE: Final = struct.Struct("=QQQ")  # blocks, whether reads are noted, stretches
 _ID_BYTES: Final = 32
 _LENGTH_BITS: Final = 32
 
@@ -35,7 +40,7 @@ class Say(IntEnum):
     ADD = 2
     """A blob: node id, size, and its name."""
     TABLE = 3
-    """Of the blob with that node id: a descriptor."""
+    """One more of the blob with that node id: a descriptor."""
     PACK = 4
     """The pack of that number: a descriptor."""
     REMOVE = 5
@@ -104,40 +109,56 @@ class Place(NamedTuple):
 
 
 class BlockTable:
-    """The blocks of one blob, in shared memory: count, whether all reads are for the node, offsets (one more than
-    blocks), ids, places."""
+    """The blocks of one space, in shared memory: count, whether reads are noted, stretches, offsets (one more than
+    blocks), ids, places, and the stretches: starts, sizes and heres."""
 
     def __init__(self, descriptor: int, *, writable: bool) -> None:
         """`descriptor` remains the caller's."""
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
         self._memory = mmap.mmap(descriptor, 0, prot=protection)
         whole = memoryview(self._memory)
+        self.count, _, stretches = _TABLE.unpack_from(whole)
+        end = _TABLE.size
+        words = []
+        for size in (8 * (self.count + 1), _ID_BYTES * self.count, 16 * self.count, *[8 * stretches] * 3):
+            words.append(whole[end : end + size])
+            end += size
         self._flag = whole[8:16].cast("Q")
-        self.count: int = struct.unpack_from("=Q", whole)[0]
-        ids = 24 + 8 * self.count
-        places = ids + _ID_BYTES * self.count
-        self.offsets = whole[16:ids].cast("Q")
-        self._ids = whole[ids:places]
-        self._places = whole[places : places + 16 * self.count].cast("Q")
+        self.offsets, self._places, self._starts, self._sizes, self._heres = (
+            view.cast("Q") for view in (words[0], *words[2:])
+        )
+        self._ids = words[1]
 
     @staticmethod
-    def create(offsets: array[int], ids: bytes) -> int:
-        """A descriptor for the table of blocks that begin at `offsets`, the last of which is the end of all."""
+    def create(offsets: array[int], ids: bytes, stretches: Sequence[tuple[int, int, int]]) -> int:
+        """A descriptor for the table of blocks that begin at `offsets`, the last of which is the end of all.
+
+        `stretches`: (byte of the blob, bytes, where in this space they are) in order, none over another.
+        """
         count = len(offsets) - 1
         assert len(ids) == _ID_BYTES * count
         descriptor = os.memfd_create("blocks")
-        os.ftruncate(descriptor, 24 + (8 + _ID_BYTES + 16) * count)
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(array("Q", (count, 0)).tobytes())
+            file.write(_TABLE.pack(count, 0, len(stretches)))
             file.write(offsets.tobytes())
             file.write(ids)
+            file.write(bytes(16 * count))
+            file.writelines(array("Q", column).tobytes() for column in zip(*stretches, strict=True))
         return descriptor
 
     def close(self) -> None:
         """Use it no more."""
-        for view in (self._flag, self.offsets, self._ids, self._places):
+        for view in (self._flag, self.offsets, self._ids, self._places, self._starts, self._sizes, self._heres):
             view.release()
         self._memory.close()
+
+    def find(self, offset: int) -> tuple[int, int] | None:
+        """Where the byte `offset` of the blob is in this space, and up to which byte of it those behind it are."""
+        number = bisect_right(self._starts, offset) - 1
+        if number < 0:
+            return None
+        inside, size, here = offset - self._starts[number], self._sizes[number], self._heres[number]
+        return (here + inside, here + size) if inside < size else None
 
     @property
     def is_watched(self) -> bool:

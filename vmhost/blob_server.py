@@ -27,7 +27,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -36,7 +36,7 @@ import trio
 from hyperlog.errors import HyperError
 from vmhost import fuse_protocol as fuse
 from vmhost import limits
-from vmhost.blob_files import BlobFile, ServedBlob, StoredBlocks
+from vmhost.blob_files import BlobFile, ServedBlob, StoredBlocks, Told
 from vmhost.blob_link import BlobLink, lock_connection
 from vmhost.blob_protocol import Counters, Message, Say
 from vmhost.errors import MountFailed, MountLost, ReadDeadline
@@ -128,8 +128,9 @@ class BlobServer:
             self._last_node += 1
             node = self._last_node
         assert node not in self._by_node
-        served = self._by_name[name] = self._by_node[node] = ServedBlob(name, node, blob)
+        served = self._by_name[name] = self._by_node[node] = ServedBlob(name, node, blob, self._need_pack)
         self._tell_of(served)
+        self._tell_tables(served, served.look_again())
         return os.path.join(self.mountpoint, name)
 
     def node_of(self, name: str) -> int | None:
@@ -138,10 +139,10 @@ class BlobServer:
         return None if served is None else served.node
 
     def look_again(self, name: str) -> None:
-        """Somebody may have begun to watch the blob."""
+        """Somebody may have begun to watch the blob, or more may be known of where its bytes lie."""
         served = self._by_name.get(name)
-        if served is not None and served.table is not None:
-            served.table.look_again()
+        if served is not None:
+            self._tell_tables(served, served.look_again())
 
     def remove(self, name: str) -> None:
         """Stop serving it: reads that wait for it, and any later ones through open descriptors, fail with EIO."""
@@ -278,6 +279,7 @@ class BlobServer:
         """Of the blobs first: what waits is about them."""
         for served in self._by_name.values():
             self._tell_of(served)
+            self._tell_tables(served, served.tables)
         for number, stored in list(self._packs.items()):
             self._tell_pack(stored, number)
         link.say(Message(Say.SERVE, int(resend)), [self._device, self._counts, self._lock])
@@ -286,8 +288,11 @@ class BlobServer:
         if self._link is None:
             return
         self._link.say(Message(Say.ADD, served.node, served.size, os.fsencode(served.name)))
-        if served.table is not None:
-            self._link.say(Message(Say.TABLE, served.node), [served.table.descriptor])
+
+    def _tell_tables(self, served: ServedBlob, tables: Iterable[Told]) -> None:
+        for told in tables:
+            if self._link is not None:
+                self._link.say(Message(Say.TABLE, served.node), [told.descriptor])
 
     def _need_pack(self, stored: StoredBlocks, number: int) -> None:
         if number not in self._packs:
@@ -311,7 +316,9 @@ class BlobServer:
         async with trio.open_nursery() as nursery:
             while (reads := await link.asked()) is not None:
                 for unique, node, offset, size in reads:
-                    if (served := self._read_nowait(unique, node, offset, size)) is not None:
+                    if not unique:
+                        self._note(node, offset, size)
+                    elif (served := self._read_nowait(unique, node, offset, size)) is not None:
                         await self._slots.acquire()  # with all of them waiting, more wait in the kernel
                         nursery.start_soon(self._read_later, unique, served, offset, size)
             nursery.cancel_scope.cancel()
@@ -331,9 +338,12 @@ class BlobServer:
             self._reply(unique, None)
             self._report(served, offset, size, error)
             return None
-        if served.table is not None:
-            served.table.learn(offset, self._need_pack)
+        served.learn(offset)
         return None
+
+    def _note(self, node: int, offset: int, size: int) -> None:
+        if (served := self._by_node.get(node)) is not None:
+            served.note(offset, size)
 
     async def _read_later(self, unique: int, served: ServedBlob, offset: int, size: int) -> None:
         """The same when it must be waited for."""

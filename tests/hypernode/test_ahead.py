@@ -246,8 +246,8 @@ async def test_a_recording_has_the_order_of_first_reads(world: World) -> None:
 class _Endless:
     size = (TRACE_GRANULES_MAX + 50) * GRANULE_BYTES
 
-    def stored(self) -> None:
-        return None
+    def stored(self) -> tuple[()]:
+        return ()
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         return bytes(size)

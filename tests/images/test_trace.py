@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -259,3 +260,35 @@ async def test_nobody_to_deliver_is_told(world: World) -> None:
     world.remote.blocks.clear()
     with pytest.raises(NoProvider):
         await through(world, hot).read(0, 8 * GRANULE_BYTES)
+
+
+async def test_where_an_images_bytes_lie_is_told_for_its_hot_blobs_too(world: World) -> None:
+    hot = await make_hot(world, [40, 3, 4, 17, 60])
+    blob = through(world)
+    (own,) = blob.stored()
+    blob.add(hot)
+    assert blob.stored()[0] is own
+    packed = blob.stored()[1]
+    assert list(own.stretches) == [(0, blob.size, 0)]
+    assert list(own.offsets) == [*world.manifest.block_offsets(), blob.size]
+    granules = [(3, 2, 1), (17, 1, 3), (40, 1, 0), (60, 1, 4)]
+    assert list(packed.stretches) == [tuple(number * GRANULE_BYTES for number in each) for each in granules]
+    told: list[tuple[str, int]] = []
+    end = own.listen(lambda number: told.append(("own", number)))
+    packed.listen(lambda number: told.append(("hot", number)))
+    await blob.read(3 * GRANULE_BYTES, GRANULE_BYTES)
+    await blob.read(0, GRANULE_BYTES)
+    assert told == [("hot", 0), ("own", 0)]
+    for table, payload in (
+        (own, world.remote.blocks[world.manifest.block(0).id]),
+        (packed, world.store.get(hot.hot[0].id)),
+    ):
+        place = table.place(0)
+        assert place is not None
+        descriptor = table.open_pack(place.pack)
+        assert os.pread(descriptor, place.length, place.offset) == payload
+        os.close(descriptor)
+    assert own.place(1) is None
+    end()
+    await blob.read(blob.size - 1, 1)
+    assert len(told) == 2
