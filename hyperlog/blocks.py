@@ -36,6 +36,12 @@ _PLACE: Final = struct.Struct("<IQI")
 _PREFIX: Final = b"b"
 _ASIDE_PREFIX: Final = b"q"
 _EVICT_BATCH: Final = 1000
+_RESERVE_BYTES: Final = 64 << 20
+_RESERVE_SHARE: Final = 16
+"""Room of the disk that blocks leave free, at most this part of it: collecting blocks has to write, too."""
+_LOOK_BYTES: Final = 1 << 20
+"""Blocks between two looks at the free room."""
+_FULL_HINT: Final = "free some space, or have `hypernode collect` make room"
 _SECTOR_BYTES: Final = 512
 """What st_blocks counts in."""
 _ROT: Final = frozenset({errno.EIO, errno.ENOENT, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA})
@@ -60,6 +66,7 @@ class BlockStore:
         self._lock = threading.Lock()
         self._descriptors: dict[int, int] = {}
         self._dirty: set[int] = set()
+        self._room = 0
         self._fresh = True
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._pack = max(self._pack_numbers(), default=1)
@@ -220,6 +227,7 @@ class BlockStore:
         """Write a record behind the last one; a failed write leaves the end where it was."""
         record_bytes = len(header) + len(payload)
         try:
+            self._take_room(record_bytes)
             if self._end + record_bytes > self._pack_bytes_max:
                 self._open(self._pack + 1, os.O_CREAT)
                 self._pack += 1
@@ -231,12 +239,22 @@ class BlockStore:
         except OSError as error:
             raise _full_or_broken(error) from error
         if written != record_bytes:
-            raise StoreFull("the disk of the store is full", "free some space and try again")
+            raise StoreFull("the disk of the store is full", _FULL_HINT)
         reached("blocks.payload:after")
         place = Place(self._pack, self._end, len(payload))
         self._end = _aligned(self._end + record_bytes)
         self._dirty.add(self._pack)
         return place
+
+    def _take_room(self, size: int) -> None:
+        if self._room < size:
+            disk = os.statvfs(self._directory)
+            reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+            is_told = disk.f_blocks > 0
+            self._room = min(_LOOK_BYTES, disk.f_bavail * disk.f_frsize - reserve) if is_told else _LOOK_BYTES
+            if self._room < size:
+                raise StoreFull("the disk of the store is full", _FULL_HINT)
+        self._room -= size
 
     def _read(self, place: Place) -> bytes | None:
         """What lies at `place`, None where it is rotten. Raises `Unavailable` when nothing can be told."""
@@ -315,5 +333,5 @@ def _aligned(offset: int) -> int:
 
 def _full_or_broken(error: OSError) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull("the disk of the store is full", "free some space and try again")
+        return StoreFull("the disk of the store is full", _FULL_HINT)
     return StoreDamaged(f"blocks cannot be written: {error.strerror}", "check the disk")

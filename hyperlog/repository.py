@@ -37,6 +37,10 @@ FORMAT: Final = 1
 _FORMAT_TEXT: Final = "hypernode store "
 _FORMAT_BYTES_MAX: Final = 64
 _PID_BYTES_MAX: Final = 32
+_FORMAT: Final = "format"
+"""The file that makes a directory a repository."""
+_BEFORE: Final = frozenset({"lock", "containers", "format.new", "lost+found"})
+"""What a directory may have in it that becomes a repository: what comes first, and a file system of its own has."""
 
 
 class Repository:
@@ -101,11 +105,24 @@ def _check_store(marks: Watermarks, store: Store) -> None:
 
 
 def _check_access(path: Path) -> None:
+    """See to it that nobody else can look in: what lies here has keys, links, and what containers are and wrote.
+
+    A directory that was there before is closed if it is a repository already, or empty; what else it may be for is
+    not ours to say.
+    """
     status = path.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise Refused(
             f"{path} belongs to or can be changed by others", f"chown {os.geteuid()} {path} && chmod 700 {path}"
         )
+    if status.st_mode & 0o055:
+        inside = set(os.listdir(path))
+        if inside.isdisjoint((_FORMAT, "index")) and not inside <= _BEFORE:
+            raise Refused(
+                f"{path} can be read by others, and has other things in it",
+                f"name a directory of its own, or chmod 700 {path}",
+            )
+        path.chmod(0o700)
 
 
 def lock_directory(path: Path) -> int:
@@ -136,7 +153,7 @@ def _process(owner: str) -> str:
 
 def check_format(path: Path) -> None:
     """Check the format of the repository at `path`, or set it in an empty one. Raises `StoreTooNew`, `StoreDamaged`."""
-    file = path / "format"
+    file = path / _FORMAT
     try:
         with file.open("rb") as stream:
             text = stream.read(_FORMAT_BYTES_MAX).decode(errors="replace")

@@ -59,7 +59,8 @@ def as_link(text: str, images: Sequence[tuple[str, str | None]], *, is_place: bo
     if not links:
         raise NotFound(
             f"no image of this home is called {printable(text)}",
-            "`hypernode images` lists what is here; a link looks like hyper://KEY, with 52 characters as KEY",
+            "`hypernode images` lists what is here; `hypernode share docker://IMAGE` brings one from a registry;"
+            " a link looks like hyper://KEY, with 52 characters as KEY",
         )
     if len(links) > 1:
         raise Conflict(f"{len(links)} images of this home are called {printable(text[:longest])}", "use a link instead")

@@ -18,8 +18,8 @@ _ENV_FILE_BYTES_MAX: Final = 1 << 20
 
 def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
     """Raises `Refused`, `NotFound`."""
-    if not arguments["detach"] and (arguments["interactive"] or arguments["tty"]):
-        raise Refused("in the foreground the streams are this command's own", "-i and -t go with --detach")
+    if not arguments["detach"] and arguments["tty"] and not os.isatty(0):
+        raise Refused("in the foreground the terminal is this command's own, and it has none", "leave --tty out")
     if arguments["detach"] and (arguments["stats"] is not None or arguments["timings"]):
         raise Refused("--stats and --timings tell of the end", "leave --detach out")
     if arguments["no_healthcheck"] and arguments["health_cmd"] is not None:
@@ -44,8 +44,8 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         read_only=arguments["read_only"],
         restart=arguments["restart"],
         auto_remove=arguments["auto_remove"],
-        tty=arguments["tty"],
-        stdin=arguments["interactive"],
+        tty=arguments["detach"] and arguments["tty"],
+        stdin=arguments["detach"] and arguments["interactive"],
         stop_signal=arguments["stop_signal"],
         stop_seconds=arguments["stop_seconds"],
         keep=arguments["keep"],

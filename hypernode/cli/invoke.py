@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from hypernode.cli.other_words import meant
 from hypernode.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
 _PROGRAM: Final = "hypernode"
@@ -36,8 +37,12 @@ def _tell(error: click.ClickException, argv: Sequence[str]) -> None:
     message, *guesses = _GUESS.split(" ".join(error.format_message().split()))
     message = message.strip().rstrip(".") or "which command?"
     message = message[0].lower() + message[1:]
-    help_ = f"{context.command_path if context else _PROGRAM} --help"
-    hint = f"did you mean {guesses[0].replace(', ', ' or ')}? {help_}" if guesses else help_
+    path = context.command_path if context else _PROGRAM
+    hint = f"{path} --help"
+    if (here := meant(path, message)) is not None:
+        hint = f"here that is {here}; {hint}"
+    elif guesses:
+        hint = f"did you mean {guesses[0].replace(', ', ' or ')}? {hint}"
     if _wants_json(argv):
         print(json.dumps({"error": {"code": "usage", "message": message, "hint": hint}}), file=sys.stderr)
     else:

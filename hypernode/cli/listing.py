@@ -62,7 +62,7 @@ async def log(config: Config, arguments: Mapping[str, Any]) -> int:
     ]
     print_table(("VERSION", "ENTRY", "CREATED", "SIZE", "TAGS", "MESSAGE"), rows)
     for fork in result["forks"]:
-        print(f"hypernode: {fork['message']}\n  hint: {fork['hint']}", file=sys.stderr)
+        print(f"hypernode: {plain(fork['message'])}\n  hint: {plain(fork['hint'])}", file=sys.stderr)
     return EXIT_OK
 
 

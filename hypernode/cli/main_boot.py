@@ -80,9 +80,17 @@ _Remove = Annotated[
     bool, _option("--rm", help="Remove it when it ends (in the foreground it always is).", panel=_STAYING)
 ]
 _Interactive = Annotated[
-    bool, _option("--interactive", "-i", help="With -d: keep its input open, for `attach`.", panel=_STAYING)
+    bool,
+    _option(
+        "--interactive",
+        "-i",
+        help="With -d: keep its input open, for `attach`. In the foreground it always has this one's.",
+        panel=_STAYING,
+    ),
 ]
-_Tty = Annotated[bool, _option("--tty", "-t", help="With -d: give it a terminal.", panel=_STAYING)]
+_Tty = Annotated[
+    bool, _option("--tty", "-t", help="With -d: give it a terminal. In the foreground it has this one.", panel=_STAYING)
+]
 _StopSignal = Annotated[
     str, _option("--stop-signal", metavar="SIGNAL", help="What `stop` sends first.", panel=_STAYING)
 ]

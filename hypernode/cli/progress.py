@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from hypernode.cli.tables import in_a_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -26,7 +28,7 @@ def note(text: str) -> None:
     if Speech.as_json:
         _print_json("note", {"text": text})
     else:
-        print(f"hypernode: {text}", file=sys.stderr, flush=True)
+        print(f"hypernode: {in_a_line(text)}", file=sys.stderr, flush=True)
 
 
 def _print_json(kind: str, fields: Mapping[str, Any]) -> None:
@@ -66,7 +68,7 @@ class EventPrinter:
 
     def _note(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.console.print(f"hypernode: {text}", markup=False, highlight=False)
+            self._bars.console.print(f"hypernode: {in_a_line(text)}", markup=False, highlight=False)
         else:
             note(text)
 

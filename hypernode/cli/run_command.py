@@ -20,6 +20,7 @@ import trio
 from hyperlog.errors import HyperError
 from hypernode.api.codec import error_fields
 from hypernode.cli.progress import Speech
+from hypernode.cli.tables import in_a_line
 from hypernode.config import Config, make_config
 from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
@@ -184,13 +185,13 @@ def _told(error: BaseException, verb: str) -> int:
 
 
 def print_error(error: HyperError) -> None:
-    """One line, and one with what to do; or an object."""
+    """One line, and one with what to do, neither of which drives the terminal; or an object."""
     if Speech.as_json:
         print(json.dumps({"error": error_fields(error)}), file=sys.stderr)
         return
-    print(f"hypernode: {error.message}", file=sys.stderr)
+    print(f"hypernode: {in_a_line(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        print(f"  hint: {in_a_line(error.hint)}", file=sys.stderr)
 
 
 def _only(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

@@ -21,6 +21,11 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def in_a_line(text: str) -> str:
+    """`text` of several lines, as programs that we ran say it, as one that is plain."""
+    return "; ".join(plain(line) for line in text.splitlines())
+
+
 def size_text(number: int) -> str:
     """Bytes in the unit that people read."""
     value = float(number)

@@ -204,7 +204,8 @@ class ContainerStore:
             if not spec.foreground:
                 sync_directory(path)
         except OSError as error:
-            raise Unavailable(f"the container cannot be kept: {error.strerror}") from None
+            words = f"the container cannot be kept: {error.strerror}"
+            raise Unavailable(words, "is there room on the home's disk? `hypernode collect` makes some") from None
 
     def _open(self, path: Path) -> Container | None:
         if len(path.name) != _ID_CHARACTERS:

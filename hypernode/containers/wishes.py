@@ -153,6 +153,8 @@ def parse_bind(text: str) -> Bind:
     source, target = words
     if not target.startswith("/") or target == "/" or ".." in target.split("/"):
         raise Refused(f"{text!r}: {target!r} is no place in a container", "an absolute path that is not /")
+    if [part for part in target.split("/") if part not in ("", ".")][:1] == ["proc"]:
+        raise Refused(f"{text!r}: /proc shows what the kernel says, and nothing else", "choose another place inside")
     if not source.startswith("/") and not _DIRECTORY.fullmatch(source):
         raise Refused(f"{text!r}: {source!r} is neither an absolute path nor a name")
     return Bind(source, target, read_only=mode == "ro")

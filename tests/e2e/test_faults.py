@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_does_not_stop_a_container(world: World, small_home
     script = ["sh", "-c", 'cat "$@" | sha256sum', "sh", *names]
     done = Node(disk, world.hosts.right).run("boot", world.link, *world.seeder.peers, "--", *script)
     assert (done.returncode, done.stdout) == (0, f"{digest}  -\n"), done.stderr
-    assert shutil.disk_usage(disk).free < 64 * 1024
+    assert shutil.disk_usage(disk).free < 320 * 1024, "what blocks leave free (hyperlog/blocks.py), and one of them"
 
 
 # A user who may read everything, so that where Python and this checkout lie does not matter, but is not root.

@@ -100,6 +100,30 @@ def test_a_home_that_others_can_change_is_refused(tmp_path: Path) -> None:
     open_repository(home).close()
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o705])
+def test_a_home_that_others_can_look_into_is_closed(tmp_path: Path, mode: int) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "lost+found").mkdir()  # a disk of its own
+    for _ in range(2):
+        home.chmod(mode)
+        with open_repository(home):
+            assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_of_others_things_is_not_closed_to_them(tmp_path: Path) -> None:
+    directory = tmp_path / "somewhere"
+    directory.mkdir()
+    (directory / "letter").touch()
+    directory.chmod(0o755)
+    with pytest.raises(Refused, match="has other things in it"):
+        open_repository(directory)
+    assert directory.stat().st_mode & 0o777 == 0o755
+    directory.chmod(0o700)
+    with open_repository(directory):
+        assert (directory / "letter").exists()
+
+
 def test_a_file_in_place_of_a_home_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("x")
     with pytest.raises(Refused):
@@ -212,6 +236,18 @@ def test_a_full_disk_is_a_clean_error_reads_go_on_and_writing_resumes(tmp_path: 
             log = repository.logs.open(log.key)
             assert log.length == acknowledged + 1
             assert audit(repository).clean
+
+
+@pytest.mark.real
+def test_a_disk_full_of_blocks_has_room_left_to_collect_them(tmp_path: Path) -> None:
+    with _tiny_disk(tmp_path / "disk", "24m") as disk, open_repository(disk / "home") as repository:
+        blocks = repository.blocks
+        kept = blocks.put_new(b"kept")
+        assert _until_full(lambda _: blocks.put_new(os.urandom(60_000))) > 200
+        blocks.evict([identifier for identifier, _ in blocks.ids() if identifier != kept])
+        assert blocks.reclaim() > 12 << 20
+        assert blocks.get(blocks.put_new(os.urandom(60_000)))
+        assert blocks.get(kept) == b"kept"
 
 
 @pytest.mark.real

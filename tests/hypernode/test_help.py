@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hypernode.cli.other_words import COMMANDS, OPTIONS
 from tests.support.sources import TOP
 
 WITHOUT_JSON = {
@@ -134,6 +137,13 @@ def test_nonsense_is_told_to_programs_in_json() -> None:
     [
         (["boots"], "no such command 'boots'", "did you mean 'boot'? hypernode --help"),
         (["--lan-onyl", "images"], "no such option '--lan-onyl'", "did you mean '--lan-only'"),
+        (
+            ["run", "-it", "web"],
+            "no such command 'run'",
+            "here that is hypernode boot LINK -- COMMAND; hypernode --help",
+        ),
+        (["volume", "ls"], "no such command 'ls'", "here that is hypernode volumes; hypernode volume --help"),
+        (["boot", "--publish", "80:80", "x"], "no such option '--publish'", "here that is --port HOST:INSIDE; "),
         (["diff", "one"], "missing argument 'NEW'", "hypernode diff --help"),
         (["boot", "x", "--read-deadline", "soon"], "'soon' is not a valid float", "hypernode boot --help"),
     ],
@@ -145,3 +155,25 @@ def test_what_is_nearly_right_is_named(argv: list[str], message: str, hint: str)
     assert first.startswith("hypernode: ")
     assert message in first
     assert second.startswith(f"  hint: {hint}")
+
+
+def test_what_is_said_of_other_names_is_there() -> None:
+    names = {one["name"] for one in commands()}
+    for text in (*COMMANDS.values(), *OPTIONS.values()):
+        for name in re.findall(r"hypernode ([a-z]+(?: add)?)", text):
+            assert name in names, text
+    options = {one["name"]: one["options"] for one in commands()}
+    assert {word for text in OPTIONS.values() for word in re.findall(r"--[a-z]+", text)} <= set(options["boot"])
+    assert not set(COMMANDS) & names
+    assert not set(OPTIONS) & set(options["boot"])
+
+
+def test_an_error_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    strange = tmp_path / "\x1b[31mred\x9b1m\n\u202e"
+    argv = [sys.executable, "-m", "hypernode", "--home", str(tmp_path / "home"), "share", str(strange)]
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, check=False)
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert "[31mred" in first
+    assert second.startswith("  hint: ")
+    assert all(line.isprintable() for line in (first, second))

@@ -37,6 +37,7 @@ FAULTS: Final = (
     Fault("show hyper://short", 4, "a key has 52 characters"),
     Fault("boot {link} --keep ../x", 125, "a volume's name has"),
     Fault("boot {link} --peer example.com", 125, "not a peer address"),
+    Fault("boot {link} -it", 125, "it has none"),
     Fault("ls {link}:/nope", 3, "has no '/nope'"),
     Fault("cat {link}", 4, "no file is named"),
     Fault("volume rm nope", 3, "no volume nope"),
