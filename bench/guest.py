@@ -11,7 +11,12 @@ guest_mb            kernel and initrd as they are carried, in MB (profile fast)
 vs_stock_debian_vm  ours ÷ a Debian VM: cloud kernel, initramfs-tools' initrd, root on a disk, systemd-nspawn
 vs_busybox_floor    ours ÷ a guest that has nothing but busybox and the modules, and runs the container by chroot
 template_vs_cold    restored from a template ÷ booted
-overhead_mb         memory of QEMU on the host (PSS) − that of the container's control group in the guest, in MB
+overhead_mb         memory of QEMU on the host (PSS) − that of the container's control group in the guest, in MB; it is
+  overhead_guest_mb       the guest's memory (without the container's): its kernel, what the initrd unpacked, slab
+  overhead_translated_mb  code that the emulator translated
+  overhead_program_mb     QEMU's program and libraries, pages that all of its processes share
+  overhead_heap_mb        the rest of QEMU's own
+overhead_untranslated_mb  overhead_mb without the translated code: an estimate of what KVM would take, where there is none
 
 "Ours" is a restored template, which is how containers are started; `cold_vs_…` are the same for a boot.
 """
@@ -177,8 +182,10 @@ async def first_output(agent: Agent, command: str) -> None:
         seen += data
 
 
-async def ours(spec: MachineSpec, platform: Platform, directory: Path, template: Path | None) -> tuple[float, float]:
-    """Seconds from QEMU's start until the container speaks; and the memory on top of the container's, in MB."""
+async def ours(
+    spec: MachineSpec, platform: Platform, directory: Path, template: Path | None
+) -> tuple[float, dict[str, float]]:
+    """Seconds from QEMU's start until the container speaks; and the memory on top of the container's, in MB by part."""
     start = time.monotonic()
     async with QemuDriver(platform).running(spec, directory, restore=template) as machine:
         async with open_agent(directory / channel_socket(PORT_NAME), deadline=_SECONDS, silence=_SECONDS) as agent:
@@ -188,11 +195,14 @@ async def ours(spec: MachineSpec, platform: Platform, directory: Path, template:
             seconds = time.monotonic() - start
             used = await container_bytes(agent)
             deadline = time.monotonic() + _SETTLE_SECONDS
-            resident = proportional_bytes(machine.pid)
+            parts = memory_parts(machine.pid, spec.memory_mib << 20)
             while time.monotonic() < deadline:  # the guest gives free pages back, by and by
                 await trio.sleep(0.5)
-                resident = min(resident, proportional_bytes(machine.pid))
-    return seconds, (resident - used) / 1e6
+                parts = min(
+                    parts, memory_parts(machine.pid, spec.memory_mib << 20), key=lambda found: sum(found.values())
+                )
+    parts["guest"] -= used
+    return seconds, {name: count / 1e6 for name, count in parts.items()}
 
 
 async def container_bytes(agent: Agent) -> int:
@@ -201,9 +211,24 @@ async def container_bytes(agent: Agent) -> int:
     return int(await session.stdout.receive_some())
 
 
-def proportional_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+def memory_parts(pid: int, guest_bytes: int) -> dict[str, int]:
+    """What a QEMU takes of this host (PSS), by what it is. `guest_bytes`: the size of its guest's memory."""
+    parts = dict.fromkeys(("guest", "translated", "program", "heap"), 0)
+    part = "heap"
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *fields = line.split()
+        if name == "Pss:":
+            parts[part] += int(fields[0]) * 1024
+        elif not name.endswith(":"):
+            begin, end = (int(word, 16) for word in name.split("-"))
+            path = " ".join(fields[4:])
+            if end - begin == guest_bytes and not path:
+                part = "guest"
+            elif fields[0] == "rwxp":
+                part = "translated"
+            else:
+                part = "program" if path.startswith("/") else "heap"
+    return parts
 
 
 async def save_template(spec: MachineSpec, platform: Platform, directory: Path) -> Path:
@@ -233,7 +258,8 @@ async def measure(rounds: int, scratch: Path) -> dict[str, float]:
         times["cold"].append(seconds)
         seconds, overhead = await ours(our_guest(words=(TEMPLATE_WORD,)), platform, machine, template)
         times["template"].append(seconds)
-        times["overhead"].append(overhead)
+        for part, megabytes in overhead.items():
+            times[f"overhead_{part}"].append(megabytes)
         bare = common(name="floor", kernel=str(guest.kernel), initrd=str(floor), words=("rdinit=/init",))
         times["floor"].append(await said_on_console(bare, platform, machine))
         disk = shutil.copy(stock / "disk.ext4", scratch / "disk.ext4")
@@ -257,12 +283,15 @@ async def find_or_build(scratch: Path) -> Guest:
 
 def figures(packed_bytes: int, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     middle = {name: statistics.median(values) for name, values in times.items()}
+    parts = {f"{name}_mb": value for name, value in middle.items() if name.startswith("overhead_")}
     return {
         "guest_mb": packed_bytes / 1e6,
         "vs_stock_debian_vm": middle["template"] / middle["stock"],
         "vs_busybox_floor": middle["template"] / middle["floor"],
         "template_vs_cold": middle["template"] / middle["cold"],
-        "overhead_mb": middle["overhead"],
+        "overhead_mb": sum(parts.values()),
+        **parts,
+        "overhead_untranslated_mb": sum(parts.values()) - parts["overhead_translated_mb"],
         "cold_vs_stock_debian_vm": middle["cold"] / middle["stock"],
         "cold_vs_busybox_floor": middle["cold"] / middle["floor"],
         **{f"{name}_seconds": middle[name] for name in ("template", "cold", "floor", "stock")},

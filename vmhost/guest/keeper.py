@@ -95,13 +95,13 @@ async def _run(spec: MachineSpec, platform: Platform, directory: Path, *, patien
         if not patient and not await _speaks(machine):
             return None
         end = await machine.wait()
-        write_json(directory / END, {**asdict(end), "last_words": machine.last_words()})
+        write_json(directory / END, {**asdict(end), "last_words": machine.speech.last_words()})
         return end
 
 
 async def _speaks(machine: VirtualMachine) -> bool:
     with trio.move_on_after(KVM_SILENT_SECONDS):
-        while not machine.console_bytes:  # noqa: ASYNC110  (a console tells nobody)
+        while not machine.speech.console_bytes:  # noqa: ASYNC110  (a console tells nobody)
             await trio.sleep(limits.ONLINE_POLL_SECONDS)
         return True
     return False

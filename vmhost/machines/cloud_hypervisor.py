@@ -34,7 +34,9 @@ from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
 from vmhost.machines.hypervisor_process import (
     Pipe,
     Speech,
+    check_balloon,
     end_process,
+    end_with,
     machine_lock,
     make_durable,
     no_more,
@@ -43,7 +45,7 @@ from vmhost.machines.hypervisor_process import (
 )
 from vmhost.machines.qemu_argv import share_socket
 from vmhost.machines.shares import serving
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec
+from vmhost.machines.spec import KERNEL_WORDS, Accelerator, FileDisk, MachineSpec
 from vmhost.machines.vmm_api import ask
 from vmhost.process import ChildProcess, open_child
 
@@ -117,23 +119,15 @@ class CloudHypervisorMachine:
     def __init__(self, spec: MachineSpec, child: ChildProcess, directory: Path) -> None:
         self.pid = child.pid
         self.speech = Speech(directory)
-        self._memory_mib = spec.memory_mib
-        self._channels = spec.channels
+        self._spec = spec
         self._child = child
         self._directory = directory
         self._is_killed = False
         self._lost = ""
 
-    @property
-    def console_bytes(self) -> int:
-        return self.speech.console_bytes
-
-    def last_words(self) -> str:
-        return self.speech.last_words()
-
     @contextmanager
     def channel_path(self, name: str) -> Iterator[VsockAddress]:
-        assert name in self._channels, name
+        assert name in self._spec.channels, name
         with short_name(self._directory) as directory:
             yield VsockAddress(f"{directory}/{_VSOCK_SOCKET}", _VSOCK_PORT)
 
@@ -146,12 +140,8 @@ class CloudHypervisorMachine:
             await self._ask("PUT", "vm.resume")
 
     async def set_memory(self, mebibytes: int) -> None:
-        if not limits.MEMORY_MIB_MIN <= mebibytes <= self._memory_mib:
-            raise Refused(
-                f"this machine cannot be given {mebibytes} MiB",
-                hint=f"{limits.MEMORY_MIB_MIN} to the {self._memory_mib} MiB that it was started with",
-            )
-        await self._ask("PUT", "vm.resize", {"desired_balloon": (self._memory_mib - mebibytes) << 20})
+        check_balloon(self._spec, mebibytes)
+        await self._ask("PUT", "vm.resize", {"desired_balloon": (self._spec.memory_mib - mebibytes) << 20})
 
     async def save(self, path: Path) -> None:
         """See `VirtualMachine`; `path` becomes a directory."""
@@ -177,13 +167,9 @@ class CloudHypervisorMachine:
 
     # What the driver does with it
 
-    async def end_with(self, server: ChildProcess) -> None:
-        """What serves its directories: without that, the guest would wait for them for ever."""
-        await server.wait()
-        await trio.sleep(limits.LAST_WORDS_SECONDS)  # it ends with the machine, too, and may be seen to first
-        if self._child.poll() is None:
-            self._lost = "virtiofsd, which shows it directories of this host, has ended"
-            self._child.send_signal(signal.SIGKILL)
+    def lose(self, reason: str) -> None:
+        """It is about to be ended, and why."""
+        self._lost = reason
 
     async def begin(self, *, restored: bool) -> None:
         """Until it runs. Raises MachineFailed."""
@@ -255,7 +241,7 @@ class CloudHypervisorDriver:
                 machine = CloudHypervisorMachine(spec, child, directory)
                 nursery.start_soon(machine.speech.keep, console.take(), errors.take())
                 for server in servers:
-                    nursery.start_soon(machine.end_with, server)
+                    nursery.start_soon(end_with, child, server, machine.lose)
                 try:
                     try:
                         await machine.begin(restored=restore is not None)
@@ -317,7 +303,7 @@ def _place_restored(saved: Path, place: Path, spec: MachineSpec) -> None:
 
 def _kernel_words(spec: MachineSpec) -> list[str]:
     agent = [f"hyper.agent=vsock:{_VSOCK_PORT}"] if spec.channels else []
-    return ["console=ttyS0", "panic=-1", "quiet", *agent, *spec.words]
+    return ["console=ttyS0", *KERNEL_WORDS, *agent, *spec.words]
 
 
 def _files(spec: MachineSpec) -> list[FileDisk]:

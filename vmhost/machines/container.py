@@ -229,8 +229,8 @@ class _Run:
         if self._container is not None and self._container.is_killed:
             return 128 + signal.SIGKILL
         if ended:
-            raise MachineFailed(f"the virtual machine is gone: {ended[0].reason}", hint=vm.last_words() or None)
-        raise MachineHangs(f"the virtual machine hangs: {outcome.message}", hint=vm.last_words() or None)
+            raise MachineFailed(f"the virtual machine is gone: {ended[0].reason}", hint=vm.speech.last_words() or None)
+        raise MachineHangs(f"the virtual machine hangs: {outcome.message}", hint=vm.speech.last_words() or None)
 
     async def _work(self, vm: VirtualMachine, *, is_quick: bool, asleep: bool) -> int:
         async with AsyncExitStack() as stack:
@@ -293,7 +293,7 @@ class _Run:
         if is_quick:
             with trio.move_on_after(limits.KVM_SILENT_SECONDS):
                 return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
-            if not vm.console_bytes:
+            if not vm.speech.console_bytes:
                 raise AgentLost(f"it has said nothing for {limits.KVM_SILENT_SECONDS:g} s")
         return await stack.enter_async_context(open_agent(path, deadline=limits.BOOT_SECONDS))
 

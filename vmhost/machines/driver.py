@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vmhost.agent.vsock import VsockAddress
+from vmhost.machines.hypervisor_process import Speech
 from vmhost.machines.spec import Accelerator, MachineSpec
 
 
@@ -25,13 +26,8 @@ class VirtualMachine(Protocol):
     pid: int
     """Of the process on the host whose end is the machine's."""
     accelerator: Accelerator
-
-    @property
-    def console_bytes(self) -> int:
-        """How much the guest has said on its console."""
-
-    def last_words(self) -> str:
-        """What the console last said, for an error's hint; empty if nothing."""
+    speech: Speech
+    """What it says on its console."""
 
     def channel_path(self, name: str) -> AbstractContextManager[str | VsockAddress]:
         """The address of the socket that is our end of the named channel, short enough for one; valid inside only.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import trio
 
+from hyperlog.errors import Refused
 from vmhost.machines import limits
 from vmhost.machines.console_log import ConsoleLog
 from vmhost.machines.errors import MachineBusy
+from vmhost.machines.spec import MachineSpec
 from vmhost.process import ChildProcess
 from vmhost.streams import Source
 
@@ -149,6 +151,24 @@ def make_durable(paths: Iterable[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def check_balloon(spec: MachineSpec, mebibytes: int) -> None:
+    """Whether its balloon can leave a machine that much. Raises Refused. Pure."""
+    if not limits.MEMORY_MIB_MIN <= mebibytes <= spec.memory_mib:
+        raise Refused(
+            f"this machine cannot be given {mebibytes} MiB",
+            hint=f"{limits.MEMORY_MIB_MIN} to the {spec.memory_mib} MiB that it was started with",
+        )
+
+
+async def end_with(child: ChildProcess, server: ChildProcess, on_lost: Callable[[str], None]) -> None:
+    """End a machine with what serves its directories: without that, the guest would wait for them for ever."""
+    await server.wait()
+    await trio.sleep(limits.LAST_WORDS_SECONDS)  # it ends with the machine, too, and may be seen to first
+    if child.poll() is None:
+        on_lost("virtiofsd, which shows it directories of this host, has ended")
+        child.send_signal(signal.SIGKILL)
 
 
 async def end_process(child: ChildProcess) -> None:

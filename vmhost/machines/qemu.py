@@ -23,12 +23,21 @@ from typing import Final
 
 import trio
 
-from hyperlog.errors import Refused
 from vmhost.machines import limits
 from vmhost.machines.console_log import printable_lines
 from vmhost.machines.driver import MachineEnd
 from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
-from vmhost.machines.hypervisor_process import Pipe, Speech, end_process, machine_lock, no_more, nothing, short_name
+from vmhost.machines.hypervisor_process import (
+    Pipe,
+    Speech,
+    check_balloon,
+    end_process,
+    end_with,
+    machine_lock,
+    no_more,
+    nothing,
+    short_name,
+)
 from vmhost.machines.qemu_argv import CONTROL_SOCKET, PROGRAMS, Platform, channel_socket, qemu_argv
 from vmhost.machines.qmp import ControlSession
 from vmhost.machines.shares import serving
@@ -47,20 +56,13 @@ class QemuMachine:
     def __init__(self, spec: MachineSpec, platform: Platform, child: ChildProcess, directory: Path) -> None:
         self.pid = child.pid
         self.accelerator = platform.accelerator
-        self._memory_mib = spec.memory_mib
+        self.speech = Speech(directory)
+        self._spec = spec
         self._child = child
         self._directory = directory
-        self._session: ControlSession | None = None
-        self.speech = Speech(directory)
         self._is_killed = False
         self._lost = ""
-
-    @property
-    def console_bytes(self) -> int:
-        return self.speech.console_bytes
-
-    def last_words(self) -> str:
-        return self.speech.last_words()
+        self._session: ControlSession | None = None
 
     @contextmanager
     def channel_path(self, name: str) -> Iterator[str]:
@@ -74,11 +76,7 @@ class QemuMachine:
         await self._command("cont")
 
     async def set_memory(self, mebibytes: int) -> None:
-        if not limits.MEMORY_MIB_MIN <= mebibytes <= self._memory_mib:
-            raise Refused(
-                f"this machine cannot be given {mebibytes} MiB",
-                hint=f"{limits.MEMORY_MIB_MIN} to the {self._memory_mib} MiB that it was started with",
-            )
+        check_balloon(self._spec, mebibytes)
         await self._command("balloon", value=mebibytes << 20)
 
     async def save(self, path: Path) -> None:
@@ -111,13 +109,9 @@ class QemuMachine:
 
     # What the driver does with it
 
-    async def end_with(self, server: ChildProcess) -> None:
-        """What serves its directories: without that, the guest would wait for them for ever."""
-        await server.wait()
-        await trio.sleep(limits.LAST_WORDS_SECONDS)  # it ends with QEMU, too, and may be seen to first
-        if self._child.poll() is None:
-            self._lost = "virtiofsd, which shows it directories of this host, has ended"
-            self._child.send_signal(signal.SIGKILL)
+    def lose(self, reason: str) -> None:
+        """It is about to be ended, and why."""
+        self._lost = reason
 
     async def begin(self, nursery: trio.Nursery, restore: Path | None) -> None:
         """Open the control session, and the saved state if there is one. Raises MachineFailed."""
@@ -233,7 +227,7 @@ class QemuDriver:
                 machine = QemuMachine(spec, self._platform, child, directory)
                 nursery.start_soon(machine.speech.keep, console.take(), errors.take())
                 for server in servers:
-                    nursery.start_soon(machine.end_with, server)
+                    nursery.start_soon(end_with, child, server, machine.lose)
                 try:
                     try:
                         await machine.begin(nursery, restore)

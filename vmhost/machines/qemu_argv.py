@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmhost.machines import limits
-from vmhost.machines.spec import Accelerator, Disk, MachineSpec, Model, NbdDisk, PortForward
+from vmhost.machines.spec import KERNEL_WORDS, Accelerator, Disk, MachineSpec, Model, NbdDisk, PortForward
 
 CONTROL_SOCKET: Final = "qmp.sock"
 INNER_NETWORK: Final = "10.0.3.0/24"
@@ -105,8 +105,8 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
 
 
 def kernel_words(spec: MachineSpec, platform: Platform) -> Sequence[str]:
-    """The kernel's command line. `panic=-1`: a panic reboots, which ends QEMU."""
-    words = [f"console={_CONSOLES[platform.model]}", "panic=-1", "quiet"]
+    """The kernel's command line."""
+    words = [f"console={_CONSOLES[platform.model]}", *KERNEL_WORDS]
     if platform.accelerator is Accelerator.TCG:
         words.append("cryptomgr.notests")  # a third of the kernel's start
         if platform.tsc_khz is not None and platform.arch == "amd64":

@@ -15,6 +15,9 @@ _WORD: Final = re.compile(r'[!#-~]+(="[ !#-~]*")?')
 _PCI_ADDRESS: Final = re.compile(r"([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _SERIAL_MAX: Final = 20  # virtio-blk's
 
+KERNEL_WORDS: Final = ("panic=-1", "quiet", "initcall_blacklist=tracer_init_tracefs")
+"""Of every guest's kernel. A panic reboots, which ends the machine. Its tracing has ten thousand files, made at each
+start, which would take 9 MB."""
 HYPERVISORS: Final = ("auto", "qemu", "cloud-hypervisor", "xen")
 """By the names that people choose them with; `auto` is QEMU, the one that runs everywhere."""
 

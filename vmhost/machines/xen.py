@@ -34,13 +34,14 @@ from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
 from vmhost.machines.hypervisor_process import (
     Pipe,
     Speech,
+    check_balloon,
     end_process,
     machine_lock,
     make_durable,
     nothing,
     short_name,
 )
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec
+from vmhost.machines.spec import KERNEL_WORDS, Accelerator, FileDisk, MachineSpec
 from vmhost.process import ChildProcess, open_child
 
 PROGRAM: Final = "xl"
@@ -64,7 +65,7 @@ def domain_config(spec: MachineSpec, channel_paths: dict[str, str]) -> str:
         raise Refused("a machine of Xen of type PVH is given no PCI device", "with QEMU")
     if len(spec.channels) > 1:
         raise Refused("a machine of Xen has one line to this host")
-    disks, words = [], ["console=hvc0", "panic=-1", "quiet"]
+    disks, words = [], ["console=hvc0", *KERNEL_WORDS]
     for place, disk in enumerate(spec.disks):
         if not isinstance(disk, FileDisk):
             raise Refused("Xen reads disks from files only")
@@ -109,13 +110,6 @@ class XenMachine:
         self._is_paused = False
         self._killing = trio.Event()
 
-    @property
-    def console_bytes(self) -> int:
-        return self.speech.console_bytes
-
-    def last_words(self) -> str:
-        return self.speech.last_words()
-
     @contextmanager
     def channel_path(self, name: str) -> Iterator[str]:
         with short_name(self._directory) as directory:
@@ -132,11 +126,7 @@ class XenMachine:
             self._is_paused = False
 
     async def set_memory(self, mebibytes: int) -> None:
-        if not limits.MEMORY_MIB_MIN <= mebibytes <= self._spec.memory_mib:
-            raise Refused(
-                f"this machine cannot be given {mebibytes} MiB",
-                hint=f"{limits.MEMORY_MIB_MIN} to the {self._spec.memory_mib} MiB that it was started with",
-            )
+        check_balloon(self._spec, mebibytes)
         await self._xl.run("mem-set", self._spec.name, f"{mebibytes}m")
 
     async def save(self, path: Path) -> None:

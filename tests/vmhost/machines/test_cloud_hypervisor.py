@@ -23,7 +23,7 @@ from vmhost.machines.cloud_hypervisor import (
     restored_config,
 )
 from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
-from vmhost.machines.spec import FileDisk, MachineSpec, NbdDisk, SharedDirectory
+from vmhost.machines.spec import KERNEL_WORDS, FileDisk, MachineSpec, NbdDisk, SharedDirectory
 from vmhost.machines.vmm_api import ask
 
 _SECONDS = 120.0
@@ -53,7 +53,7 @@ def test_the_command_line() -> None:
     assert options["--cpus"] == "boot=2"
     assert options["--memory"] == "size=256M,shared=on"
     assert (options["--kernel"], options["--initramfs"]) == ("/k", "/i")
-    assert options["--cmdline"] == "console=ttyS0 panic=-1 quiet hyper.agent=vsock:1024 host=m"
+    assert options["--cmdline"] == " ".join(("console=ttyS0", *KERNEL_WORDS, "hyper.agent=vsock:1024", "host=m"))
     assert options["--disk"] == "path=/meta,readonly=on,direct=on,serial=metadata"
     assert options["--vsock"] == "cid=3,socket=vsock.sock"
     assert options["--fs"] == "tag=data,socket=share0.sock"
@@ -105,9 +105,9 @@ async def test_a_machine_from_its_start_to_its_end(driver: CloudHypervisorDriver
                 ["vm.resume", None],
                 ["vm.resize", {"desired_balloon": 256 << 20}],
             ]
-            while not machine.console_bytes:  # noqa: ASYNC110  (nobody tells)
+            while not machine.speech.console_bytes:  # noqa: ASYNC110  (nobody tells)
                 await trio.sleep(0.01)
-            assert machine.last_words() == "the console last said: hyper: 0.1 userspace"
+            assert machine.speech.last_words() == "the console last said: hyper: 0.1 userspace"
             await check_line(machine)
             os.kill(machine.pid, signal.SIGUSR1)
             end = await machine.wait()

@@ -9,7 +9,16 @@ import pytest
 from hyperlog.errors import Refused
 from vmhost.machines import limits
 from vmhost.machines.qemu_argv import Platform, choose_model, kernel_words, qemu_argv
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, Model, NbdDisk, PortForward, parse_port
+from vmhost.machines.spec import (
+    KERNEL_WORDS,
+    Accelerator,
+    FileDisk,
+    MachineSpec,
+    Model,
+    NbdDisk,
+    PortForward,
+    parse_port,
+)
 
 TCG = Platform("amd64", Accelerator.TCG, Model.MICROVM, tsc_khz=2_500_000)
 
@@ -32,7 +41,7 @@ def test_an_emulated_microvm_is_told_the_clock_without_which_it_hangs() -> None:
     assert options(argv, "-machine") == ["microvm"]
     assert options(argv, "-accel") == [f"tcg,tb-size={limits.TRANSLATED_MIB}"]
     assert options(argv, "-append")[0].split() == [
-        "console=ttyS0", "panic=-1", "quiet", "cryptomgr.notests", "tsc_early_khz=2500000",
+        "console=ttyS0", *KERNEL_WORDS, "cryptomgr.notests", "tsc_early_khz=2500000",
     ]  # fmt: skip
     assert "virtio-rng-device" in options(argv, "-device")
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(argv)

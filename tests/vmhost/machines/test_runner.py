@@ -17,6 +17,7 @@ from vmhost.machines import limits
 from vmhost.machines.container import MachineRunner, upper_mib
 from vmhost.machines.driver import MachineEnd
 from vmhost.machines.errors import MachineFailed, MachineHangs
+from vmhost.machines.hypervisor_process import Speech
 from vmhost.machines.setup import MachineHost, MachineSetup
 from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.nspawn import NspawnSpec
@@ -30,13 +31,9 @@ class Silent:
     pid = 1
     accelerator = Accelerator.KVM
 
-    def __init__(self, place: Path, words: str) -> None:
-        self.console_bytes = len(words)
+    def __init__(self, place: Path) -> None:
+        self.speech = Speech(place)
         self._place = place
-        self._words = words
-
-    def last_words(self) -> str:
-        return self._words
 
     @contextmanager
     def channel_path(self, name: str) -> Iterator[str]:
@@ -64,7 +61,7 @@ class Silent:
 class Driver:
     """Makes such machines, or none if `problem` says why. What it was asked for is in `runs`."""
 
-    def __init__(self, problem: str = "", words: str = "") -> None:
+    def __init__(self, problem: str = "", words: bytes = b"") -> None:
         self.runs: list[str] = []
         self._problem = problem
         self._words = words
@@ -76,7 +73,12 @@ class Driver:
         self.runs.append("boot" if restore is None else "restore")
         if self._problem:
             raise MachineFailed(self._problem)
-        yield Silent(directory, self._words)
+        machine = Silent(directory)
+        console, telling = os.pipe()
+        os.write(telling, self._words)
+        os.close(telling)
+        await machine.speech.keep_console(console)
+        yield machine
 
 
 class Place:
@@ -139,9 +141,9 @@ async def test_who_speaks_is_given_the_time_that_a_boot_takes(
 ) -> None:
     began = trio.current_time()
     with pytest.raises(MachineHangs) as told:
-        await place.run(MachineHost(Driver(words="starting"), is_quick=True))
+        await place.run(MachineHost(Driver(words=b"starting\n"), is_quick=True))
     assert trio.current_time() - began > limits.BOOT_SECONDS
-    assert told.value.hint == "starting"
+    assert told.value.hint == "the console last said: starting"
 
 
 async def test_an_emulator_is_never_unfit(place: Place, autojump_clock: trio.testing.MockClock) -> None:

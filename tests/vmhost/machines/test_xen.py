@@ -10,7 +10,7 @@ import trio
 from hyperlog.errors import Refused
 from tests.support import fake_xl
 from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
-from vmhost.machines.spec import Accelerator, FileDisk, MachineSpec, NbdDisk, SharedDirectory
+from vmhost.machines.spec import KERNEL_WORDS, Accelerator, FileDisk, MachineSpec, NbdDisk, SharedDirectory
 from vmhost.machines.xen import XenDriver, domain_config, domain_end
 
 _SECONDS = 120.0
@@ -38,7 +38,7 @@ def test_the_configuration() -> None:
         'kernel = "/k"',
         'ramdisk = "/i"',
         (
-            "cmdline = 'console=hvc0 panic=-1 quiet hyper.xvda=metadata hyper.xvdb=blob hyper.agent=hvc1"
+            f"cmdline = 'console=hvc0 {' '.join(KERNEL_WORDS)} hyper.xvda=metadata hyper.xvdb=blob hyper.agent=hvc1"
             ' host=box sshkey="ssh-ed25519 AAAA me@x"\''
         ),
         "vcpus = 2",
@@ -92,9 +92,9 @@ async def test_a_machine_from_its_start_to_its_end(driver: XenDriver, tmp_path: 
                 await machine.set_memory(1024)
             asked = [one for one in fake_xl.commands(tmp_path) if one[0] not in ("domid", "create", "console")]
             assert asked == [["pause", "box"], ["unpause", "box"], ["mem-set", "box", "256m"]]
-            while not machine.console_bytes:  # noqa: ASYNC110  (nobody tells)
+            while not machine.speech.console_bytes:  # noqa: ASYNC110  (nobody tells)
                 await trio.sleep(0.01)
-            assert machine.last_words() == "the console last said: hyper: 0.1 userspace"
+            assert machine.speech.last_words() == "the console last said: hyper: 0.1 userspace"
             (tmp_path / "box.domain").write_text("0")
             end = await machine.wait()
     assert (end.by_guest, end.reason) == (True, "the guest turned itself off")
