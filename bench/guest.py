@@ -16,7 +16,7 @@ overhead_mb         memory of QEMU on the host (PSS) − that of the container's
   overhead_translated_mb  code that the emulator translated
   overhead_program_mb     QEMU's program and libraries, pages that all of its processes share
   overhead_heap_mb        the rest of QEMU's own
-overhead_untranslated_mb  overhead_mb without the translated code: an estimate of what KVM would take, where there is none
+overhead_untranslated_mb  without the translated code: an estimate of what it would be under KVM, where there is none
 
 "Ours" is a restored template, which is how containers are started; `cold_vs_…` are the same for a boot.
 """

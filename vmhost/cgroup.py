@@ -77,6 +77,12 @@ def _parse_own(text: str) -> Iterator[tuple[str, str]]:
             yield name, path
 
 
+def _wanted(limits: Limits) -> frozenset[str]:
+    """The controllers that they need; that of memory also tells what is used."""
+    needed = {"cpu": limits.cpus, "pids": limits.processes}
+    return frozenset({"memory", *(name for name, limit in needed.items() if limit is not None)})
+
+
 class ContainerGroup:
     """The groups of one container. `make_group` makes them."""
 
@@ -95,22 +101,41 @@ class ContainerGroup:
 
     def make(self, limits: Limits) -> None:
         """Raises HostUnfit when `limits` cannot be kept here. Without limits, what cannot be made is done without."""
-        wanted = {
-            "cpu": limits.cpus is not None,
-            "memory": True,  # also for what it uses
-            "pids": limits.processes is not None,
-        }
+        wanted = _wanted(limits)
         if self._unified is not None:
             self._make(self._unified)
             with suppress(OSError):  # before Linux 4.14
                 (self._unified / "cgroup.max.descendants").write_text(str(bounds.GROUPS_INSIDE_MAX))
-            enabled = sorted(self._has & {name for name, is_wanted in wanted.items() if is_wanted})
-            with suppress(OSError):
-                (self._unified.parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in enabled))
+            self._enable(wanted)
         for name, path in list(self._old.items()):
-            if wanted.get(name, True):
+            if name in wanted or name not in _CONTROLLERS:
                 self._make(path)
         self._set_limits(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Of one that runs; what is None stays as it is. Raises HostUnfit. Blocks briefly."""
+        wanted = _wanted(limits)
+        self._enable(wanted)
+        for name in wanted & self._old.keys():
+            if not self._old[name].is_dir():
+                self._make(self._old[name])
+                self._move_into(self._old[name])
+        self._set_limits(limits)
+
+    def _enable(self, wanted: frozenset[str]) -> None:
+        if self._unified is not None and self._has & wanted:
+            with suppress(OSError):
+                text = " ".join(f"+{name}" for name in sorted(self._has & wanted))
+                (self._unified.parent / "cgroup.subtree_control").write_text(text)
+
+    def _move_into(self, path: Path) -> None:
+        """All processes of the container into a group that it had no use for; they may be starting others meanwhile."""
+        moved: set[str] = set()
+        while fresh := set((self._old["memory"] / "cgroup.procs").read_text().split()) - moved:
+            for pid in fresh:
+                with suppress(OSError):  # it has just ended
+                    (path / "cgroup.procs").write_text(pid)
+            moved |= fresh
 
     def _set_limits(self, limits: Limits) -> None:
         if limits.cpus is not None:

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from vmhost.nspawn import NspawnSpec
+from vmhost.nspawn import Limits, NspawnSpec
 
 FORWARDED_SIGNALS: Final = (
     signal.SIGINT,
@@ -138,6 +138,9 @@ class Machine(Protocol):
 
     async def processes(self) -> Sequence[ProcessRow]:
         """All processes inside."""
+
+    async def limit(self, limits: Limits) -> None:
+        """Let it use at most that from now on; what is None stays as it is. Raises HostUnfit, Refused, Unavailable."""
 
     async def pause(self) -> None:
         """Stop all of it where it is. Paused already: nothing happens. Raises HostUnfit where that cannot be."""

@@ -27,7 +27,7 @@ from vmhost.errors import HostUnfit, MachineGone
 from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.mount_syscalls import read_in_mount_thread
 from vmhost.network_namespace import in_network
-from vmhost.nspawn import DEFAULT_PATH, NspawnSpec
+from vmhost.nspawn import DEFAULT_PATH, Limits, NspawnSpec
 from vmhost.nspawn_exec import ExecPipes, NspawnExec
 from vmhost.payload import ContainerProcess
 from vmhost.process import ChildProcess, open_child, own_module
@@ -70,6 +70,9 @@ class NspawnMachine:
 
     def resize(self, size: TerminalSize) -> None:
         self._resize(size)
+
+    async def limit(self, limits: Limits) -> None:
+        await trio.to_thread.run_sync(self._group.limit, limits)
 
     async def pause(self) -> None:
         self._group.freeze(True)

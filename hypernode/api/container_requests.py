@@ -148,6 +148,22 @@ class RenameContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateContainer:
+    """Other limits and another restart policy, now if it runs, and from its next start on. None: as it is.
+
+    Result: `id`. A virtual machine that runs gets no more than it was started with.
+    """
+
+    op: ClassVar[str] = "container-update"
+    container: str
+    cpus: float | None = None
+    memory: int | None = None
+    """Bytes."""
+    processes: int | None = None
+    restart: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WaitContainer:
     """Until it does not run. Result: `exit_code`."""
 
@@ -267,6 +283,7 @@ KeptRequest = (
     | CopyOut
     | CopyIn
     | SnapshotContainer
+    | UpdateContainer
 )
 """Answered by the keeper while the container runs."""
 
@@ -301,6 +318,7 @@ CONTAINER_REQUESTS: Final[tuple[type[ContainerRequest], ...]] = (
     RestartContainer,
     RemoveContainer,
     RenameContainer,
+    UpdateContainer,
     TellContainer,
     *SNAPSHOT_REQUESTS,
 )

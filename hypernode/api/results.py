@@ -74,6 +74,7 @@ RESULTS: Final[dict[type[Request], Any]] = {
     containers.RestartContainer: of_nodes.ContainerId,
     containers.RemoveContainer: of_nodes.ContainerId,
     containers.RenameContainer: of_nodes.ContainerId,
+    containers.UpdateContainer: of_nodes.ContainerId,
     containers.ListContainers: of_nodes.ContainersResult,
     containers.InspectContainer: of_nodes.ContainerRow,
     containers.StopContainer: of_nodes.Nothing,

@@ -28,6 +28,7 @@ from hypernode.api.container_requests import (
     StartContainer,
     StopContainer,
     UnpauseContainer,
+    UpdateContainer,
     WaitContainer,
 )
 from hypernode.cli.container_filters import parse_filters
@@ -37,6 +38,7 @@ from hypernode.cli.run_command import print_error
 from hypernode.cli.tables import plain, print_table, size_text
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK, exit_status
+from hypernode.sizes import parse_size
 
 _SHORT = 12
 _IDLE = ("created", "exited", "dead")
@@ -163,6 +165,16 @@ async def rename(config: Config, arguments: Mapping[str, Any]) -> int:
     """Call it otherwise."""
     chosen = {"containers": [arguments["container"]], "as_json": arguments["as_json"]}
     return await _each(config, chosen, lambda name: RenameContainer(name, arguments["name"]), "id")
+
+
+async def update(config: Config, arguments: Mapping[str, Any]) -> int:
+    """Give them other limits."""
+    memory = None if arguments["memory"] is None else parse_size(arguments["memory"])
+
+    def request(name: str) -> UpdateContainer:
+        return UpdateContainer(name, arguments["cpus"], memory, arguments["pids"], arguments["restart"])
+
+    return await _each(config, arguments, request)
 
 
 async def prune(config: Config, arguments: Mapping[str, Any]) -> int:

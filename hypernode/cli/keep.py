@@ -107,7 +107,6 @@ class _Keeping:
         self._keeper = keeper
         self._output = output
         self._report = report
-        self._policy = parse_policy(keeper.container.spec.asked.restart)
         self._delay = 0.0
         keeper.on_started = lambda: report.done(keeper)
 
@@ -119,7 +118,8 @@ class _Keeping:
             if ran is None:
                 return
             state = self._keeper.state
-            again = self._policy.wants(ran.exit_code, state.restart_count, stopped=state.stopped)
+            policy = parse_policy(self._keeper.container.spec.asked.restart)  # that of now: it may be changed
+            again = policy.wants(ran.exit_code, state.restart_count, stopped=state.stopped)
             self._keeper.end_run(ran.exit_code, ran.error, oom_killed=ran.oom_killed, again=again)
             self._report.done(self._keeper)
             if not again:

@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
         rm,
         prune,
         rename,
+        update,
         wait,
         pause,
         unpause,
@@ -171,6 +172,40 @@ def rename(
         hypernode rename web web-old
     """
     run("rename", container=container, name=name, as_json=as_json)
+
+
+def update(
+    containers: _ContainersArgument,
+    cpus: Annotated[float | None, typer.Option("--cpus", metavar="N", help="At most so many processors' time.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="At most so much memory: 512M.")
+    ] = None,
+    pids: Annotated[
+        int | None, typer.Option("--pids-limit", metavar="N", help="At most so many processes and threads.")
+    ] = None,
+    restart_policy: Annotated[
+        str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure[:N], always or unless-stopped.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give containers other limits: at once if they run, and whenever they are started.
+
+    A virtual machine that runs can be given less, and again what it was started with; more from its next start on.
+
+    [bold]Examples[/bold]
+
+        hypernode update --memory 256M --cpus 0.5 web
+        hypernode update --restart always web db
+    """
+    run(
+        "update",
+        containers=containers,
+        cpus=cpus,
+        memory=memory,
+        pids=pids,
+        restart=restart_policy,
+        as_json=as_json,
+    )
 
 
 def wait(containers: _ContainersArgument, as_json: JsonOption = False) -> None:

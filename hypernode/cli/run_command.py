@@ -74,6 +74,7 @@ _MODULES: Final = {
             "kill",
             "rm",
             "rename",
+            "update",
             "prune",
             "wait",
             "pause",

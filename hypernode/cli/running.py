@@ -73,7 +73,10 @@ async def run_kept(
     """
     spec = keeper.container.spec
     ran = Ran(error="it was stopped before it ran")
-    with keeper.begin_run():
+    asked = spec.asked
+    if snapshot is not None:  # a machine's memory means something only to one of the same resources
+        asked = replace(asked, cpus=snapshot.asked.cpus, memory=snapshot.asked.memory)
+    with keeper.begin_run(asked):
         async with published([parse_port(text) for text in spec.asked.ports]) as ports:
             try:
                 request = boot_request(spec)
@@ -89,7 +92,7 @@ async def run_kept(
                 async with Tie(held, line) as tie:
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
-                    runner = await _find_runner(config, spec.asked, held.ready, snapshot)
+                    runner = await _find_runner(config, asked, held.ready, snapshot)
                     health = wanted_check(spec.asked, held.ready["config"]["healthcheck"])
                     ran = await _run(runner, tie, keeper, made, ports, streams, health)
     return ran

@@ -22,11 +22,13 @@ from hypernode.containers.health import follow
 from hypernode.containers.keeper import Keeper, parse_signal
 from hypernode.containers.logs import LogLine, read_log, stamped
 from hypernode.containers.output import Output
+from hypernode.containers.wishes import updated
 from hypernode.errors import BadRequest
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.limits import EXEC_DRAIN_SECONDS
 from vmhost.errors import MachineGone, ProgramNotExecutable, ProgramNotFound
 from vmhost.machine import ExecSpec, Running, TerminalSize
+from vmhost.nspawn import Limits
 
 KINDS = {"stdout": STDOUT, "stderr": STDERR}
 
@@ -50,6 +52,9 @@ async def answer(keeper: Keeper, request: Request, call: Call) -> Mapping[str, A
             return {"time": time.time(), **dataclasses.asdict(await keeper.running().usage())}
         case asked.ContainerProcesses():
             return {"processes": [dataclasses.asdict(row) for row in await keeper.running().processes()]}
+        case asked.UpdateContainer():
+            limits = Limits(request.cpus, request.memory, request.processes)
+            await keeper.update(limits, partial(updated, request))
         case SnapshotContainer():
             return await keeper.snapshot(request.tag)
         case asked.ContainerLogs():

@@ -21,7 +21,7 @@ import trio
 
 from hyperlog.errors import Conflict, HyperError, Refused, Unavailable
 from hypernode.api.client import Client, dial_socket
-from hypernode.api.container_requests import TellContainer
+from hypernode.api.container_requests import CreateContainer, TellContainer
 from hypernode.api.requests import Request
 from hypernode.api.server import Call, Operation, serve_socket
 from hypernode.config import Config
@@ -29,10 +29,11 @@ from hypernode.containers.health import STARTING, Check, Health, next_health, ru
 from hypernode.containers.model import EXITED, PAUSED, RESTARTING, RUNNING, now_text
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.snapshots import SnapshotStore
-from hypernode.containers.store import Container
+from hypernode.containers.store import Container, ContainerStore
 from hypernode.limits import CLOSE_SECONDS
 from vmhost.errors import MachineGone
 from vmhost.machine import Machine
+from vmhost.nspawn import Limits
 
 _log: Final = logging.getLogger("hypernode.keeper")
 _TOLD_MAX: Final = 64
@@ -62,6 +63,7 @@ class Keeper:
         self.nursery = nursery
         """Of what goes on while it is kept."""
         self._ready: Mapping[str, Any] = {}
+        self._runs_as = container.spec.asked
         self._is_saving = False
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
@@ -108,8 +110,9 @@ class Keeper:
         self._ready = ready
         self._put(root=ready["root"], link=ready["link"], version=ready["version"], command=tuple(ready["argv"]))
 
-    def begin_run(self) -> trio.CancelScope:
-        """To run it in."""
+    def begin_run(self, asked: CreateContainer) -> trio.CancelScope:
+        """To run it in. `asked`: what this run begins with; some of it may be changed while it runs."""
+        self._runs_as = asked
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
         if self.state.stopped:
@@ -242,11 +245,24 @@ class Keeper:
         tag = await trio.to_thread.run_sync(store.next_tag, spec.name) if tag is None else tag
         with store.making(spec.name, tag) as state:
             about = await machine.save(state)
-            finish = partial(store.finish, state, spec.id, spec.asked, self._ready["disks"], about)
+            finish = partial(
+                store.finish, state, spec.id, replace(self._runs_as, name=spec.name), self._ready["disks"], about
+            )
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(finish)
         self.tell("snapshot", tag=tag)
         return store.get(f"{spec.name}:{tag}").fields()
+
+    async def update(self, limits: Limits, change: Callable[[CreateContainer], CreateContainer]) -> None:
+        """Other limits for what runs; and what `change` makes of what was asked for, from the next run on.
+
+        Raises `Refused`, HostUnfit, `Unavailable`; then nothing has changed but what a machine did before it failed.
+        """
+        change(self.container.spec.asked)
+        if self.machine is not None:
+            await self.machine.limit(limits)
+        store = ContainerStore(self._config.containers)
+        self.container.spec = await trio.to_thread.run_sync(store.update, self.container, change)
 
     async def pause(self) -> None:
         """Raises `Conflict`, HostUnfit."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +170,14 @@ class ContainerStore:
             _check_free(name, names)
             spec = container.spec
             self._write_spec(container.path, replace(spec, name=name, asked=replace(spec.asked, name=name)))
+
+    def update(self, container: Container, change: Callable[[CreateContainer], CreateContainer]) -> ContainerSpec:
+        """What it is from now on, durably. Raises `Unavailable`, and what `change` raises."""
+        with self._naming():
+            spec = read_spec(_read(container.path / "spec.json"))
+            spec = replace(spec, asked=change(spec.asked))
+            self._write_spec(container.path, spec)
+        return spec
 
     @contextmanager
     def _naming(self) -> Iterator[dict[str, Container]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hyperlog.errors import Refused
-from hypernode.api.container_requests import CreateContainer
+from hypernode.api.container_requests import CreateContainer, UpdateContainer
 from hypernode.api.requests import Boot
 from hypernode.containers.health import check_wishes
 from hypernode.containers.keeper import parse_signal
@@ -19,6 +19,7 @@ from hypernode.containers.policy import parse_policy
 from hypernode.containers.ports import parse_port
 from vmhost.guest.recipe import PROFILES
 from vmhost.idmap import UserRange
+from vmhost.machines.limits import MEMORY_MIB_MIN
 from vmhost.machines.spec import HYPERVISORS
 from vmhost.nspawn import Bind, Limits, NspawnSpec
 
@@ -92,8 +93,21 @@ def _check_isolation(asked: CreateContainer) -> None:
         raise Refused(f"there is no guest {asked.guest!r}", f"choose among {', '.join(PROFILES)}")
     if asked.hypervisor not in HYPERVISORS:
         raise Refused(f"there is no hypervisor {asked.hypervisor!r}", f"choose among {', '.join(HYPERVISORS)}")
+    if asked.memory is not None and asked.memory >> 20 < MEMORY_MIB_MIN:
+        raise Refused("so little memory is not enough for a virtual machine", f"{MEMORY_MIB_MIN}M or more")
     if asked.processes is not None:
         raise Refused("a virtual machine has no limit of processes", "--pids-limit goes with --isolation host")
+
+
+def updated(request: UpdateContainer, asked: CreateContainer) -> CreateContainer:
+    """With what `request` changes of it. Raises `Refused`. Pure."""
+    named = {name: getattr(request, name) for name in ("cpus", "memory", "processes", "restart")}
+    changes = {name: value for name, value in named.items() if value is not None}
+    if not changes:
+        raise Refused("nothing is to be changed", "name a limit, or a restart policy")
+    changed = replace(asked, **changes)
+    check(changed)
+    return changed
 
 
 def unkept(link: str) -> ContainerSpec:

@@ -30,7 +30,7 @@ from hypernode.containers.logs import read_log
 from hypernode.containers.model import CREATED, LIVING, PAUSED, SHORT_ID
 from hypernode.containers.reconcile import wait_free
 from hypernode.containers.store import Container
-from hypernode.containers.wishes import check
+from hypernode.containers.wishes import check, updated
 from hypernode.errors import BadRequest, KeeperFailed, NodeGone
 from hypernode.image_names import with_links
 from hypernode.limits import CLOSE_SECONDS, KEEPER_DIAL_SECONDS, VOLUME_BUSY_SECONDS
@@ -84,6 +84,8 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
             await trio.to_thread.run_sync(host.store.rename, container, request.name)
             host.tell(host.store.get(container.spec.id), "rename", oldName=container.spec.name)
             return {"id": container.spec.id}
+        case asked.UpdateContainer():
+            return await _update(host, request, call)
         case asked.TellContainer():
             container = host.store.get(request.container)
             host.tell(container, request.action, **dict(text.partition("=")[::2] for text in request.attributes))
@@ -187,6 +189,20 @@ def _forget(host: ContainerHost, container: Container) -> None:
             with suppress(NotFound):
                 host.volumes.remove(container.spec.own_volume)
         container.remove()
+
+
+async def _update(host: ContainerHost, request: asked.UpdateContainer, call: Call) -> Mapping[str, Any]:
+    container = await host.find(request.container)
+    change = partial(updated, request)
+    change(container.spec.asked)
+    try:
+        if not container.is_kept():
+            raise _KeeperEnded("it does not run")
+        await _hand_on(host, container, request, call)
+    except _KeeperEnded:
+        await trio.to_thread.run_sync(host.store.update, container, change)
+    host.tell(container, "update")
+    return {"id": container.spec.id}
 
 
 async def _ask_keeper(host: ContainerHost, request: KeptRequest, call: Call) -> Mapping[str, Any]:

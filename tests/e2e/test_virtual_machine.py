@@ -19,6 +19,7 @@ from tests.e2e.conftest import World
 from tests.support.guest import CACHE_HOME, built_guest
 from tests.support.nodes import Node, boot_figures, daemon, end, wait_until
 from tests.support.trees import data_bytes
+from vmhost.machines.limits import GUEST_OWN_MIB
 from vmhost.machines.platforms import remember_kvm
 
 pytestmark = [
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
+MIB = 1 << 20
 _MOVED_MAX = 0.15
 _SECONDS = 400.0  # of one boot, on a machine that has other things to do
 _PROGRAM = "import json,sys,os; print(json.dumps([sys.stdin.read(), os.uname().release, os.getpid() > 1])); sys.exit(7)"
@@ -98,6 +100,13 @@ def use_a_machine_in_the_background(booter: Node, world: World, guest: str, tmp_
         for change in ("pause", "unpause"):
             assert booter.run(change, "box").returncode == 0
         assert booter.run("exec", "box", "true").returncode == 0
+        assert booter.run("update", "--memory", "200M", "--cpus", "0.5", "box").returncode == 0
+        use = json.loads(booter.run("stats", "--no-stream", "--json", "box").stdout)["containers"][0]
+        assert use["memory_limit"] == (200_000_000 // MIB - GUEST_OWN_MIB) * MIB
+        assert json.loads(booter.run("inspect", "box").stdout)[0]["config"]["memory"] == 200_000_000
+        assert booter.run("exec", "box", "cat", "/sys/fs/cgroup/cpu.max").stdout == "50000 100000\n"
+        for options in (("--memory", "300M"), ("--cpus", "2"), ("--pids-limit", "9")):
+            assert booter.run("update", *options, "box").returncode == 4
     finally:
         removed = booter.run("rm", "--force", "box")
     assert removed.returncode == 0, removed.stderr

@@ -156,6 +156,15 @@ class Agent:
         """Let all processes of the container stand still, or go on. Raises Unavailable where one waits for a disk."""
         await self.call({"op": "freeze", "container": container, "on": int(on)})
 
+    async def limit(self, container: str, *, cpus: float | None, memory: int | None) -> None:
+        """Let it use at most so many processors' time and so many bytes (0: all); what is None stays. Unavailable."""
+        request: dict[str, Encodable] = {"op": "limit", "container": container}
+        if cpus is not None:
+            request["cpu"] = round(cpus * 1000)
+        if memory is not None:
+            request["memory"] = memory
+        await self.call(request)
+
     async def rename(self, container: str, name: str) -> None:
         """Its host name, as its programs see it."""
         await self.call({"op": "rename", "container": container, "name": name.encode()})

@@ -6,12 +6,12 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from hyperlog.errors import Refused, Unavailable
-from vmhost.agent import limits
+from vmhost.agent import limits as bounds
 from vmhost.agent.client import Agent
 from vmhost.agent.multiplexer import words
 from vmhost.agent.saved import saved_sessions
@@ -20,7 +20,11 @@ from vmhost.agent.statistics import container_usage, process_rows
 from vmhost.errors import AgentLost, HostUnfit, MachineGone
 from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.machines.driver import VirtualMachine
-from vmhost.nspawn import NspawnSpec
+from vmhost.machines.limits import GUEST_OWN_MIB
+from vmhost.nspawn import Limits, NspawnSpec
+
+_LEAST_MIB: Final = 24
+"""What a container is left in the end, however small its machine is made."""
 
 
 class AgentMachine:
@@ -101,6 +105,25 @@ class AgentMachine:
             rows = process_rows(await self._agent.process_tables(self._spec.machine))
         return [row for row in rows if row.pid != self._idle]
 
+    async def limit(self, limits: Limits) -> None:
+        """Memory is taken by the machine's balloon, which its kernel may make smaller again where there is need, and
+        kept from the container by its control group."""
+        self._check_running()
+        whole = self._vm.spec
+        if limits.processes is not None:
+            raise Refused("a virtual machine has no limit of processes", "--pids-limit goes with --isolation host")
+        if limits.cpus is not None and limits.cpus > whole.cpus:
+            raise Refused(
+                f"this machine has {whole.cpus} processors while it runs", "stop it first: its next start has more"
+            )
+        memory = None
+        if limits.memory_bytes is not None:
+            mebibytes = limits.memory_bytes >> 20
+            await self._vm.set_memory(mebibytes)
+            memory = 0 if mebibytes == whole.memory_mib else max(_LEAST_MIB, mebibytes - GUEST_OWN_MIB) << 20
+        with _while_it_runs():
+            await self._agent.limit(self._spec.machine, cpus=limits.cpus, memory=memory)
+
     async def pause(self) -> None:
         if self._paused is None:
             self._paused = self._agent.quiet()
@@ -124,7 +147,7 @@ class AgentMachine:
                 try:
                     sessions = await self._save(path)
                 finally:
-                    with trio.move_on_after(limits.CALL_SECONDS, shield=True):
+                    with trio.move_on_after(bounds.CALL_SECONDS, shield=True):
                         await self._agent.hold(self._spec.machine, on=False)
         return {**self._about, "sessions": sessions}
 
@@ -138,7 +161,7 @@ class AgentMachine:
             try:
                 await self._vm.save(path)
             finally:
-                with trio.move_on_after(limits.CALL_SECONDS, shield=True):
+                with trio.move_on_after(bounds.CALL_SECONDS, shield=True):
                     await self._vm.resume()
         return sessions.fields()
 
@@ -261,7 +284,7 @@ async def _check_ended(session: Session) -> None:
     """Raises what the operation failed by."""
     said = b""
     async for data in session.stderr:
-        said = (said + data)[-limits.WORDS_BYTES :]
+        said = (said + data)[-bounds.WORDS_BYTES :]
     code = await session.wait()
     if code:
         raise Unavailable(words(said.strip()) or f"the guest's tar ended with status {code}")

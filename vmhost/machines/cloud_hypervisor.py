@@ -119,7 +119,7 @@ class CloudHypervisorMachine:
     def __init__(self, spec: MachineSpec, child: ChildProcess, directory: Path) -> None:
         self.pid = child.pid
         self.speech = Speech(directory)
-        self._spec = spec
+        self.spec = spec
         self._child = child
         self._directory = directory
         self._is_killed = False
@@ -127,7 +127,7 @@ class CloudHypervisorMachine:
 
     @contextmanager
     def channel_path(self, name: str) -> Iterator[VsockAddress]:
-        assert name in self._spec.channels, name
+        assert name in self.spec.channels, name
         with short_name(self._directory) as directory:
             yield VsockAddress(f"{directory}/{_VSOCK_SOCKET}", _VSOCK_PORT)
 
@@ -140,8 +140,8 @@ class CloudHypervisorMachine:
             await self._ask("PUT", "vm.resume")
 
     async def set_memory(self, mebibytes: int) -> None:
-        check_balloon(self._spec, mebibytes)
-        await self._ask("PUT", "vm.resize", {"desired_balloon": (self._spec.memory_mib - mebibytes) << 20})
+        check_balloon(self.spec, mebibytes)
+        await self._ask("PUT", "vm.resize", {"desired_balloon": (self.spec.memory_mib - mebibytes) << 20})
 
     async def save(self, path: Path) -> None:
         """See `VirtualMachine`; `path` becomes a directory."""

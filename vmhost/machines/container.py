@@ -246,6 +246,8 @@ class _Run:
                     await agent.reseed(f"host={self._spec.hostname}")
                 await self._mount(agent)
                 lead = await self._lead(agent, vm.accelerator)
+                if self._spec.limits.cpus is not None and self._spec.limits.cpus < vm.spec.cpus:
+                    await agent.limit(self._spec.machine, cpus=self._spec.limits.cpus, memory=None)
                 main = await self._start(agent)
             self._main = main
             self._container = AgentMachine(

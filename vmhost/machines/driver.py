@@ -26,6 +26,8 @@ class VirtualMachine(Protocol):
     pid: int
     """Of the process on the host whose end is the machine's."""
     accelerator: Accelerator
+    spec: MachineSpec
+    """As it was started."""
     speech: Speech
     """What it says on its console."""
 

@@ -50,6 +50,8 @@ SYNC_SECONDS: Final = 10.0
 """For what a program left in mapped pages to reach the host's directories, once it has ended."""
 LAST_WORDS_SECONDS: Final = 1.0
 """For what a machine said before it ended to be read, and its end to be seen."""
+GUEST_OWN_MIB: Final = 100
+"""Of a machine's memory that the guest takes for itself beside an idle container."""
 GUEST_MIB: Final = 160
 """Of a machine's memory that what a container writes leaves to the guest (100 with an idle container) and programs."""
 ANSWER_BYTES: Final = 1 << 16

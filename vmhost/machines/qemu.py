@@ -57,7 +57,7 @@ class QemuMachine:
         self.pid = child.pid
         self.accelerator = platform.accelerator
         self.speech = Speech(directory)
-        self._spec = spec
+        self.spec = spec
         self._child = child
         self._directory = directory
         self._is_killed = False
@@ -76,7 +76,7 @@ class QemuMachine:
         await self._command("cont")
 
     async def set_memory(self, mebibytes: int) -> None:
-        check_balloon(self._spec, mebibytes)
+        check_balloon(self.spec, mebibytes)
         await self._command("balloon", value=mebibytes << 20)
 
     async def save(self, path: Path) -> None:

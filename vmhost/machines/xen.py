@@ -102,7 +102,7 @@ class XenMachine:
     def __init__(self, spec: MachineSpec, xl: Xl, child: ChildProcess, directory: Path) -> None:
         self.pid = child.pid
         self.speech = Speech(directory)
-        self._spec = spec
+        self.spec = spec
         self._xl = xl
         self._child = child
         self._directory = directory
@@ -117,21 +117,21 @@ class XenMachine:
 
     async def pause(self) -> None:
         if not self._is_paused:
-            await self._xl.run("pause", self._spec.name)
+            await self._xl.run("pause", self.spec.name)
             self._is_paused = True
 
     async def resume(self) -> None:
         if self._is_paused:
-            await self._xl.run("unpause", self._spec.name)
+            await self._xl.run("unpause", self.spec.name)
             self._is_paused = False
 
     async def set_memory(self, mebibytes: int) -> None:
-        check_balloon(self._spec, mebibytes)
-        await self._xl.run("mem-set", self._spec.name, f"{mebibytes}m")
+        check_balloon(self.spec, mebibytes)
+        await self._xl.run("mem-set", self.spec.name, f"{mebibytes}m")
 
     async def save(self, path: Path) -> None:
         await self.resume()  # the guest takes part in its saving
-        await self._xl.run("save", "-p", self._spec.name, _absolute(path), seconds=limits.SAVE_SECONDS)
+        await self._xl.run("save", "-p", self.spec.name, _absolute(path), seconds=limits.SAVE_SECONDS)
         self._is_paused = True
         await trio.to_thread.run_sync(make_durable, [path])
 
@@ -150,7 +150,7 @@ class XenMachine:
         """Ends with `kill`. Whoever waits sees xl end with its domain, or is shown that by force."""
         await self._killing.wait()
         with suppress(CommandFailed, MachineFailed):
-            await self._xl.run("destroy", self._spec.name)
+            await self._xl.run("destroy", self.spec.name)
             return
         self._child.send_signal(signal.SIGKILL)
 
@@ -158,7 +158,7 @@ class XenMachine:
         """Until there is such a domain. Raises MachineFailed."""
         with trio.move_on_after(limits.DOMAIN_SECONDS):
             while self._child.poll() is None:
-                if await self._xl.has(self._spec.name):
+                if await self._xl.has(self.spec.name):
                     return
                 await trio.sleep(_POLL_SECONDS)
             raise MachineFailed((await self.wait()).reason)

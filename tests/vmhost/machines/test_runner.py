@@ -31,7 +31,8 @@ class Silent:
     pid = 1
     accelerator = Accelerator.KVM
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, spec: MachineSpec, place: Path) -> None:
+        self.spec = spec
         self.speech = Speech(place)
         self._place = place
 
@@ -73,7 +74,7 @@ class Driver:
         self.runs.append("boot" if restore is None else "restore")
         if self._problem:
             raise MachineFailed(self._problem)
-        machine = Silent(directory)
+        machine = Silent(spec, directory)
         console, telling = os.pipe()
         os.write(telling, self._words)
         os.close(telling)

@@ -130,6 +130,23 @@ function operations.freeze(request, context)
   end
 end
 
+-- {cpu?: thousandths of a processor, memory?: bytes}: the container may use at most that; 0 is all.
+function operations.limit(request, context)
+  local group = CGROUPS .. context.container.cgroup
+  local function set(name, value)
+    local written, errno = posix.write_file(group .. "/" .. name, value)
+    if not written then
+      fail("unavailable", ("%s cannot be set: %s"):format(name, posix.strerror(errno)))
+    end
+  end
+  if request.memory then
+    set("memory.max", request.memory == 0 and "max" or ("%d"):format(request.memory))
+  end
+  if request.cpu then
+    set("cpu.max", request.cpu == 0 and "max" or ("%d 100000"):format(math.max(1000, request.cpu * 100)))
+  end
+end
+
 -- {name}: the container's host name is this.
 function operations.rename(request, context)
   local own = posix.open(("/proc/%d/ns/uts"):format(context.container.leader), posix.O_RDONLY)
