@@ -131,7 +131,8 @@ class ContainerGroup:
     def _move_into(self, path: Path) -> None:
         """All processes of the container into a group that it had no use for; they may be starting others meanwhile."""
         moved: set[str] = set()
-        while fresh := set((self._old["memory"] / "cgroup.procs").read_text().split()) - moved:
+        others = [group / "cgroup.procs" for group in self._old.values() if group != path and group.is_dir()]
+        while fresh := {pid for listing in others for pid in listing.read_text().split()} - moved:
             for pid in fresh:
                 with suppress(OSError):  # it has just ended
                     (path / "cgroup.procs").write_text(pid)

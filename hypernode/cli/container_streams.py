@@ -211,7 +211,10 @@ def _local_source(place: Path) -> Path:
     """With its real name. Raises `NotFound`."""
     if not place.exists():
         raise NotFound(f"there is no {place} here")
-    return place.resolve()
+    real = place.resolve()
+    if not (real.is_file() or real.is_dir()):
+        raise Refused(f"{place} is a device, pipe or socket", "files, directories and links are copied")
+    return real
 
 
 async def _unpack(reading: int, directory: Path, name: str | None) -> None:

@@ -14,6 +14,7 @@ from hyperlog.errors import Refused
 from hypernode.cli.progress import note
 from hypernode.cli.tables import print_table, size_text
 from hypernode.config import Config
+from hypernode.containers.snapshots import SnapshotStore
 from hypernode.exit_codes import EXIT_OK
 from vmhost.guest.cache import (
     Guest,
@@ -24,6 +25,7 @@ from vmhost.guest.cache import (
     is_current,
     remove_guest,
     remove_sources,
+    unused_guests,
 )
 from vmhost.machines.pci import obstacle, read_devices
 from vmhost.machines.platforms import host_arch
@@ -113,8 +115,11 @@ async def guest_info(config: Config, arguments: Mapping[str, Any]) -> int:
 async def guest_rm(config: Config, arguments: Mapping[str, Any]) -> int:
     cache: Path = default_cache(os.environ)
     names: list[str] = arguments["names"]
-    if bool(names) == arguments["everything"]:
-        raise Refused("say which guests to remove, or --all", hint="`hypernode guest ls` lists them")
+    if [bool(names), arguments["everything"], arguments["unused"]].count(True) != 1:
+        raise Refused("say which guests to remove, or --unused, or --all", hint="`hypernode guest ls` lists them")
+    if arguments["unused"]:
+        saved = {snapshot.about.get("guest", "") for snapshot in SnapshotStore(config.snapshots).list()}
+        names = await trio.to_thread.run_sync(unused_guests, cache, saved)
     if arguments["everything"]:
         names = [guest.kernel.parent.name for guest in await trio.to_thread.run_sync(guests, cache)]
         await trio.to_thread.run_sync(remove_sources, cache)
@@ -122,4 +127,6 @@ async def guest_rm(config: Config, arguments: Mapping[str, Any]) -> int:
         await trio.to_thread.run_sync(remove_guest, name, cache)
     if arguments["as_json"]:
         print(json.dumps({"removed": names}))
+    elif arguments["unused"]:
+        print(*names, sep="\n", end="\n" if names else "")
     return EXIT_OK

@@ -110,6 +110,9 @@ def remove(
     everything: Annotated[
         bool, typer.Option("--all", help="All guests, and the packages that were kept for the next build.")
     ] = False,
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Those that nothing begins with any more: superseded, of other versions.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove built guests.
@@ -117,9 +120,10 @@ def remove(
     [bold]Examples[/bold]
 
         hypernode guest rm amd64-fast
+        hypernode guest rm --unused
         hypernode guest rm --all
     """
-    run("guest-rm", names=names or [], everything=everything, as_json=as_json)
+    run("guest-rm", names=names or [], everything=everything, unused=unused, as_json=as_json)
 
 
 @guest.command()

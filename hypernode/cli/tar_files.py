@@ -2,7 +2,7 @@
 
 A container's tar is as suspect as anything else of it: what is unpacked here stays below its target, whatever names,
 symbolic links and hard links say. Each directory is opened from the one above it without following links. Devices,
-sockets and set-uid bits are not made here.
+pipes, sockets and set-uid bits are not made here: below a directory they are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, Final
 from hyperlog.errors import Refused
 
 _PIECE_BYTES: Final = 1 << 20
+_WHAT_IS_COPIED: Final = "files, directories and links are copied"
 _MODES: Final = 0o777
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -32,8 +33,12 @@ def unpack(source: IO[bytes], directory: Path, name: str | None) -> int:
     try:
         with tarfile.open(fileobj=source, mode="r|") as archive:
             for member in archive:
+                if not count and not _is_copied(member):
+                    raise Refused(f"{member.name!r} is a device or pipe, not a file", _WHAT_IS_COPIED)
                 _unpack_one(archive, member, top, name)
                 count += 1
+        if not count:  # a socket has no place in a tar
+            raise Refused("there is nothing to copy", _WHAT_IS_COPIED)
     except tarfile.TarError as error:
         raise Refused(f"what the container sent is no tar: {error}") from None
     finally:
@@ -53,7 +58,7 @@ def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, top: int, nam
             stack.callback(os.close, made)
             os.fchmod(made, member.mode & _MODES | 0o700)
             return
-        if not (member.isreg() or member.issym() or member.islnk()):
+        if not _is_copied(member):
             return
         _remove_file(last, parent)
         if member.issym():
@@ -65,6 +70,10 @@ def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, top: int, nam
             )
         else:
             _write(archive, member, last, parent)
+
+
+def _is_copied(member: tarfile.TarInfo) -> bool:
+    return member.isdir() or member.isreg() or member.issym() or member.islnk()
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, last: str, parent: int) -> None:

@@ -105,8 +105,8 @@ def use_a_machine_in_the_background(booter: Node, world: World, guest: str, tmp_
         assert use["memory_limit"] == (200_000_000 // MIB - GUEST_OWN_MIB) * MIB
         assert json.loads(booter.run("inspect", "box").stdout)[0]["config"]["memory"] == 200_000_000
         assert booter.run("exec", "box", "cat", "/sys/fs/cgroup/cpu.max").stdout == "50000 100000\n"
-        for options in (("--memory", "300M"), ("--cpus", "2"), ("--pids-limit", "9")):
-            assert booter.run("update", *options, "box").returncode == 4
+        for wish in (("--memory", "300M"), ("--cpus", "2"), ("--pids-limit", "9")):
+            assert booter.run("update", *wish, "box").returncode == 4
     finally:
         removed = booter.run("rm", "--force", "box")
     assert removed.returncode == 0, removed.stderr

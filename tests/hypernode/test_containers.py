@@ -346,6 +346,14 @@ def test_a_tree_is_unpacked_under_a_new_name_without_devices_and_setuid(tmp_path
         tar_files.unpack(io.BytesIO(b"no tar" * 1000), tmp_path, "new")
 
 
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, None])
+def test_what_is_no_file_is_not_said_to_be_copied(tmp_path: Path, kind: bytes | None) -> None:
+    tar = make_tar() if kind is None else make_tar((member("null", kind), b""))
+    with pytest.raises(Refused):
+        tar_files.unpack(tar, tmp_path, "new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_directory_is_told_by_the_beginning_of_its_tar(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "f").write_bytes(b"x" * 5000)

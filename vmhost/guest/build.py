@@ -92,10 +92,21 @@ def _node(path: Path, entry: str, own_modes: bool) -> Directory | File | Link:
     return File(content, 0o755 if content[:2] == b"#!" or elf.is_elf(content) else 0o644)
 
 
+def recipe_digest(recipe: Recipe, own: Overlay) -> str:
+    """Of what this version of ours puts into a guest, whatever the packages and the user's own files."""
+    words = [RECIPE, {**asdict(recipe), "files": own.digest()}]
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
 def guest_digest(recipe: Recipe, packages: Sequence[Package], own: Overlay, include: Overlay | None) -> str:
     """What names a guest: the same for the same ingredients."""
-    words = {**asdict(recipe), "files": own.digest(), "include": include.digest() if include else None}
-    ingredients = [RECIPE, limits.PACK_LEVEL, words, [(p.name, p.version, p.sha256) for p in packages]]
+    overlay = include.digest() if include else None
+    ingredients = [
+        recipe_digest(recipe, own),
+        limits.PACK_LEVEL,
+        overlay,
+        [(p.name, p.version, p.sha256) for p in packages],
+    ]
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ _KERNEL: Final = "vmlinux"
 _INITRD: Final = "initrd.zst"
 _PACKED_KERNEL: Final = "vmlinux.zst"
 _INFO: Final = "guest.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _DIGITS: Final = 12  # of a guest's digest, in its name
 
 
@@ -57,6 +57,7 @@ class GuestInfo:
     arch: str
     profile: str
     digest: str
+    recipe: str  # of the version of ours that built it
     kernel_release: str
     files: Mapping[str, FileInfo]
     packages: Mapping[str, str]  # name → version
@@ -85,16 +86,38 @@ def default_cache(environment: Mapping[str, str]) -> Path:
 
 
 def find_guest(arch: str, profile: str, cache: Path | None = None) -> Guest:
-    """The guest that was built last, every file checked (0.1 s). Raises `GuestMissing`, `GuestDamaged`, `Refused`."""
-    recipe(arch, profile)
-    directory = (cache or default_cache(os.environ)) / f"{arch}-{profile}"
+    """The one that this version of ours built last, every file checked (0.1 s).
+
+    Raises `GuestMissing`, `GuestDamaged`, `Refused`.
+    """
+    guest = _current(arch, profile, cache or default_cache(os.environ))
+    check(guest)
+    return guest
+
+
+def _current(arch: str, profile: str, cache: Path) -> Guest:
+    """The one that was built last; if another version of ours did that, the last one of this version."""
+    ours = _recipe_digest(arch, profile)
+    directory = cache / f"{arch}-{profile}"
     if not directory.is_dir():
         raise GuestMissing(
             f"no {profile} guest for {arch} was built here", hint=f"`{_command(arch, profile)}` builds it"
         )
-    guest = _open(directory.resolve())
-    check(guest)
-    return guest
+    last = _open(directory.resolve())
+    if last.info.recipe == ours:
+        return last
+    others = [guest for guest in guests(cache) if guest.info.recipe == ours]
+    if not others:
+        raise GuestMissing(
+            f"the {profile} guest for {arch} was built by another version of hypernode",
+            hint=f"`{_command(arch, profile)}` builds that of this one",
+        )
+    return max(others, key=lambda guest: guest.kernel.parent.stat().st_mtime)
+
+
+def _recipe_digest(arch: str, profile: str) -> str:
+    wanted = recipe(arch, profile)
+    return build.recipe_digest(wanted, build.read_overlay(wanted.files, own_modes=False))
 
 
 def guest_of(digest: str, cache: Path) -> Guest:
@@ -119,7 +142,21 @@ def guests(cache: Path) -> list[Guest]:
 
 def is_current(guest: Guest, cache: Path) -> bool:
     """Whether it is the one that `find_guest` finds."""
-    return (cache / f"{guest.info.arch}-{guest.info.profile}").resolve() == guest.kernel.parent
+    try:
+        return _current(guest.info.arch, guest.info.profile, cache).kernel == guest.kernel
+    except (GuestMissing, GuestDamaged):
+        return False
+
+
+def unused_guests(cache: Path, needed: Collection[str]) -> list[str]:
+    """The names of those that nothing begins with any more: neither `find_guest` nor, by digest, what is `needed`.
+
+    Damaged ones, and those of formats of other versions, are among them.
+    """
+    used = {
+        guest.kernel.parent.name for guest in guests(cache) if guest.info.digest in needed or is_current(guest, cache)
+    }
+    return sorted(path.name for path in _directories(cache) if path.name not in used)
 
 
 def remove_guest(name: str, cache: Path) -> None:
@@ -267,6 +304,7 @@ class _Maker:
             "arch": self._recipe.arch,
             "profile": self._recipe.profile,
             "digest": self._digest,
+            "recipe": build.recipe_digest(self._recipe, self._own),
             "kernel_release": release,
             "files": files,
             "packages": {package.name: package.version for package in self._packages},
@@ -296,6 +334,7 @@ def _open(directory: Path) -> Guest:
             arch=str(words["arch"]),
             profile=str(words["profile"]),
             digest=str(words["digest"]),
+            recipe=str(words["recipe"]),
             kernel_release=str(words["kernel_release"]),
             files=files,
             packages=dict(words["packages"]),

@@ -116,7 +116,8 @@ class StandingMachine:
             profile=plan.get("profile"),
             memory_mib=plan.get("memory_mib"),
             since=plan.get("since") if running else None,
-            ended=end.get("reason") if not running else None,
+            # Whoever keeps it says how it ended, and takes its own file away.
+            ended=None if running else end.get("reason") or ("its keeper was killed" if self._read(RUNNING) else None),
         )
 
     def refuse_running(self) -> None:

@@ -11,13 +11,17 @@ import pytest
 from hyperlog.errors import Refused
 from tests.support.guest import hypernode
 from vmhost.errors import GuestDamaged, GuestMissing, GuestSourceBad
-from vmhost.guest.build import read_overlay
-from vmhost.guest.cache import find_guest, guests, is_current, remove_guest
+from vmhost.guest.build import read_overlay, recipe_digest
+from vmhost.guest.cache import find_guest, guests, is_current, remove_guest, unused_guests
 from vmhost.guest.limits import INCLUDE_FILES_MAX
+from vmhost.guest.recipe import recipe
 from vmhost.guest.tree import Directory, File, Link
 
+RECIPE = recipe("amd64", "fast")
+OURS = recipe_digest(RECIPE, read_overlay(RECIPE.files, own_modes=False))
 
-def _guest(cache: Path, digest: str) -> Path:
+
+def _guest(cache: Path, digest: str, *, ours: bool = True) -> Path:
     directory = cache / f"amd64-fast-{digest}"
     directory.mkdir(parents=True)
     files = {}
@@ -26,10 +30,11 @@ def _guest(cache: Path, digest: str) -> Path:
         content = (directory / name).read_bytes()
         files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     info = {
-        "format": 1,
+        "format": 2,
         "arch": "amd64",
         "profile": "fast",
         "digest": digest,
+        "recipe": OURS if ours else "of another version",
         "kernel_release": "6.1.0-1-cloud-amd64",
         "files": files,
         "packages": {"busybox-static": "1"},
@@ -60,6 +65,23 @@ def test_the_last_one_built_is_found_and_removed(tmp_path: Path) -> None:
             remove_guest(name, tmp_path)
 
 
+def test_guests_of_other_versions_are_not_used_and_removed(tmp_path: Path) -> None:
+    other = _guest(tmp_path, "a" * 12, ours=False)
+    with pytest.raises(GuestMissing, match="another version"):
+        find_guest("amd64", "fast", tmp_path)
+    ours, saved, last = _guest(tmp_path, "b" * 12), _guest(tmp_path, "c" * 12, ours=False), other
+    damaged = _guest(tmp_path, "d" * 12, ours=False)
+    (damaged / "guest.json").write_text("{}")
+    link = tmp_path / "amd64-fast"
+    link.unlink()
+    link.symlink_to(last.name)
+    assert find_guest("amd64", "fast", tmp_path).kernel.parent == ours
+    assert unused_guests(tmp_path, {"c" * 12}) == [other.name, damaged.name]
+    for name in unused_guests(tmp_path, {"c" * 12}):
+        remove_guest(name, tmp_path)
+    assert sorted(tmp_path.iterdir()) == [ours, saved]
+
+
 @pytest.mark.parametrize("name", ["vmlinux", "initrd.zst", "vmlinux.zst"])
 @pytest.mark.parametrize("how", ["flipped", "short", "long", "gone"])
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str, how: str) -> None:
@@ -76,7 +98,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, how: str) -> None:
     assert "guest build" in (damaged.value.hint or "")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 9}', '{"format": 1, "files": {"../x": {}}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 9}', '{"format": 2, "files": {"../x": {}}}'])
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     (_guest(tmp_path, "d" * 12) / "guest.json").write_text(text)
     with pytest.raises(GuestDamaged):

@@ -14,7 +14,7 @@ from vmhost.guest.cache import Guest, GuestInfo
 from vmhost.guest.standing import StandingMachine, Wish, standing_machines
 from vmhost.machines.errors import MachineBusy, MachineFailed
 
-_INFO = GuestInfo("amd64", "fast", "0" * 64, "6.1", {}, {}, (), include=False)
+_INFO = GuestInfo("amd64", "fast", "0" * 64, "", "6.1", {}, {}, (), include=False)
 _WISH = Wish(Guest(Path("vmlinux"), Path("initrd"), _INFO), cpus=1, memory_mib=256, accelerator="tcg")
 
 
@@ -33,6 +33,7 @@ def test_a_number_in_a_file_is_no_running_machine(tmp_path: Path) -> None:
     (machine.directory / "running.json").write_text(json.dumps({"pid": os.getpid(), "accelerator": "tcg"}))
     status = machine.status()
     assert (status.running, status.pid, status.port) == (False, None, None)
+    assert status.ended == "its keeper was killed"
     with (machine.directory / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert machine.status().running
