@@ -12,7 +12,8 @@ interpreter, mounts and nspawn are in it. A daemon runs on the booting host, wit
 finished starting, and what was written before is on disk, when the time begins.
 
 wire_ratio_trace        bytes received up to the first output ÷ bytes of the image, with a boot trace
-raw_ratio_no_trace      raw bytes of the blocks that a start without a trace fetches ÷ bytes of the image
+wire_ratio_no_trace     the same without one
+raw_ratio_no_trace      raw bytes of the blocks that a start without a trace waits for ÷ bytes of the image
 trace_vs_full_pull      (`pull`, then `boot`) ÷ a traced boot
 no_trace_vs_full_pull   the same for one without a trace
 other_trace_vs_full_pull  for a command without a trace of its own, prefetching that of another of the same program
@@ -273,6 +274,7 @@ def _ratios(bench: Bench, times: Mapping[str, Sequence[Measured]], image_bytes: 
     figures |= {f"{side}_seconds": round(value, 3) for side, value in seconds.items()}
     figures |= {f"{side}_wire_bytes": int(value) for side, value in moved.items()}
     figures["wire_ratio_trace"] = round(moved["trace"] / image_bytes, 4)
+    figures["wire_ratio_no_trace"] = round(moved["no_trace"] / image_bytes, 4)
     figures["trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["trace"], 2)
     figures["no_trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["no_trace"], 2)
     figures["other_trace_vs_full_pull"] = round(seconds["full_pull"] / seconds["other_trace"], 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager
 from itertools import chain, islice
 from typing import Final
@@ -17,7 +17,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from hyperlog.lanes import Lane
-from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
+from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS, WATCH_SECONDS
 from hypernode.pace import Pace
 from images.errors import TraceCorrupt
 from images.hot import TracedBlob
@@ -69,11 +69,8 @@ async def fetch_ahead(
     return is_whole
 
 
-def blocks_from(manifest: Manifest, position: int) -> Iterator[StoredBlock]:
-    """Every block of the image, beginning at `position` of blob space and going round."""
-    starts = manifest.structure.block_starts
-    first = bisect_left(starts, position // GRANULE_BYTES, hi=manifest.block_count) % max(manifest.block_count, 1)
-    for number in chain(range(first, manifest.block_count), range(first)):
+def _blocks(manifest: Manifest, numbers: Iterable[int]) -> Iterator[StoredBlock]:
+    for number in numbers:
         block = manifest.block(number)
         yield StoredBlock(block.id, block.stored_bytes)
 
@@ -86,9 +83,7 @@ def blocks_of(manifest: Manifest, trace: Trace) -> Iterator[StoredBlock]:
         first = bisect_right(starts, run.first) - 1
         last = bisect_right(starts, run.first + run.length - 1) - 1
         numbers.update(dict.fromkeys(range(first, last + 1)))
-    for number in numbers:
-        block = manifest.block(number)
-        yield StoredBlock(block.id, block.stored_bytes)
+    return _blocks(manifest, numbers)
 
 
 class Start:
@@ -100,6 +95,7 @@ class Start:
         self._prefetching = trio.CancelScope()
         self._missed: dict[int, int] = {}
         self.trace: Trace | None = None
+        self._is_own = False
         self.is_prefetching = False
         """Whether a trace tells what will be read, and something of it is not here yet."""
         self.expected: set[int] = set()
@@ -110,9 +106,9 @@ class Start:
         """Raw bytes of the image's blocks that somebody had to wait for, each block once."""
         return sum(self._missed.values())
 
-    def prefetch(self, trace: Trace | None, source: StoredSource) -> None:
-        """As soon as the version is known: to fetch a hot blob needs no manifest."""
-        self.trace = trace
+    def prefetch(self, trace: Trace | None, source: StoredSource, *, is_own: bool = False) -> None:
+        """As soon as the version is known: to fetch a hot blob needs no manifest. `is_own`: it is of this command."""
+        self.trace, self._is_own = trace, is_own
         if trace is not None and trace.hot:
             self._fetch(source, trace.hot)
 
@@ -161,23 +157,47 @@ class Start:
             await fetch_ahead(source, wanted, Lane.PREFETCH, bytes_per_second=self._rate)
 
     async def _watch(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
-        """Fetch ahead of whoever reads on and on."""
-        pace = Pace(manifest.stored_bytes)
+        """Fetch ahead of who waits for blocks.
+
+        What is read without waiting is watched too from a miss on, until there was none for a while: it says what is
+        near to what will be. (Who watches has all reads come to this process.)
+        """
+        starts = manifest.structure.block_starts
+        pace = Pace(manifest.block_count, foretold=self.trace is not None and self._is_own)
+        last_miss = trio.Event()
 
         def missed(block: Block) -> None:
             self._missed[block.offset] = block.raw_bytes
-            ahead = pace.missed(block.offset, block.raw_bytes, block.stored_bytes)
-            if ahead is not None:
-                if ahead.blocks is None:
+            if not pace.is_done:
+                blob.on_read.add(read)
+            last_miss.set()
+            fetch(pace.missed(bisect_left(starts, block.offset // GRANULE_BYTES)))
+
+        def read(offset: int, size: int) -> None:
+            first = bisect_right(starts, offset // GRANULE_BYTES) - 1
+            for number in range(first, bisect_left(starts, -(-(offset + size) // GRANULE_BYTES))):
+                if self.trace is None or source.has_nowait(manifest.block(number).id):  # else it is in the hot blob
+                    fetch(pace.read(number))
+
+        def fetch(numbers: Sequence[int]) -> None:
+            if numbers:
+                self.nursery.start_soon(fetch_ahead, source, _blocks(manifest, numbers), Lane.PREFETCH)
+                if pace.is_done:
                     _log.info("much of the image is being read: the rest is streamed")
-                wanted = islice(blocks_from(manifest, ahead.position), ahead.blocks)
-                self.nursery.start_soon(fetch_ahead, source, wanted, Lane.PREFETCH)
+                    blob.on_read.discard(read)
 
         blob.on_miss.add(missed)
         try:
-            await trio.sleep_forever()
+            while True:
+                await last_miss.wait()
+                last_miss = trio.Event()
+                with trio.move_on_after(WATCH_SECONDS) as quiet:
+                    await last_miss.wait()
+                if quiet.cancelled_caught:
+                    blob.on_read.discard(read)
         finally:
             blob.on_miss.discard(missed)
+            blob.on_read.discard(read)
 
 
 @asynccontextmanager
@@ -203,7 +223,7 @@ class Completions:
             self._running[reference] = scope, ended
             try:
                 unkept = source.statistics().unkept
-                while not await fetch_ahead(source, blocks_from(manifest, 0), Lane.BACKGROUND):
+                while not await fetch_ahead(source, _blocks(manifest, range(manifest.block_count)), Lane.BACKGROUND):
                     if source.statistics().unkept > unkept:
                         _log.warning("the disk is full: the image is not completed")
                         return

@@ -51,6 +51,9 @@ IDLE_MOUNTS_MAX: Final = 4
 AHEAD_FETCHES: Final = 512
 """Blocks asked for at once that nobody waits for yet: peers are asked in long runs, whose windows are the swarm's."""
 
+WATCH_SECONDS: Final = 10.0
+"""After a miss, how long reads that need not wait are watched too, if there is no other."""
+
 COMPLETE_RETRY_SECONDS: Final = 5.0
 """After a completion found nobody who delivers."""
 

@@ -140,7 +140,7 @@ class TracedBlob:
         return data
 
     def _tell(self, offset: int, size: int) -> None:
-        for listener in self.on_read:
+        for listener in tuple(self.on_read):  # who listens may end that
             listener(offset, size)
 
     def _pieces_nowait(self, offset: int, size: int) -> bytes | None:

@@ -95,7 +95,7 @@ class StoredBlocks:
 
     def note(self, offset: int, size: int) -> None:
         """The other process has read this of the blob."""
-        for listener in self._on_read:
+        for listener in tuple(self._on_read):  # who listens may end that
             listener(offset, size)
 
     @cached_property

@@ -143,4 +143,5 @@ class Told:
             return False
         self._packs(self.stored, place[0])
         self._table.tell(number, Place(*place))
+        self.look_again()  # who waited for a block may watch from then on
         return True

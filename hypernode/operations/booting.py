@@ -32,6 +32,7 @@ from hypernode.volumes import Volume
 from images.catalog import Resolved
 from images.reader import BlobReader
 from images.source import StoredSource
+from images.trace import command_digest
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, require
 from vmhost.lifeline import can_be_held
@@ -187,10 +188,12 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
         if request.record is not None:
             check_may_record(log, request.record)
         if request.prefetch:
-            trace = find_trace(node, log, resolved, _argv(request, resolved))
+            argv = _argv(request, resolved)
+            trace = find_trace(node, log, resolved, argv)
             if trace is not None and trace.hot:
                 tell_hot_table(node.swarm, log.key, trace)
-            start.prefetch(trace, source)
+            is_own = trace is not None and trace.command == command_digest(argv)
+            start.prefetch(trace, source, is_own=is_own)
 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 

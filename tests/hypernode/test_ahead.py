@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +12,16 @@ import trio.testing
 from hyperlog.errors import BlockMissing, StoreFull
 from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
-from hypernode.ahead import Completions, beside_a_boot, blocks_from, blocks_of, fetch_ahead
+from hypernode.ahead import Completions, beside_a_boot, blocks_of, fetch_ahead
 from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
-from hypernode.pace import MISSED_SHARE_MAX, RUN_BLOCKS_MAX, RUN_BLOCKS_MIN, Ahead, Pace
 from hypernode.recording import RecordingBlob
 from images.hot import TracedBlob, pack_hot, read_granules
 from images.ingest import StoredBlock
-from images.limits import GRANULE_BYTES, PIECE_BYTES, TRACE_GRANULES_MAX
+from images.limits import GRANULE_BYTES, TRACE_GRANULES_MAX
 from images.manifest_store import ManifestRef
 from images.source import StoredSource
 from images.trace import Trace, runs_of
 from tests.images.test_reader import SIZES, World
-
-_MANY = 1000
 
 
 @pytest.fixture
@@ -37,72 +33,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def wanted(world: World) -> list[StoredBlock]:
     return [StoredBlock(block.id, block.stored_bytes) for block in world.manifest.blocks()]
-
-
-# ------------------------------------------------------------------------------------------------------------- pace
-
-
-def test_a_start_is_not_taken_for_reading_everything() -> None:
-    pace = Pace(_MANY * 100)
-    places = [7 * PIECE_BYTES * number % (_MANY * PIECE_BYTES) for number in range(int(_MANY * MISSED_SHARE_MAX) - 1)]
-    assert not any(pace.missed(place, PIECE_BYTES, 100) for place in places)
-    assert pace.missed(3 * PIECE_BYTES, PIECE_BYTES, 200) == Ahead(4 * PIECE_BYTES, None)
-    assert pace.missed(4 * PIECE_BYTES, PIECE_BYTES, 100) is None, "it is said once"
-
-
-def _walk(pace: Pace, start: int, blocks: int, step: int = 1) -> tuple[list[int], list[Ahead]]:
-    """Read blocks in a row; which of them were missed, and what was fetched ahead. What is asked for is there next."""
-    here: set[int] = set()
-    missed, said = [], []
-    for number in range(start, start + blocks * step, step):
-        if number in here:
-            continue
-        missed.append(number)
-        ahead = pace.missed(number * PIECE_BYTES, PIECE_BYTES, 100)
-        if ahead is not None:
-            said.append(ahead)
-            first = ahead.position // PIECE_BYTES
-            here.update(range(first, first + (10_000 if ahead.blocks is None else ahead.blocks)))
-    return missed, said
-
-
-def test_ahead_of_a_walk_goes_a_growing_window() -> None:
-    missed, said = _walk(Pace(_MANY * 100_000), 100, 400)
-    assert missed[:RUN_BLOCKS_MIN] == list(range(100, 100 + RUN_BLOCKS_MIN))
-    sizes = [ahead.blocks for ahead in said]
-    assert None not in sizes
-    assert sizes == sorted(size for size in sizes if size is not None)
-    assert len(missed) < 40, "most of it was here before it was asked for"
-
-
-def test_a_walk_where_nothing_comes_in_time_ends_in_streaming() -> None:
-    pace = Pace(_MANY * 100_000)
-    said = [pace.missed(number * PIECE_BYTES, PIECE_BYTES, 100) for number in range(RUN_BLOCKS_MAX)]
-    windows = [ahead for ahead in said if ahead is not None]
-    assert windows[-1] == Ahead(RUN_BLOCKS_MAX * PIECE_BYTES, None)
-    assert said[-1] == windows[-1]
-    for before, after in itertools.pairwise(windows[:-1]):
-        assert before.blocks is not None
-        assert after.position == before.position + before.blocks * PIECE_BYTES, "no block is asked for twice"
-
-
-@pytest.mark.parametrize("gap", [1, 2])
-def test_a_walk_is_noticed_even_with_gaps(gap: int) -> None:
-    assert _walk(Pace(_MANY * 100_000), 0, 30, 1 + gap)[1]
-
-
-def test_two_walks_at_a_time() -> None:
-    pace = Pace(_MANY * 100_000)
-    said = []
-    for number in range(20):
-        said += [pace.missed((start + number) * PIECE_BYTES, PIECE_BYTES, 100) for start in (0, 500)]
-    assert {ahead.position // PIECE_BYTES // 500 for ahead in said if ahead is not None} == {0, 1}
-
-
-def test_a_jump_begins_a_new_walk() -> None:
-    pace = Pace(_MANY * 100_000)
-    for start in (0, 500, 200):
-        assert not _walk(pace, start, RUN_BLOCKS_MIN - 1)[1]
 
 
 # -------------------------------------------------------------------------------------------------------- fetching
@@ -128,13 +58,6 @@ async def test_a_rate_is_kept(world: World, autojump_clock: trio.testing.MockClo
     start = trio.current_time()
     assert await fetch_ahead(world.source, iter(blocks), Lane.PREFETCH, bytes_per_second=total / 10)
     assert trio.current_time() - start == pytest.approx(10)
-
-
-def test_the_rest_begins_where_the_reader_is_and_goes_round(world: World) -> None:
-    blocks = wanted(world)
-    offset = sum(SIZES[:3]) * GRANULE_BYTES
-    assert list(blocks_from(world.manifest, offset)) == blocks[3:] + blocks[:3]
-    assert list(blocks_from(world.manifest, 1 << 40)) == blocks
 
 
 def test_a_trace_without_hot_blob_names_blocks_once(world: World) -> None:
