@@ -43,7 +43,7 @@ _SOCKETS: Final = 2000
 async def request(session: RawSession, number: int) -> float:
     """Seconds until a block that is asked for is here."""
     began = time.perf_counter()
-    session.session.request(block_ids()[number % 100], BLOCK_BYTES)
+    session.session.request([(block_ids()[number % 100], BLOCK_BYTES)])
     await session.flush()
     with trio.fail_after(60):
         while not any(isinstance(event, BlockCame) for event in session.session.receive(await session.stream.read())):

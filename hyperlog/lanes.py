@@ -8,6 +8,7 @@ lanes at once is wanted in the first of them.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class Lane(IntEnum):
@@ -19,3 +20,7 @@ class Lane(IntEnum):
     """It will be needed in a moment, as recorded boots say."""
     BACKGROUND = 2
     """It is wanted some time: pulls, exports, completing an image that runs already."""
+
+
+LANES: Final = tuple(Lane)
+"""All of them, most urgent first."""

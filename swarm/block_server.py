@@ -7,7 +7,6 @@ which comes meanwhile goes first, and with a sign of life now and then, so that 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,16 @@ import trio
 
 from hyperlog.errors import BlockMissing
 from hyperlog.ids import BlockId, LogKey
-from hyperlog.lanes import Lane
+from hyperlog.lanes import LANES, Lane
 from swarm.addresses import PeerId
 from swarm.giving import Giving
-from swarm.limits import LIMITED_PING_SECONDS, READ_AHEAD_BYTES, SERVE_BATCH_MAX, WRITE_CHUNK_BYTES
+from swarm.limits import LIMITED_PING_SECONDS, READ_AHEAD_BYTES, SERVE_BATCH_MAX
 from swarm.replication.grants import Grants
 from swarm.replication.messages import Wanted, Why
-from swarm.replication.session import Session, State
+from swarm.replication.session import Session
+from swarm.replication.session_states import State
 from swarm.stats import Counters, PeerCounters
+from swarm.stopwatch import Stopwatch
 from swarm.throttle import Throttle
 
 _TURN_SECONDS: Final = 0.05
@@ -56,8 +57,7 @@ class ServePolicy:
     is_fetching: Callable[[LogKey], bool]
     totals: Counters
     grants: Grants[PeerId] = field(default_factory=Grants)
-    worked: Callable[[], float] = time.thread_time
-    """As in `SwarmConfig`."""
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
 class BlockServer:
@@ -77,8 +77,8 @@ class BlockServer:
         """Whether a block waits for its turn under the upload limit."""
         return self._waiting_since is not None
 
-    async def compose(self) -> bool:
-        """Put answers worth about `WRITE_CHUNK_BYTES` into the session's output; False when nothing is asked.
+    async def compose(self, room: int) -> bool:
+        """Put answers worth about `room` bytes into the session's output; False when nothing is asked.
 
         With an upload limit there may be nothing in the output although something is asked (`is_waiting`).
         """
@@ -91,7 +91,6 @@ class BlockServer:
             await self._load(lane)
             if self._session.has_output:
                 return True
-        room = WRITE_CHUNK_BYTES
         while self._loaded[lane] and room > 0:
             wanted, payload = self._loaded[lane][0]
             if payload is not None and not await self._may_send(wanted, len(payload)):
@@ -103,7 +102,10 @@ class BlockServer:
 
     def _first_lane(self) -> Lane | None:
         asked = self._session.asked_lane
-        return next((lane for lane in Lane if self._loaded[lane] or lane is asked), None)
+        for lane in LANES:
+            if self._loaded[lane] or lane is asked:
+                return lane
+        return None
 
     async def _load(self, lane: Lane) -> None:
         asked = self._take_asked(lane)

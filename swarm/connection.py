@@ -8,6 +8,7 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -30,6 +31,7 @@ from swarm.limits import (
     IDLE_BYTE_SECONDS,
     LOOK_EVENTS,
     PING_SECONDS,
+    PROMPT_SECONDS,
     READ_CHUNK_BYTES,
     SERVED_WORTH_SECONDS,
     SILENT_SECONDS,
@@ -40,7 +42,7 @@ from swarm.limits import (
 )
 from swarm.network import Stream
 from swarm.replication.messages import Reason
-from swarm.replication.session import Session, State
+from swarm.replication.session import Session
 from swarm.replication.session_events import (
     BlockCame,
     BlockRefused,
@@ -52,6 +54,7 @@ from swarm.replication.session_events import (
     Opened,
     TableTold,
 )
+from swarm.replication.session_states import State
 from swarm.replication.tables import Bits, Table, TableId
 from swarm.stats import Counters, Meter, PeerCounters
 
@@ -105,7 +108,9 @@ class LiveSession:
         self.meter_in, self.meter_out = Meter(), Meter()
         self.opened_at = 0.0
         self._server = BlockServer(policy, session, stream.remote, (self.moved, counters))
-        self._worked = policy.worked
+        self._stopwatch = policy.stopwatch
+        self._took_too_much = False
+        """Whether the last slice was worth less than it took."""
         self._totals = totals
         self._counters = counters
         self._wake = trio.Event()
@@ -118,6 +123,8 @@ class LiveSession:
         self._ended: Reason | None = None
         self._heard_at = 0.0
         self._slice_bytes = SLICE_BYTES_MIN
+        self._chunk_bytes = WRITE_CHUNK_BYTES
+        self._sending = trio.CancelScope()
         self._worth = _worth(counters)
         self.finished = trio.Event()
         self.log: LogKey | None = None
@@ -137,10 +144,10 @@ class LiveSession:
 
     # ------------------------------------------------------------------------------------------------ say something
 
-    def request(self, block: BlockId, bytes_max: int, lane: Lane, *, is_patient: bool) -> int:
-        """Ask for a block; returns the request's number."""
+    def request(self, blocks: Sequence[tuple[BlockId, int]], lane: Lane, *, is_patient: bool) -> list[int]:
+        """Ask for blocks of at most so many bytes each; the numbers of the requests."""
         self._wake.set()
-        return self._session.request(block, bytes_max, lane, is_patient=is_patient)
+        return self._session.request(blocks, lane, is_patient=is_patient)
 
     def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool) -> list[int]:
         """Ask for consecutive blocks of a table that is shared; the numbers of the requests."""
@@ -249,25 +256,31 @@ class LiveSession:
         """Look at what came, a slice at a time; a peer that takes our time for nothing is not read from for a while."""
         while data and self._ended is None:
             piece, data = data[: self._slice_bytes], data[self._slice_bytes :]
-            spent, began = 0.0, self._worked()
+            took = 0.0
+            self._stopwatch.start(exactly=self._took_too_much)
             for number, event in enumerate(self._session.receive(piece), 1):
                 self._dispatch(event)
-                if number % LOOK_EVENTS == 0 and self._worked() - began > 4 * SLICE_SECONDS:
-                    spent += self._worked() - began
-                    await self._pay(self._worked() - began)
-                    began = self._worked()
+                if number % LOOK_EVENTS == 0 and self._stopwatch.elapsed() > 4 * SLICE_SECONDS:
+                    took += await self._pay(0)
+                    self._stopwatch.start(exactly=self._took_too_much)
             self._wake.set()
-            rest = self._worked() - began
-            if spent + rest < SLICE_SECONDS:
+            took += await self._pay(len(piece))
+            if took < SLICE_SECONDS:
                 self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
-            elif spent + rest > 4 * SLICE_SECONDS:
+            elif took > 4 * SLICE_SECONDS and self._took_too_much:
                 self._slice_bytes = max(self._slice_bytes // 2, SLICE_BYTES_MIN)
-            await self._pay(rest + len(piece) * IDLE_BYTE_SECONDS)
 
-    async def _pay(self, seconds: float) -> None:
-        """Let the others have their turn, and a peer wait that took `seconds` for too little."""
-        worth, self._worth = self._worth, _worth(self._counters)
-        await trio.sleep(self._owner.on_work(self, seconds - (self._worth - worth), self._session.bytes_held))
+    async def _pay(self, received: int) -> float:
+        """Let the others have their turn, and a peer wait that took our time for too little.
+
+        Returns the seconds since the stopwatch was started; to `received` bytes it took more of them.
+        """
+        before, self._worth = self._worth, _worth(self._counters)
+        worth = self._worth - before - received * IDLE_BYTE_SECONDS
+        took = self._stopwatch.seconds(worth)
+        self._took_too_much = took > worth
+        await trio.sleep(self._owner.on_work(self, took - worth, self._session.bytes_held))
+        return took
 
     def _dispatch(self, event: Event) -> None:
         match event:
@@ -301,6 +314,12 @@ class LiveSession:
                 self._ended = reason
 
     async def _write(self) -> None:
+        with self._sending:
+            await self._write_on()
+        if self._sending.cancelled_caught:
+            raise PeerTooSlow("the peer does not read")
+
+    async def _write_on(self) -> None:
         while True:
             data = self._session.take_output() or await self._compose()
             if data:
@@ -313,23 +332,25 @@ class LiveSession:
                 await self._wake.wait()
 
     async def _send(self, data: bytes) -> None:
-        with trio.move_on_after(WRITE_SECONDS) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise PeerTooSlow("the peer does not read")
-        self.meter_out.add(len(data), trio.current_time())
+        began = trio.current_time()
+        self._sending.deadline = began + WRITE_SECONDS
+        await self._stream.send_all(data)
+        self._sending.deadline = math.inf
+        now = trio.current_time()
+        self._chunk_bytes = WRITE_CHUNK_BYTES * (2 if now - began < PROMPT_SECONDS else 1)
+        self.meter_out.add(len(data), now)
         for counters in (self.moved, self._counters, self._totals):
             counters.bytes_out += len(data)
 
     async def _compose(self) -> bytes:
-        """Blocks the peer asked for, else what there is to say about entries: about `WRITE_CHUNK_BYTES` of it.
+        """Blocks the peer asked for, else what there is to say about entries: a chunk of it.
 
         Empty: nothing to say. After `BLOCK_TURNS_MAX` times blocks it is the entries' turn.
         """
         if self._block_turns >= BLOCK_TURNS_MAX:
             self._compose_exchange()
         if not self._session.has_output:
-            if await self._server.compose():
+            if await self._server.compose(self._chunk_bytes):
                 self._block_turns += 1
             else:
                 self._compose_exchange()

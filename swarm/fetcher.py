@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import trio
 
@@ -36,17 +35,34 @@ from swarm.stats import Counters
 
 
 class _Transfer:
-    """One block under way. `payload` is there once `done` is set, unless it failed."""
+    """One block under way. `payload` is there once it `is_over`, unless it failed."""
 
-    __slots__ = ("asks", "done", "lane", "logs", "payload", "waiters")
+    __slots__ = ("asks", "is_over", "lane", "logs", "payload", "waits")
 
     def __init__(self, lane: Lane) -> None:
-        self.done = trio.Event()
+        self.is_over = False
         self.payload: bytes | None = None
         self.lane = lane
         self.logs: set[LogKey] = set()
-        self.waiters = 0
+        self.waits: list[_Wait] = []
         self.asks = 0
+
+    def end(self) -> None:
+        self.is_over = True
+        for wait in self.waits:
+            wait.over.set()
+
+
+class _Wait:
+    """Somebody who waits for a block of `log`, `until` then at the longest."""
+
+    __slots__ = ("lane", "log", "over", "until")
+
+    def __init__(self, log: LogKey, lane: Lane, until: float) -> None:
+        self.log = log
+        self.lane = lane
+        self.until = until
+        self.over = trio.Event()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,7 @@ class Fetcher:
         self._tables: dict[TableId, Table] = {}
         self._transfers: dict[BlockId, _Transfer] = {}
         self._numbers: dict[tuple[LiveSession, BlockId], int] = {}
+        self._waits: dict[_Wait, None] = {}
         self._waiting: dict[LogKey, int] = {}
         self._hopeless_since: dict[LogKey, float] = {}
         self._came_at: dict[LogKey, float] = {}
@@ -133,17 +150,12 @@ class Fetcher:
                 "it was started with --upload-only",
             )
         # No block is longer, and peers take a request that says more for an attack.
-        transfer = self._begin(log, block, min(bytes_max, BLOCK_BYTES_MAX), lane)
+        wait = _Wait(log, lane, trio.current_time() + self.policy.give_up_seconds)
+        transfer = self._begin(block, min(bytes_max, BLOCK_BYTES_MAX), wait)
         try:
-            patience = self.policy.give_up_seconds
-            with trio.move_on_after(patience) as waiting:
-                await transfer.done.wait()
-            while waiting.cancelled_caught and lane is not Lane.MISS and self._idle_seconds(log) < patience:
-                # Others of this log come, one after the other: its turn will come too.
-                with trio.move_on_after(patience - self._idle_seconds(log)) as waiting:
-                    await transfer.done.wait()
+            await wait.over.wait()
         finally:
-            self._leave(log, block, transfer)
+            self._leave(block, transfer, wait)
         payload = transfer.payload
         if payload is None:
             raise NoProvider(f"nobody delivered block {to_text(block)[:12]}…: {self._why_none(log)}")
@@ -151,40 +163,39 @@ class Fetcher:
             raise Corrupt(f"block {to_text(block)[:12]}… has {len(payload)} bytes where {bytes_max} were announced")
         return payload
 
-    def _idle_seconds(self, log: LogKey) -> float:
-        """Since a block of `log` came last."""
-        return trio.current_time() - self._came_at.get(log, float("-inf"))
-
-    def _begin(self, log: LogKey, block: BlockId, bytes_max: int, lane: Lane) -> _Transfer:
+    def _begin(self, block: BlockId, bytes_max: int, wait: _Wait) -> _Transfer:
         # No await in here: two callers must not both start a transfer.
+        log, lane = wait.log, wait.lane
         transfer = self._transfers.get(block)
         if transfer is None:
             transfer = self._transfers[block] = _Transfer(lane)
-        transfer.waiters += 1
+        transfer.waits.append(wait)
         transfer.logs.add(log)
+        self._waits[wait] = None
         self._waiting[log] = self._waiting.get(log, 0) + 1
         for live in self._scheduler.want(block, bytes_max, log, lane):
             number = self._numbers.get((live, block))
             if number is not None:
                 live.hurry(number, lane)
         transfer.lane = min(transfer.lane, lane)
-        if lane is Lane.MISS:
+        if lane is Lane.MISS and not self._due.is_set():
+            # At once; those that come before others had their turn go together.
             self._send_asks()
-            if not self._has_timer:
-                self._urged.set()
-        else:
-            self._due.set()
+        self._due.set()
+        if lane is Lane.MISS and not self._has_timer and self._scheduler.has_timers:
+            self._urged.set()
         self._busy.set()
         if self._scheduler.peers_of(log) == 0:
             self._hurry(log)
         return transfer
 
-    def _leave(self, log: LogKey, block: BlockId, transfer: _Transfer) -> None:
-        transfer.waiters -= 1
-        self._waiting[log] -= 1
-        if not self._waiting[log]:
-            del self._waiting[log]
-        if not transfer.waiters and not transfer.done.is_set():
+    def _leave(self, block: BlockId, transfer: _Transfer, wait: _Wait) -> None:
+        transfer.waits.remove(wait)
+        del self._waits[wait]
+        self._waiting[wait.log] -= 1
+        if not self._waiting[wait.log]:
+            del self._waiting[wait.log]
+        if not transfer.waits and not transfer.is_over:
             del self._transfers[block]
             self._drop(block)
 
@@ -229,10 +240,11 @@ class Fetcher:
         self._scheduler.heard(live, trio.current_time())
 
     def on_block(self, live: LiveSession, came: BlockCame) -> None:
-        self._numbers.pop((live, came.block), None)
+        block, now = came.block, trio.current_time()
+        self._numbers.pop((live, block), None)
         size = len(came.payload)
-        self._scheduler.delivered(live, came.block, size, trio.current_time())
-        transfer = self._transfers.pop(came.block, None)
+        self._scheduler.delivered(live, block, size, now)
+        transfer = self._transfers.pop(block, None)
         if transfer is None:
             self._totals.blocks_duplicate += 1
             self._totals.bytes_duplicate += size
@@ -240,11 +252,11 @@ class Fetcher:
             self._totals.lane_blocks[transfer.lane] += 1
             self._totals.lane_bytes[transfer.lane] += size
             for log in transfer.logs:
-                self._came_at[log] = trio.current_time()
+                self._came_at[log] = now
             transfer.payload = came.payload
-            transfer.done.set()
-            self._drop(came.block)
-            self._on_came(came.block)
+            transfer.end()
+            self._drop(block)
+            self._on_came(block)
         self._due.set()
 
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
@@ -266,7 +278,7 @@ class Fetcher:
         finally:
             self._stopped = True
             for transfer in self._transfers.values():
-                transfer.done.set()
+                transfer.end()
             self._transfers.clear()
 
     async def _send_forever(self) -> None:
@@ -281,16 +293,29 @@ class Fetcher:
             now = trio.current_time()
             look_at = self._scheduler.look_at(now)
             self._has_timer = look_at < now + TICK_SECONDS
-            with trio.move_on_at(min(look_at, now + TICK_SECONDS)):
+            give_up_at = min((wait.until for wait in self._waits), default=look_at)
+            with trio.move_on_at(min(look_at, give_up_at, now + TICK_SECONDS)):
                 # Whoever begins to wait urgently may have to be looked after sooner than all that is under way.
                 await self._urged.wait()
             self._urged = trio.Event()
             for live in self._scheduler.tick(trio.current_time()):
                 live.abandon()
             self._send_asks()
+            self._give_up(trio.current_time())
             self._end_hopeless(trio.current_time())
             if not self._transfers and not self._scheduler.in_flight:
                 self._busy = trio.Event()
+
+    def _give_up(self, now: float) -> None:
+        """Let those go who have waited for too long."""
+        for wait in self._waits:
+            if wait.until <= now:
+                # While others of this log come, one after the other, the turn of what can wait will come too.
+                came_at = self._came_at.get(wait.log, float("-inf"))
+                later = now if wait.lane is Lane.MISS else came_at + self.policy.give_up_seconds
+                wait.until = max(wait.until, later)
+                if later <= now:
+                    wait.over.set()
 
     def _end_hopeless(self, now: float) -> None:
         """Let those go who wait for a log all of whose peers were dropped, once others had time to be found."""
@@ -302,7 +327,7 @@ class Fetcher:
         for block, transfer in list(self._transfers.items()):
             if transfer.logs <= over:
                 del self._transfers[block]
-                transfer.done.set()
+                transfer.end()
                 self._drop(block)
 
     def _send_asks(self) -> None:
@@ -311,25 +336,33 @@ class Fetcher:
             transfer = self._transfers[ask.block]
             transfer.asks += 1
             self._totals.requests_repeated += transfer.asks > 1
-        if len(asks) > 1:
-            asks.sort(key=lambda ask: id(ask.peer))
-            for live, group in groupby(asks, key=lambda ask: ask.peer):
-                self._send(live, list(group))
-        elif asks:
-            self._send(asks[0].peer, asks)
+        by_peer: dict[LiveSession, list[Ask[LiveSession]]] = {}
+        for ask in asks:
+            by_peer.setdefault(ask.peer, []).append(ask)
+        for live, its in by_peer.items():
+            self._send(live, its)
 
     def _send(self, live: LiveSession, asks: Sequence[Ask[LiveSession]]) -> None:
-        """Send asks to one peer; neighbours in a table that it knows as one run."""
+        """Send asks to one peer; neighbours in a table that it knows as one run, others of one urgency together."""
         at = 0
         while at < len(asks):
             ask = asks[at]
-            table = None if ask.place is None else self._tables.get(ask.place[0])
-            if ask.place is None or table is None or not live.shares_table(table.id):
-                number = live.request(ask.block, ask.bytes_max, ask.lane, is_patient=ask.is_patient)
-                self._numbers[live, ask.block] = number
-                at += 1
-                continue
+            table = self._shared_table(live, ask)
             count = 1
+            if ask.place is None or table is None:
+                while (
+                    at + count < len(asks)
+                    and (asks[at + count].lane, asks[at + count].is_patient) == (ask.lane, ask.is_patient)
+                    and self._shared_table(live, asks[at + count]) is None
+                ):
+                    count += 1
+                group = asks[at : at + count]
+                numbers = live.request(
+                    [(one.block, one.bytes_max) for one in group], ask.lane, is_patient=ask.is_patient
+                )
+                self._note(live, group, numbers)
+                at += count
+                continue
             while (
                 at + count < len(asks)
                 and count < REQUESTS_IN_FLIGHT_MAX
@@ -337,9 +370,17 @@ class Fetcher:
             ):
                 count += 1
             numbers = live.request_run(table, ask.place[1], count, ask.lane, is_patient=ask.is_patient)
-            for one, number in zip(asks[at : at + count], numbers, strict=True):
-                self._numbers[live, one.block] = number
+            self._note(live, asks[at : at + count], numbers)
             at += count
+
+    def _shared_table(self, live: LiveSession, ask: Ask[LiveSession]) -> Table | None:
+        """The table in which a block can be asked for by its number."""
+        table = None if ask.place is None else self._tables.get(ask.place[0])
+        return table if table is not None and live.shares_table(table.id) else None
+
+    def _note(self, live: LiveSession, asks: Sequence[Ask[LiveSession]], numbers: Sequence[int]) -> None:
+        for ask, number in zip(asks, numbers, strict=True):
+            self._numbers[live, ask.block] = number
 
 
 def _follows(first: Ask[LiveSession], other: Ask[LiveSession], distance: int) -> bool:

@@ -62,9 +62,11 @@ BLOCK_TURNS_MAX: Final = 4
 """Blocks go before entries, but not more often than this in a row: an exchange must not starve."""
 
 WRITE_CHUNK_BYTES: Final = 128 << 10
-"""Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames."""
+PROMPT_SECONDS: Final = 0.002
+"""Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames. Twice as many
+after a stream that took the last ones in so short a time."""
 
-READ_AHEAD_BYTES: Final = 512 << 10
+READ_AHEAD_BYTES: Final = 1 << 20
 """Blocks read at once for one session: a turn of a thread costs as much as sending a block."""
 
 READ_CHUNK_BYTES: Final = 1 << 20
@@ -75,8 +77,7 @@ SLICE_SECONDS: Final = 0.005
 it takes four times as long. Small frames cost up to a microsecond a byte, blocks a thousandth of that (measured)."""
 
 LOOK_EVENTS: Final = 8
-"""How often in a slice: asking for the thread's processor time costs 25 µs between blocks (measured), as the kernel
-settles its accounts for it."""
+"""So often is looked, in a slice, whether it takes too long."""
 
 IDLE_SHARE: Final = 0.1
 IDLE_SHARE_ALL: Final = 0.2
@@ -146,7 +147,7 @@ UNREAD_BYTES_ALL_MAX: Final = 64 << 20
 UNSENT_BYTES_HIGH: Final = 256 << 10
 """Encrypted bytes of one connection that the kernel did not take; writers wait from here on (W22)."""
 
-UNSENT_BYTES_MAX: Final = 512 << 10
+UNSENT_BYTES_MAX: Final = 768 << 10
 """Control frames may add to that up to here; a peer that reads none of them is disconnected."""
 
 FLOOD_FRAMES_MAX: Final = 20_000

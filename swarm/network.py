@@ -35,8 +35,8 @@ class Stream(Protocol):
         """Where the peer was seen, as a multiaddr; for people."""
         ...
 
-    async def receive_some(self) -> bytes:
-        """Some bytes, b"" once the peer has finished. Raises `ConnectionLost`."""
+    async def receive_some(self) -> bytes | memoryview:
+        """Some bytes, none once the peer has finished. Raises `ConnectionLost`."""
         ...
 
     async def send_all(self, data: bytes) -> None:

@@ -43,6 +43,7 @@ from swarm.replication.tables import Table, TableId
 from swarm.replicator import LogBook, Replicator
 from swarm.sessions import PeerTold, Sessions
 from swarm.stats import Counters, LogStats, PeerStats, SwarmStats
+from swarm.stopwatch import Stopwatch
 from swarm.throttle import Throttle
 from swarm.traffic import block_stats, log_traffic
 
@@ -70,6 +71,8 @@ class SwarmConfig:
     """In which blocks are read to be served; 0: on the event loop, for stores that never wait."""
     worked: Callable[[], float] = time.thread_time
     """Seconds that the event loop's thread has worked: what one peer may take of it is limited."""
+    passed: Callable[[], float] = time.perf_counter
+    """Seconds that have passed: never fewer than it worked, and cheaper to learn."""
     give_up_seconds: float = 60.0
     """After this `sync_log` and `get` end with `NoProvider`, if their caller waits as long."""
     upload_limit: float | None = None
@@ -135,7 +138,7 @@ class Swarm:
             giving=self.giving,
             is_fetching=lambda key: self._fetcher.is_waiting(key),
             totals=self._totals,
-            worked=config.worked,
+            stopwatch=Stopwatch(config.worked, config.passed),
         )
         self._fetcher = Fetcher(
             FetchPolicy(

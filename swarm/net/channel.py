@@ -34,6 +34,8 @@ from swarm.net.proposal import proposal
 
 READ_BYTES: Final = 512 << 10
 PLAIN_BYTES_MAX: Final = 65535 - 16
+SMALL_MESSAGE_BYTES: Final = 256
+_TAG_BYTES: Final = 16
 _PIECES_MAX: Final = 64
 _EMPTY_MESSAGES_MAX: Final = 64
 _TCP_OPTIONS: Final = {
@@ -81,10 +83,10 @@ class Channel(BaseSession):
             self.local_port = int(self.socket.getsockname()[1])
         self._encrypt = ChaCha20Poly1305(bytes(states.cipher_state_encrypt.k)).encrypt
         self._encrypted = int(states.cipher_state_encrypt.n)
-        self._decrypt = ChaCha20Poly1305(bytes(states.cipher_state_decrypt.k)).decrypt
+        self._decrypt = ChaCha20Poly1305(bytes(states.cipher_state_decrypt.k)).decrypt_into
         self._decrypted = int(states.cipher_state_decrypt.n)
         self._part = b""
-        self._plain: deque[bytes] = deque()
+        self._plain: deque[bytes | memoryview] = deque()
         self._answer = b""
         """What is still to come of the answer to a proposal."""
         self._empty = 0
@@ -99,15 +101,18 @@ class Channel(BaseSession):
 
     # ---------------------------------------------------------------------------------------------------- receiving
 
-    async def receive(self) -> list[bytes]:
-        """What is there, decrypted: at least one message. Raises `ConnectionClosedError` or `PeerMisbehaved`."""
+    async def receive(self) -> list[bytes | memoryview]:
+        """What is there, decrypted: at least some bytes. Small messages are pieces of their own, others are not.
+
+        Raises `ConnectionClosedError` or `PeerMisbehaved`.
+        """
         plain = list(self._plain)
         self._plain.clear()
         while not (plain := self._check_answer(plain)):
             plain = await self._receive()
         return plain
 
-    async def _receive(self) -> list[bytes]:
+    async def _receive(self) -> list[bytes | memoryview]:
         """As `receive`, whatever it is."""
         while True:
             kept = len(self._part)
@@ -132,7 +137,7 @@ class Channel(BaseSession):
         self.put(self._answer)
         self.send_now()
 
-    def _check_answer(self, plain: list[bytes]) -> list[bytes]:
+    def _check_answer(self, plain: list[bytes | memoryview]) -> list[bytes | memoryview]:
         """What comes after the answer to our proposal."""
         if not self._answer:
             return plain
@@ -149,35 +154,40 @@ class Channel(BaseSession):
         except trio.ClosedResourceError as error:
             raise ConnectionClosedError("the connection was closed") from error
 
-    def _open(self, view: memoryview) -> list[bytes]:
-        """Decrypt the whole messages in `view`; what remains is kept for the next read."""
-        plain: list[bytes] = []
+    def _open(self, view: memoryview) -> list[bytes | memoryview]:
+        """Decrypt the whole messages in `view`, one after the other; what remains is kept for the next read."""
+        ends: list[int] = []
         at, end = 0, len(view)
+        while end - at >= 2 and (after := at + 2 + (view[at] << 8 | view[at + 1])) <= end:
+            ends.append(after)
+            at = after
+        self._part = bytes(view[at:])
+        plain = memoryview(bytearray(max(at - len(ends) * (2 + _TAG_BYTES), 0)))
+        pieces: list[bytes | memoryview] = []
+        at = start = filled = 0
         try:
-            while end - at >= 2:
-                after = at + 2 + (view[at] << 8 | view[at + 1])
-                if after > end:
-                    break
-                message = self._decrypt(_nonce(self._decrypted), view[at + 2 : after], None)
+            for after in ends:
+                size = after - at - 2 - _TAG_BYTES
+                self._decrypt(_nonce(self._decrypted), view[at + 2 : after], None, plain[filled : filled + size])
                 self._decrypted += 1
+                self._empty = 0 if size else self._empty + 1
                 at = after
-                if message:
-                    plain.append(message)
-                    self._empty = 0
-                else:
-                    self._empty += 1
+                if size < SMALL_MESSAGE_BYTES:
+                    pieces += (plain[start:filled], plain[filled : filled + size])
+                    start = filled + size
+                filled += size
         except (InvalidTag, ValueError) as error:
             raise PeerMisbehaved("a message that was not encrypted with our key") from error
         if self._empty > _EMPTY_MESSAGES_MAX:
             raise PeerMisbehaved("a flood of empty messages")
-        self._part = bytes(view[at:])
-        return plain
+        pieces.append(plain[start:filled])
+        return [piece for piece in pieces if piece]
 
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`. For negotiation; afterwards the muxer calls `receive`."""
         if not self._plain:
             self._plain.extend(await self.receive())
-        first = self._plain.popleft()
+        first = bytes(self._plain.popleft())
         if n is not None and n < len(first):
             self._plain.appendleft(first[n:])
             return first[:n]
@@ -189,16 +199,23 @@ class Channel(BaseSession):
     def has_room(self) -> bool:
         return self._unsent_bytes < UNSENT_BYTES_HIGH
 
-    def put(self, data: bytes | memoryview) -> None:
-        """Encrypt `data` and queue it for `send_now`."""
-        encrypt = self._encrypt
-        view = memoryview(data)
-        for start in range(0, len(view), PLAIN_BYTES_MAX):
-            message = encrypt(_nonce(self._encrypted), view[start : start + PLAIN_BYTES_MAX], None)
+    def put(self, data: bytes, more: bytes | memoryview = b"") -> None:
+        """Encrypt `data`, then `more` if that is longer, and queue it for `send_now`: few messages, all of one size."""
+        if not more:
+            data, more = b"", data
+        total = len(data) + len(more)
+        size = -(-total // max(-(-total // PLAIN_BYTES_MAX), 1))
+        at = size - len(data)
+        assert at >= 0
+        view = memoryview(more)
+        plain: bytes | memoryview = b"".join((data, view[:at]))
+        while plain:
+            message = self._encrypt(_nonce(self._encrypted), plain, None)
             self._encrypted += 1
-            self._unsent.append(len(message).to_bytes(2, "big"))
-            self._unsent.append(message)
+            self._unsent += (len(message).to_bytes(2, "big"), message)
             self._unsent_bytes += len(message) + 2
+            plain = view[at : at + size]
+            at += size
 
     def send_now(self) -> None:
         """Give the kernel what it takes. Raises `ConnectionClosedError`, `PeerMisbehaved` once too much waits here."""
@@ -209,6 +226,9 @@ class Channel(BaseSession):
                 count = os.writev(self.socket.fileno(), pieces)
                 self.bytes_out += count
                 self._unsent_bytes -= count
+                if not self._unsent_bytes:
+                    unsent.clear()
+                    break
                 while unsent and count >= len(unsent[0]):
                     count -= len(unsent.popleft())
                 if count:

@@ -33,8 +33,6 @@ from swarm.net.channel import Channel
 from swarm.net.yamux import Code, Flow, Memory, Yamux
 
 _log: Final = logging.getLogger(__name__)
-_JOINED_BYTES: Final = 4096
-"""Payloads up to this share a noise message with their header; longer ones are not copied for that."""
 _READ_BYTES: Final = 1 << 20
 _memory: Final = Memory()
 
@@ -55,6 +53,15 @@ class MuxedStream(IMuxedStream):
 
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`. Raises `MuxedStreamEOF` at the peer's end, `MuxedStreamReset` at any other."""
+        await self._wait_unread()
+        return self.connection.take(self.flow, _READ_BYTES if n is None or n < 0 else n)
+
+    async def read_piece(self) -> memoryview:
+        """Some bytes, where they were decrypted. Raises as `read`."""
+        await self._wait_unread()
+        return self.connection.take_piece(self.flow)
+
+    async def _wait_unread(self) -> None:
         flow = self.flow
         while not flow.unread:
             if flow.is_reset:
@@ -62,7 +69,6 @@ class MuxedStream(IMuxedStream):
             if flow.is_finished:
                 raise MuxedStreamEOF("the peer has finished")
             await self._wait()
-        return self.connection.take(flow, _READ_BYTES if n is None or n < 0 else n)
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`, waiting for the peer's window. Cancelled: a part of it may be on its way."""
@@ -174,6 +180,12 @@ class Muxer(IMuxedConn):
             self._talk()
         return data
 
+    def take_piece(self, flow: Flow) -> memoryview:
+        piece = self._yamux.take_piece(flow)
+        if self._yamux.has_output:
+            self._talk()
+        return piece
+
     def send(self, flow: Flow, view: memoryview) -> int:
         """Send what the window and the queue have room for; returns how many bytes that was."""
         channel, sent = self._channel, 0
@@ -181,12 +193,7 @@ class Muxer(IMuxedConn):
             header, length = self._yamux.data(flow, len(view) - sent)
             if not length:
                 break
-            piece = view[sent : sent + length]
-            if length <= _JOINED_BYTES:
-                channel.put(header + piece)
-            else:
-                channel.put(header)
-                channel.put(piece)
+            channel.put(header, view[sent : sent + length])
             sent += length
         if sent:
             self._talk()

@@ -21,7 +21,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from swarm.addresses import CIRCUIT, PeerAddress, PeerId
 from swarm.errors import ConnectionLost, OtherSwarm, PeerUnreachable
-from swarm.limits import CLOSE_SECONDS, READ_CHUNK_BYTES, STREAM_SECONDS
+from swarm.limits import CLOSE_SECONDS, STREAM_SECONDS
 from swarm.net import compat
 from swarm.net.identity import peer_id_text
 from swarm.net.muxer import MuxedStream
@@ -49,9 +49,9 @@ class LibP2PStream:
     def address(self) -> str:
         return self._address
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self) -> bytes | memoryview:
         try:
-            return await self.muxed.read(READ_CHUNK_BYTES)
+            return await self.muxed.read_piece()
         except MuxedStreamEOF:
             return b""
         except BaseLibp2pError as error:

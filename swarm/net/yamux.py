@@ -37,11 +37,10 @@ from swarm.limits import (
 
 HEADER: Final = struct.Struct(">BBHII")
 WINDOW_FIRST: Final = 256 << 10
-FRAME_BYTES_MAX: Final = 256 << 10
+FRAME_BYTES_MAX: Final = 288 << 10
 """Payload of one frame that we send."""
 
-_KEPT_BYTES: Final = 32 << 10
-"""Half of what one noise message holds: so no more than twice what is counted as unread is held."""
+_JOINED_BYTES: Final = 32 << 10
 _SMALL_FRAME: Final = 256
 _BYTES_PER_FRAME: Final = 1024
 """So many bytes sent or received earn the peer one frame; stock py-libp2p answers each read with a window."""
@@ -132,6 +131,8 @@ class Yamux:
         self._part = b""
         self._strays = 0
         """Bytes that may still come for streams that we ended."""
+        self._came = 0
+        """Bytes that were decrypted together with what is looked at now."""
         self._flow: Flow | None = None
         self._left = 0
         self._flags = 0
@@ -187,11 +188,20 @@ class Yamux:
                 taken.append(piece)
                 left -= len(piece)
             data = b"".join(taken)
-        flow.unread -= len(data)
-        self._count_unread(-len(data))
+        self._note_taken(flow, len(data))
+        return data
+
+    def take_piece(self, flow: Flow) -> memoryview:
+        """Some unread bytes of a flow that has any, as they came; grants as `take` does."""
+        piece = memoryview(flow.pieces.popleft())
+        self._note_taken(flow, len(piece))
+        return piece
+
+    def _note_taken(self, flow: Flow, count: int) -> None:
+        flow.unread -= count
+        self._count_unread(-count)
         if not (flow.is_finished or flow.is_reset):
             self._grant(flow)
-        return data
 
     def finish(self, flow: Flow) -> None:
         """Nothing more will be sent on this stream; what the peer sends still comes."""
@@ -252,6 +262,7 @@ class Yamux:
     def receive(self, data: bytes | memoryview, now: float) -> None:
         """Take in what arrived. Raises `PeerMisbehaved`, `PeerTooSlow`."""
         view = memoryview(data)
+        self._came = memoryview(view.obj).nbytes
         at, end = 0, len(view)
         if end < _SMALL_FRAME and (self._left >= end or end < HEADER.size):
             self._pay(1, now)
@@ -339,16 +350,17 @@ class Yamux:
     def _keep(self, flow: Flow, piece: memoryview) -> None:
         if flow.is_reset:
             return
-        # Large pieces are kept where they were decrypted. Small ones are copied together: each would hold a message.
-        pieces = flow.pieces
-        if len(piece) >= _KEPT_BYTES:
+        # What is half of what was decrypted with it stays there; the rest is copied, so that no more than twice of what
+        # is counted as unread is held.
+        pieces, size = flow.pieces, len(piece)
+        if 2 * size >= self._came:
             pieces.append(piece)
-        elif pieces and isinstance(pieces[-1], bytearray):
+        elif size < _JOINED_BYTES and pieces and isinstance(pieces[-1], bytearray):
             pieces[-1] += piece
         else:
             pieces.append(bytearray(piece))
-        flow.unread += len(piece)
-        self._count_unread(len(piece))
+        flow.unread += size
+        self._count_unread(size)
         self.touched[flow] = None
         if self._memory.unread > UNREAD_BYTES_ALL_MAX and self._unread > WINDOW_FIRST:
             raise PeerTooSlow("more unread bytes than this node holds")

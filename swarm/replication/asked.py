@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from hyperlog.errors import PeerMisbehaved
-from hyperlog.lanes import Lane
+from hyperlog.lanes import LANES, Lane
 from swarm.limits import TABLES_PER_SESSION_MAX
 from swarm.replication.messages import Wanted
 from swarm.replication.table_messages import KnowTable, Run
@@ -17,7 +17,7 @@ class Asked:
     """Requests that wait to be served, and the numbers of all that are not answered yet."""
 
     def __init__(self) -> None:
-        self._lanes: tuple[deque[Wanted], ...] = tuple(deque() for _ in Lane)
+        self._lanes: tuple[deque[Wanted], ...] = tuple(deque() for _ in LANES)
         self.unanswered: set[int] = set()
 
     def __len__(self) -> int:
@@ -29,7 +29,10 @@ class Asked:
 
     def first_lane(self) -> Lane | None:
         """The most urgent lane in which something waits."""
-        return next((lane for lane in Lane if self._lanes[lane]), None)
+        for lane in LANES:
+            if self._lanes[lane]:
+                return lane
+        return None
 
     def pop(self) -> Wanted | None:
         """The oldest request of the most urgent lane."""

@@ -93,6 +93,17 @@ class AskedPeer(Generic[P]):
         """Seconds until a block that is asked for now would be here."""
         return self.estimates.expected(self.ahead_of(lane) + size)
 
+    def may_be_asked(self, want: Want[P], now: float) -> bool:
+        """Whether an urgent want may go to it."""
+        return (
+            self.log in want.logs
+            and not self.is_stalled
+            and self.mute_until <= now
+            and want.block not in self.owed
+            and not self.is_absent(want.block, now)
+            and self.has_room(want.lane)
+        )
+
     def is_absent(self, block: BlockId, now: float) -> bool:
         """Whether it said a moment ago that it does not send this block."""
         return block in self._absent and self._absent[block][0] > now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
@@ -13,8 +13,7 @@ from swarm.replication.table_book import Place
 P = TypeVar("P", bound=Hashable)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask(Generic[P]):
+class Ask(NamedTuple, Generic[P]):
     """Send this request."""
 
     peer: P

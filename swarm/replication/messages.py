@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from hyperlog.encoding import Encodable, Value, decode, encode
 from hyperlog.errors import Corrupt, PeerMisbehaved
@@ -140,8 +140,7 @@ class Exchange:
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One request: `number` is chosen by the requester and names the answer; a longer block must not be sent.
 
     `is_patient`: the requester has others to ask, so "soon" is an answer.
@@ -166,8 +165,7 @@ class Cancel:
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     number: int
     payload: bytes
 
@@ -185,6 +183,7 @@ Message = (
 
 _WANTED: Final = struct.Struct(f">I{ID_BYTES}sI")
 _NUMBER: Final = struct.Struct(">I")
+_BLOCK_HEAD: Final = struct.Struct(">IBI")
 _ANSWER: Final = struct.Struct(">IB")
 _REASONS: Final = frozenset(map(int, Reason))
 _WHYS: Final = frozenset(map(int, Why))
@@ -215,6 +214,19 @@ HANDSHAKE_BYTES_MAX: Final[Mapping[int, int]] = {
 """What somebody may send who has not shown that they know a log."""
 
 
+def encode_block(number: int, payload: bytes) -> tuple[bytes, bytes]:
+    """The frame of a `Block`, in two parts: what is large is not copied."""
+    assert 0 < len(payload) <= BLOCK_BYTES_MAX
+    return _BLOCK_HEAD.pack(_NUMBER.size + len(payload), Type.BLOCK, number), payload
+
+
+def decode_block(body: bytes | memoryview) -> Block:
+    """The `Block` in the body of its frame. Raises `PeerMisbehaved`."""
+    if len(body) <= _NUMBER.size:
+        raise PeerMisbehaved("malformed BLOCK: no payload")
+    return Block(_NUMBER.unpack_from(body)[0], bytes(body[_NUMBER.size :]))
+
+
 def encode_message(message: Message) -> bytes:
     """The frame of `message`. A message over the limits is a bug of the caller."""
     match message:
@@ -239,7 +251,7 @@ def encode_message(message: Message) -> bytes:
         case Cancel(numbers):
             return _binary(Type.CANCEL, b"".join(map(_NUMBER.pack, numbers)))
         case Block(number, payload):
-            return _binary(Type.BLOCK, _NUMBER.pack(number), payload)
+            return b"".join(encode_block(number, payload))
         case Absent(answers):
             return _binary(Type.ABSENT, b"".join(_ANSWER.pack(number, why) for number, why in answers))
         case KnowTable():
@@ -258,12 +270,12 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(frame: Frame) -> Message | None:
     """The message in `frame`, None for a type that this version does not know. Raises `PeerMisbehaved`."""
+    if frame.type == Type.BLOCK:
+        return decode_block(frame.body)
     decoder = _DECODERS.get(frame.type)
     if decoder is None:
         return None
     try:
-        if frame.type == Type.BLOCK:
-            return _decode_block(frame.body)
         return decoder(bytes(frame.body))
     except Corrupt as error:
         raise PeerMisbehaved(f"malformed {Type(frame.type).name}: {error.message}") from None
@@ -328,23 +340,17 @@ def _decode_request(body: bytes) -> Request:
     lane, is_patient = decode_urgency(body)
     records = body[1:]
     _check_records(records, _WANTED)
-    wanted = tuple(
-        Wanted(number, BlockId(block), most, lane, is_patient) for number, block, most in _WANTED.iter_unpack(records)
-    )
-    if any(not 0 < one.bytes_max <= BLOCK_BYTES_MAX for one in wanted):
-        raise Corrupt("impossible block length")
-    return Request(wanted)
+    wanted: list[Wanted] = []
+    for number, block, most in _WANTED.iter_unpack(records):
+        if not 0 < most <= BLOCK_BYTES_MAX:
+            raise Corrupt("impossible block length")
+        wanted.append(Wanted(number, block, most, lane, is_patient))
+    return Request(tuple(wanted))
 
 
 def _decode_cancel(body: bytes) -> Cancel:
     _check_records(body, _NUMBER)
     return Cancel(tuple(number for (number,) in _NUMBER.iter_unpack(body)))
-
-
-def _decode_block(body: bytes | memoryview) -> Block:
-    if len(body) <= _NUMBER.size:
-        raise Corrupt("no payload")
-    return Block(_NUMBER.unpack_from(body)[0], bytes(body[_NUMBER.size :]))
 
 
 def _decode_absent(body: bytes) -> Absent:
@@ -390,7 +396,6 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     Type.EXCHANGE: _decode_exchange,
     Type.REQUEST: _decode_request,
     Type.CANCEL: _decode_cancel,
-    Type.BLOCK: _decode_block,
     Type.ABSENT: _decode_absent,
     Type.TABLE: decode_know_table,
     Type.HAVE: decode_have,

@@ -16,7 +16,8 @@ looked for among the others, and asked for in earnest after `SOON_SECONDS_MAX`.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Set
 from typing import Final, Generic, TypeVar
 
 from hyperlog.ids import BlockId, LogKey
@@ -59,6 +60,7 @@ class Scheduler(Generic[P]):
         self._chance = chance
         self._download = download
         self._peers: dict[P, AskedPeer[P]] = {}
+        self._peer_counts: Counter[LogKey] = Counter()
         self._wants: dict[BlockId, Want[P]] = {}
         self._misses: dict[BlockId, Want[P]] = {}
         self._open_misses: dict[BlockId, None] = {}
@@ -85,7 +87,7 @@ class Scheduler(Generic[P]):
         return len(self._misses) if lane is Lane.MISS else len(self._queues[lane])
 
     def peers_of(self, log: LogKey) -> int:
-        return sum(peer.log == log for peer in self._peers.values())
+        return self._peer_counts[log]
 
     def peer(self, name: P) -> AskedPeer[P] | None:
         """What is known of a peer, to be shown."""
@@ -96,6 +98,7 @@ class Scheduler(Generic[P]):
     def add_peer(self, peer: P, log: LogKey, now: float) -> None:
         assert peer not in self._peers
         self._peers[peer] = AskedPeer(log, now)
+        self._peer_counts[log] += 1
         if self._tables.has_any(log):
             self._peers[peer].listen_until = now + LISTEN_SECONDS
 
@@ -104,6 +107,7 @@ class Scheduler(Generic[P]):
         gone = self._peers.pop(peer, None)
         if gone is None:
             return
+        self._peer_counts[gone.log] -= 1
         for table, bits in gone.holds.items():
             self._tables.count(table, bits, -1)
         for queue in self._queues.values():
@@ -146,7 +150,7 @@ class Scheduler(Generic[P]):
 
     # --------------------------------------------------------------------------------------------------------- wants
 
-    def want(self, block: BlockId, bytes_max: int, log: LogKey, lane: Lane) -> set[P]:
+    def want(self, block: BlockId, bytes_max: int, log: LogKey, lane: Lane) -> Set[P]:
         """Somebody waits for `block`, which the peers of `log` may have.
 
         Returns who owes it already and is to be told that it has become more urgent.
@@ -161,7 +165,7 @@ class Scheduler(Generic[P]):
             want.logs.add(log)
             want.places = self._tables.places(want.logs, block)
         if lane >= want.lane:
-            return set()
+            return frozenset()
         self._queues[want.lane].remove(want)
         want.lane = lane
         self._enter(want)
@@ -169,11 +173,11 @@ class Scheduler(Generic[P]):
             self._peers[name].raise_lane(block, lane)
         return set(want.asked)
 
-    def drop(self, block: BlockId) -> set[P]:
+    def drop(self, block: BlockId) -> Set[P]:
         """Nobody waits for it any more (it came, or they left). Returns who still owes an answer."""
         want = self._wants.pop(block, None)
         if want is None:
-            return set()
+            return frozenset()
         want.is_over = True
         if want.lane is Lane.MISS:
             del self._misses[block]
@@ -274,9 +278,18 @@ class Scheduler(Generic[P]):
         times = [float("inf")]
         if self._download is not None and self._wants:
             times.append(now + max(self._download.wait_for(_PIECE_BYTES, now), _LOOK_SECONDS_MIN))
-        if len(self._peers) > 1 and self._hedges_saved >= 1:
-            times += [self._hedge_at(want) for want in self._misses.values() if _is_single(want)]
+        if self._may_hedge:
+            times += [self._hedge_at(want) for want in self._misses.values() if want.is_single]
         return min(time for time in times if time > now)
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether a new want may bring `look_at` forward."""
+        return self._download is not None or self._may_hedge
+
+    @property
+    def _may_hedge(self) -> bool:
+        return len(self._peers) > 1 and self._hedges_saved >= 1
 
     def _hedge_at(self, want: Want[P]) -> float:
         """When an urgent want that one peer was asked for has taken too long."""
@@ -289,7 +302,7 @@ class Scheduler(Generic[P]):
         return any(self._peers[name].covers(want.block, now) for name in want.asked)
 
     def _is_to_be_hedged(self, want: Want[P], now: float) -> bool:
-        if self._hedges_saved < 1 or not _is_single(want):
+        if self._hedges_saved < 1 or not want.is_single:
             return False
         return self._hedge_at(want) <= now and self._soonest(want, now) is not None
 
@@ -332,7 +345,7 @@ class Scheduler(Generic[P]):
         if len(want.asked) >= ASKED_PEERS_MAX:
             return None
         for name, peer in self._peers.items():
-            if self._may_ask(peer, want, now):
+            if peer.may_be_asked(want, now):
                 holds = peer.may_have(want)
                 if holds is False and want.asked:
                     continue
@@ -394,17 +407,6 @@ class Scheduler(Generic[P]):
 
         return queue.next_for(name, is_for)
 
-    def _may_ask(self, peer: AskedPeer[P], want: Want[P], now: float) -> bool:
-        """Whether an urgent want may go to a peer."""
-        return (
-            peer.log in want.logs
-            and not peer.is_stalled
-            and peer.mute_until <= now
-            and want.block not in peer.owed
-            and not peer.is_absent(want.block, now)
-            and peer.has_room(want.lane)
-        )
-
     def _ask(self, asks: list[Ask[P]], name: P, want: Want[P], now: float, *, is_patient: bool) -> bool:
         """Add the ask to `asks`; False when the download limit does not allow it now."""
         if self._download is not None and not self._download.take(want.size, now):
@@ -441,8 +443,3 @@ class Scheduler(Generic[P]):
     def _rewind(self) -> None:
         for queue in self._queues.values():
             queue.rewind()
-
-
-def _is_single(want: Want[P]) -> bool:
-    """Whether one peer was asked, and no second one as a hedge."""
-    return not want.hedged and len(want.asked) == 1

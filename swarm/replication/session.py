@@ -1,8 +1,9 @@
 """One log with one peer over one stream: which message may come when, what is owed, what is said next.
 
 Pure: bytes come in through `receive`, events come out of it, and what is to be sent piles up for `take_output`. The
-driver (swarm/connection.py) moves the bytes, keeps the clock and loads blocks. What may come when is the table `_MAY`;
-a known message in the wrong state is misbehaviour, a message of an unknown type is skipped once the session is open.
+driver (swarm/connection.py) moves the bytes, keeps the clock and loads blocks. What may come when is the table
+`MAY_COME`; a known message in the wrong state is misbehaviour, a message of an unknown type is skipped once the session
+is open.
 
 Laws: every request gets exactly one answer (block or absent, also after a cancel), so both ends agree on what is in
 flight; a block is delivered only if its hash is its name; at most `REQUESTS_IN_FLIGHT_MAX` requests wait to be served;
@@ -11,8 +12,7 @@ unsent control bytes are bounded. After `PeerMisbehaved` the session is closed a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from hyperlog.errors import PeerMisbehaved
@@ -42,9 +42,12 @@ from swarm.replication.messages import (
     Proof,
     Reason,
     Request,
+    Type,
     Wanted,
     Why,
+    decode_block,
     decode_message,
+    encode_block,
     encode_message,
 )
 from swarm.replication.session_events import (
@@ -58,32 +61,11 @@ from swarm.replication.session_events import (
     Opened,
     TableTold,
 )
+from swarm.replication.session_states import MAY_COME, State
 from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
 from swarm.replication.tables import Bits, Table, TableId, numbers_of
 
 NUMBERS: Final = 1 << 32
-
-
-class State(StrEnum):
-    HELLO_AWAITED = "waiting for a hello"
-    CHALLENGE_AWAITED = "waiting for a challenge"
-    PROOF_AWAITED = "waiting for a proof"
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-_OPEN_MESSAGES: Final = (
-    *(Ping, Pong, Exchange, Bye),
-    *(Request, Run, Hurry, Cancel, Block, Absent),
-    *(KnowTable, Have, Gained, Peers),
-)
-_MAY: Final[Mapping[State, tuple[type[Message], ...]]] = {
-    State.HELLO_AWAITED: (Hello,),
-    State.CHALLENGE_AWAITED: (Challenge, Bye),
-    State.PROOF_AWAITED: (Proof, Bye),
-    State.OPEN: _OPEN_MESSAGES,
-    State.CLOSED: (),
-}
 
 
 class Session:
@@ -168,6 +150,9 @@ class Session:
             for frame in self._frames.feed(data):
                 if self.state is State.CLOSED:
                     continue  # to the end of `data`, or what comes next would be read from the middle of a frame
+                if frame.type == Type.BLOCK and self.state is State.OPEN:
+                    self._on_block(*decode_block(frame.body))  # what comes most often, without a detour
+                    continue
                 message = decode_message(frame)
                 if message is not None:
                     self._accept(message)
@@ -188,11 +173,13 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------- things to say
 
-    def request(self, block: BlockId, bytes_max: int, lane: Lane = Lane.MISS, *, is_patient: bool = False) -> int:
-        """Ask for a block; returns the request's number. The caller keeps to the window."""
-        wanted = self._owe(block, bytes_max, lane, is_patient)
-        self._send(Request((wanted,)))
-        return wanted.number
+    def request(
+        self, blocks: Sequence[tuple[BlockId, int]], lane: Lane = Lane.MISS, *, is_patient: bool = False
+    ) -> list[int]:
+        """Ask for blocks of at most so many bytes each; the numbers of the requests. The caller keeps to the window."""
+        wanted = tuple([self._owe(block, bytes_max, lane, is_patient) for block, bytes_max in blocks])
+        self._send(Request(wanted))
+        return [one.number for one in wanted]
 
     def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool = False) -> list[int]:
         """Ask for consecutive blocks of a table that both ends have told of; the numbers of the requests."""
@@ -286,7 +273,7 @@ class Session:
         if len(payload) > wanted.bytes_max:
             self._send(Absent(((wanted.number, Why.TOO_LARGE),)))
         else:
-            self._send(Block(wanted.number, payload))
+            self._put(*encode_block(wanted.number, payload))
 
     def refuse(self, wanted: Wanted, why: Why) -> None:
         """Answer a request without its block."""
@@ -299,12 +286,14 @@ class Session:
     def _send(self, message: Message) -> None:
         if self.state is State.CLOSED:
             return  # the swarm learns a moment later that the session is over, and then asks elsewhere
-        data = encode_message(message)
-        self._output.append(data)
-        self._output_bytes += len(data)
+        self._put(encode_message(message))
+
+    def _put(self, *parts: bytes) -> None:
+        self._output += parts
+        self._output_bytes += sum(map(len, parts))
 
     def _accept(self, message: Message) -> None:
-        if not isinstance(message, _MAY[self.state]):
+        if not isinstance(message, MAY_COME[self.state]):
             raise PeerMisbehaved(f"{type(message).__name__} while {self.state}")
         match message:
             case Hello():
@@ -337,8 +326,8 @@ class Session:
                 self._on_holds(slot, tuple(numbers_of(first, bits)))
             case Gained(slot, numbers):
                 self._on_holds(slot, numbers)
-            case Block(number, payload):
-                self._on_block(number, payload)
+            case Block():
+                self._on_block(*message)
             case Absent(answers):
                 for number, why in answers:
                     self._on_absent(number, why)

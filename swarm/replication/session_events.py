@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hyperlog.ids import BlockId, LogKey
 from swarm.discovery.peer_lists import Peers
@@ -25,8 +26,7 @@ class ExchangeCame:
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BlockCame:
+class BlockCame(NamedTuple):
     """A block that was asked for and is what its name says."""
 
     number: int

@@ -42,6 +42,11 @@ class Want(Generic[P]):
         self.hedged = False
         self.is_over = False
 
+    @property
+    def is_single(self) -> bool:
+        """Whether one peer was asked, and no second one as a hedge."""
+        return not self.hedged and len(self.asked) == 1
+
 
 class Queue(Generic[P]):
     """The wants of one lane that nobody works on, or somebody: `is_open` of the caller tells."""

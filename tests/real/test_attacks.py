@@ -39,7 +39,7 @@ def victim() -> Iterator[Target]:
 async def get_block(session: RawSession, number: int) -> None:
     """Ask for a block and wait until it is here."""
     wanted = block_ids()[number % 100]
-    session.session.request(wanted, BLOCK_BYTES)
+    session.session.request([(wanted, BLOCK_BYTES)])
     await session.flush()
     with trio.fail_after(20):
         while True:

@@ -28,7 +28,8 @@ from hyperlog.errors import PeerMisbehaved
 from swarm.addresses import PeerAddress, PeerId, parse_address
 from swarm.net.identity import key_pair_from_seed, libp2p_id
 from swarm.replication.messages import NONCE_BYTES
-from swarm.replication.session import Session, State
+from swarm.replication.session import Session
+from swarm.replication.session_states import State
 from tests.swarm.attacks import KEY
 from tests.swarm.raw_peer import connect_tcp, port_of, raw_peer
 from tests.swarm.target import Target, target

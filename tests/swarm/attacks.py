@@ -103,8 +103,7 @@ async def deaf(peer: RawPeer) -> None:
     session = await peer.open_session(KEY)
     for number in range(10_000):
         session.session.ping(number)
-    for block in block_ids()[:64]:
-        session.session.request(block, BLOCK_BYTES)
+    session.session.request([(block, BLOCK_BYTES) for block in block_ids()[:64]])
     await session.flush()
 
 

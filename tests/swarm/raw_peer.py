@@ -32,7 +32,8 @@ from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of
 from swarm.net.muxer import MuxedStream, Muxer
 from swarm.network import SESSIONS
 from swarm.replication.messages import NONCE_BYTES
-from swarm.replication.session import Session, State
+from swarm.replication.session import Session
+from swarm.replication.session_states import State
 
 _SECONDS: Final = 20
 

@@ -34,8 +34,9 @@ from swarm.replication.messages import (
     Why,
     encode_message,
 )
-from swarm.replication.session import Session, State
+from swarm.replication.session import Session
 from swarm.replication.session_events import BlockCame, BlockRefused, BlocksAsked, Ended, Event, ExchangeCame, Opened
+from swarm.replication.session_states import State
 
 KEY = LogKey(b"k" * 32)
 OTHER_KEY = LogKey(b"o" * 32)
@@ -221,7 +222,7 @@ def test_pieces_of_frames_after_the_end_are_no_misbehaviour() -> None:
 def test_after_the_end_nothing_more_is_said_whatever_is_asked_for() -> None:
     session = closed()
     session.take_output()
-    session.cancel(session.request(block_id(b"payload"), 7))
+    session.cancel(session.request([(block_id(b"payload"), 7)])[0])
     session.close()
     session.say_bye(Reason.GOING)
     assert session.take_output() == b""
@@ -247,7 +248,7 @@ def test_w13_before_the_proof_nothing_is_kept_that_is_longer_than_a_proof(frame_
 
 def test_a_block_is_asked_served_and_verified() -> None:
     one, other = open_pair()
-    number = one.request(BLOCK, 100)
+    number = one.request([(BLOCK, 100)])[0]
     assert converse(one, other) == ([], [BlocksAsked()])
     asked = other.next_asked()
     assert asked == Wanted(number, BLOCK, 100)
@@ -258,7 +259,7 @@ def test_a_block_is_asked_served_and_verified() -> None:
 
 def serve_badly(payload: bytes) -> None:
     one, _ = open_pair()
-    number = one.request(BLOCK, len(PAYLOAD))
+    number = one.request([(BLOCK, len(PAYLOAD))])[0]
     one.receive(encode_message(Block(number, payload)))
 
 
@@ -270,7 +271,7 @@ def test_a_wrong_block_is_misbehaviour(payload: bytes) -> None:
 
 def test_a_block_over_its_bound_is_answered_too_large() -> None:
     one, other = open_pair()
-    number = one.request(BLOCK, len(PAYLOAD) - 1)
+    number = one.request([(BLOCK, len(PAYLOAD) - 1)])[0]
     converse(one, other)
     asked = other.next_asked()
     assert asked is not None
@@ -295,7 +296,7 @@ def test_a_request_twice_is_misbehaviour() -> None:
 
 def test_a_cancelled_request_is_answered_once() -> None:
     one, other = open_pair()
-    first, second = one.request(BLOCK, 10), one.request(BLOCK, 10)
+    first, second = one.request([(BLOCK, 10), (BLOCK, 10)])
     one.cancel(first)
     events, _ = converse(one, other)
     assert events == [BlockRefused(first, BLOCK, Why.CANCELLED)]
@@ -390,7 +391,7 @@ def test_every_request_gets_exactly_one_answer(steps: list[tuple[str, int]]) -> 
     for what, argument in steps:
         if what == "ask" and one.owed_count < REQUESTS_IN_FLIGHT_MAX:
             block = block_id(payloads[argument])
-            asked[one.request(block, 10)] = block
+            asked[one.request([(block, 10)])[0]] = block
         elif what == "cancel":
             one.cancel(argument)
         elif what == "serve":

@@ -202,6 +202,7 @@ class Node:
             mdns=False,
             disk_threads=0,
             worked=lambda: 0.0,
+            passed=lambda: 0.0,
             give_up_seconds=_GIVE_UP_SECONDS,
         )
         swarm = self.swarm = Swarm(self._logs, self.blocks, config, self._open_network)
