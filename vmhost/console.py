@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import stat
 import tempfile
@@ -31,7 +32,7 @@ from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
 from vmhost.idmap import UserRange, mappable
-from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine, TerminalSize
+from vmhost.machine import STOPPING_SIGNALS, Machine, TerminalSize, forwarded_signals
 from vmhost.mount_syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -98,6 +99,7 @@ async def run_container(
             bundle = None
             if not user.is_root:
                 seeing = with_identity(seeing, user)
+            if seeing.env or not user.is_root:
                 bundle = stack.enter_context(_bundle(seeing, user))
             streams = _Streams(stack, stdin, stdout, stderr, tty, outside(user, spec.users))
             return await _Session(streams, group, on_first_output, on_started).run(seeing, bundle)
@@ -185,7 +187,7 @@ def _bundle(spec: NspawnSpec, user: User) -> Iterator[str]:
     # Beside the root, so that what a crash leaves lies where the caller clears up.
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=os.path.dirname(spec.root)) as directory:
         with open(f"{directory}/config.json", "w", encoding="utf-8", errors="surrogateescape") as config:
-            config.write(bundle_config(spec, user))
+            config.write(bundle_config(spec, user, resource.getrlimit(resource.RLIMIT_NOFILE)))
         yield directory
 
 
@@ -280,7 +282,7 @@ class _Session:
         leader_socket = LeaderSocket(spec.network_namespace)
         self._exits = ExitWatch.open()
         try:
-            with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals:
+            with trio.open_signal_receiver(*forwarded_signals(), signal.SIGWINCH) as signals:
                 interactive = self._streams.pty is not None
                 async with open_child(
                     nspawn_argv(spec, interactive=interactive, bundle=bundle),

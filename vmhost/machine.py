@@ -38,6 +38,12 @@ STOPPING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """Those of them that, said again and again, end a container that does not listen."""
 
 
+def forwarded_signals() -> tuple[signal.Signals, ...]:
+    """FORWARDED_SIGNALS, but for SIGHUP where this process was started to ignore it (`nohup`)."""
+    ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(each for each in FORWARDED_SIGNALS if each is not signal.SIGHUP or not ignores)
+
+
 @dataclass(frozen=True, slots=True)
 class TerminalSize:
     """In characters; 0 where it is not known."""

@@ -90,7 +90,8 @@ class NspawnSpec:
 def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> list[str]:
     """The command line. `interactive`: nspawn's stdin and stdout are a terminal; else stdio goes through as it is.
 
-    `bundle`: a directory whose config.json has `bundle_config`; only needed for users other than root.
+    `bundle`: a directory whose config.json has `bundle_config`; only root without variables can do without it.
+    Everybody on the host can read a command line, and variables hold secrets.
     """
     argv = [
         *([] if spec.network_namespace is None else ["nsenter", f"--net={spec.network_namespace}", "--"]),
@@ -117,17 +118,24 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
     if spec.read_only:
         argv.append("--read-only")
     argv += [bind.option for bind in spec.binds]
-    argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     return [*argv, "--", *spec.argv]
 
 
-def bundle_config(spec: NspawnSpec, user: User) -> str:
-    """An OCI runtime configuration that says no more than root and user: nspawn's way to take a numeric user.
+def bundle_config(spec: NspawnSpec, user: User, open_files: tuple[int, int]) -> str:
+    """An OCI runtime configuration that says no more than root, variables and user: nspawn's way to take a number.
 
-    Its other way, --user, runs the image's getent, which small images lack.
+    Its other way, --user, runs the image's getent, which small images lack. `open_files`: what a process may have open,
+    soft and hard; with a bundle nspawn does not pass on its own.
     """
-    identity = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
-    process = {"terminal": False, "user": identity, "args": ["unused"], "cwd": spec.workdir}
+    soft, hard = open_files
+    process = {
+        "terminal": False,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "args": ["unused"],
+        "cwd": spec.workdir,
+        "env": [f"{name}={value}" for name, value in spec.env.items()],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}],
+    }
     return json.dumps({"ociVersion": "1.0.0", "root": {"path": spec.root}, "process": process})
 
 

@@ -17,6 +17,7 @@ from hypernode.adopting import adopt
 from hypernode.api.server import bind_socket, serve_socket
 from hypernode.budget import keep_budget
 from hypernode.cli.progress import note
+from hypernode.cli.stop_signals import stop_signals
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
@@ -81,11 +82,11 @@ async def _open_sites(node: Node, sites: Mapping[str, SiteSetup], work: trio.Nur
 
 
 async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `StoreLocked` when this home has a node already."""
+    """Serve until one of `stop_signals`. Raises `StoreLocked` when this home has a node already."""
     manager = ServiceManager()
     sites = _sites(config)
     repository = open_repository(config.home, outside=config.state)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
             await adopt(node)
             node.mounts_nursery.start_soon(node.mounts.prepare)

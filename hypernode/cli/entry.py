@@ -16,7 +16,16 @@ _SWITCHES = ("--mdns", "--no-mdns")
 
 
 def main() -> None:
-    """Entry point of the `hypernode` command."""
+    """Entry point of the `hypernode` command. Interrupted while it is still importing, it ends as it does later."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        from hypernode.exit_codes import EXIT_INTERRUPTED
+
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _main() -> None:
     if sys.argv[1:2] == ["__complete"] and len(sys.argv) > 2:
         from hypernode.cli.complete import main as complete
 

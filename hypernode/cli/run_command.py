@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
@@ -20,6 +19,7 @@ import trio
 from hyperlog.errors import HyperError
 from hypernode.api.codec import error_fields
 from hypernode.cli.progress import Speech
+from hypernode.cli.stop_signals import stop_signals
 from hypernode.cli.tables import in_a_line
 from hypernode.config import Config, make_config
 from hypernode.errors import expected
@@ -112,7 +112,6 @@ _SPELLED: Final = {"install_service": "install-service", "install_man": "install
 _GROUPS: Final = ("guest-", "keys-", "seed-", "token-", "traces-", "volume-", "writers-")
 """How people write a command, where that is not how it is called here: `guest-boot` is `guest boot`."""
 _STAYING: Final = frozenset({"daemon"})
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Command = Callable[[Config, Mapping[str, Any]], Awaitable[int]]
 
@@ -154,7 +153,7 @@ async def _interruptible(command: Command, config: Config, arguments: Mapping[st
     async with trio.open_nursery() as nursery:
 
         async def watch(task_status: trio.TaskStatus[None]) -> None:
-            with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+            with trio.open_signal_receiver(*stop_signals()) as signals:
                 task_status.started()
                 async for number in signals:
                     nonlocal status

@@ -8,8 +8,14 @@ from collections.abc import Awaitable, Callable
 import trio
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What ends a command in order: SIGINT, SIGTERM, and SIGHUP unless it was started to ignore that (`nohup`)."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hung_up)
+
+
 async def until_stop_signal(wait_ended: Callable[[], Awaitable[object]], say: Callable[[], None]) -> None:
-    """Return at SIGINT, SIGTERM or SIGHUP, or when `wait_ended` returns.
+    """Return at a signal of `stop_signals`, or when `wait_ended` returns.
 
     `say` is called once a signal is waited for: whoever is told by it may send one at once.
     """
@@ -19,7 +25,7 @@ async def until_stop_signal(wait_ended: Callable[[], Awaitable[object]], say: Ca
             await wait_ended()
             nursery.cancel_scope.cancel()
 
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*stop_signals()) as signals:
             nursery.start_soon(watch)
             say()
             async for _ in signals:

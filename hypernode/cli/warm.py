@@ -86,7 +86,8 @@ def _accompany(connection: socket.socket, double: int) -> int:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     for number in _FORWARDED:
-        signal.signal(number, forward)
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, forward)
     signal.signal(signal.SIGTSTP, pause)
     status = connection.recv(1)
     if not status:

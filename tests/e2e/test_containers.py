@@ -180,6 +180,20 @@ def test_what_it_sees(home: Home, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_command_line_has_its_variables(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "variables").write_text("FROM_FILE=5ecret-file\n")
+    given = ("--env-file", str(tmp_path / "variables"), "-e", "INHERITED")
+    node = Node(home.node.home, environment={"INHERITED": "5ecret-inherited"})
+    for name, user in (("root", "root"), ("other", "12:34")):
+        script = f"echo $FROM_FILE $INHERITED $(id -u); {_FOREVER}"
+        argv = ("boot", "-d", "--name", name, "-u", user, *given, home.link, "--", "sh", "-c", script)
+        assert node.run(*argv).returncode == 0
+        home.wait_log(name, f"5ecret-file 5ecret-inherited {user.split(':')[0].replace('root', '0')}")
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended
+                assert b"5ecret" not in process.read_bytes()
+
+
 def test_a_published_port(home: Home) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -310,7 +324,7 @@ def test_wrong_wishes_are_told_in_words(home: Home) -> None:
         assert done.stdout == ""
         assert done.stderr.startswith("hypernode: "), words
         assert "Traceback" not in done.stderr
-    for words in (["--restart", "always"], ["-i"], ["-t"]):
+    for words in (["--restart", "always"], ["-t"]):
         assert home.node.run("boot", *words, home.link, "--", "true").returncode == 125
 
 

@@ -50,21 +50,25 @@ def test_the_command_line() -> None:
 
 
 def test_what_a_spec_adds() -> None:
-    spec = replace(SPEC, env={"A": "1 2\n", "B": ""}, workdir="/srv", host_network=True)
+    spec = replace(SPEC, workdir="/srv", host_network=True)
     argv = nspawn_argv(spec, interactive=True, bundle=None)
     options = argv[: argv.index("--")]
-    assert {"--setenv=A=1 2\n", "--setenv=B=", "--chdir=/srv", "--console=interactive"} <= set(options)
+    assert {"--chdir=/srv", "--console=interactive"} <= set(options)
     assert "--private-network" not in options
     spec = replace(SPEC, binds=(Bind("/a:b/c\\d", "/run/e"),))
     assert "--bind=/a\\:b/c\\\\d:/run/e:norbind" in nspawn_argv(spec, interactive=True, bundle=None)
 
 
-def test_another_user_comes_as_a_bundle() -> None:
-    argv = nspawn_argv(SPEC, interactive=False, bundle="/run/x/bundle")
+def test_another_user_and_variables_come_as_a_bundle() -> None:
+    spec = replace(SPEC, env={"A": "1 2\n", "B": "secret"})
+    argv = nspawn_argv(spec, interactive=False, bundle="/run/x/bundle")
+    assert "secret" not in " ".join(argv)
     assert "--oci-bundle=/run/x/bundle" in argv
     # With it nspawn would ignore the bundle.
     assert not any(option.startswith(("--directory", "--settings", "--user")) for option in argv)
-    config = json.loads(bundle_config(SPEC, WORKER))
+    config = json.loads(bundle_config(spec, WORKER, (1024, 4096)))
+    assert config["process"]["env"] == ["A=1 2\n", "B=secret"]
+    assert config["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}]
     assert config["root"] == {"path": "/run/x/root"}
     assert config["process"]["user"] == {"uid": 33, "gid": 34, "additionalGids": [4]}
 

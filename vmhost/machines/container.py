@@ -33,7 +33,7 @@ from vmhost.agent.session import Session
 from vmhost.agent.vsock import VsockAddress
 from vmhost.errors import AgentLost, ContainerFailed
 from vmhost.limits import STOP_SIGNALS_TO_KILL
-from vmhost.machine import FORWARDED_SIGNALS, STOPPING_SIGNALS, Machine
+from vmhost.machine import STOPPING_SIGNALS, Machine, forwarded_signals
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineEnd, VirtualMachine
 from vmhost.machines.errors import MachineFailed, MachineHangs
@@ -96,7 +96,7 @@ class MachineRunner:
     ) -> int:
         """See there. Raises besides MachineFailed, MachineHangs, NoHypervisor, MachineBusy."""
         machine = self._setup.spec(spec.machine, spec.binds)
-        with trio.open_signal_receiver(*FORWARDED_SIGNALS, signal.SIGWINCH) as signals, ExitStack() as stack:
+        with trio.open_signal_receiver(*forwarded_signals(), signal.SIGWINCH) as signals, ExitStack() as stack:
             streams = ProgramStreams(stack, stdin, stdout, stderr, tty=tty, on_first_output=on_first_output)
             run = _Run(spec, self._setup, streams, on_started, self._note, self._restore)
             outcome: int | Exception | None = None
