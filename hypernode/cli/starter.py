@@ -4,7 +4,8 @@
 
 The double is the client as nearly as can be: same streams, directory, environment, umask, limits, priorities and
 control group, and the same code runs in it as would have in the client. It declines, and the client does it itself,
-if its rights or its view of the host are not the client's: other users, capabilities, namespaces or root. It may lack
+if its rights, its view of the host or its code are not the client's: other users, capabilities, namespaces or root, or
+another version. It may lack
 capabilities that no container ever gets (service.py): the service has none of them, a root's shell has.
 The starter ends with its daemon; doubles do not, for containers outlive a killed node. A double ends at once when its
 client is gone.
@@ -33,7 +34,7 @@ from hypernode import isolation
 from hypernode.cli import age, boot, run_command
 from hypernode.cli.invoke import invoke
 from hypernode.cli.main import app
-from hypernode.cli.warm import DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
+from hypernode.cli.warm import CODE, DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
 from hypernode.service import UNUSED_CAPABILITIES
 
 _REQUEST_SECONDS: Final = 10.0
@@ -115,7 +116,7 @@ def _run(command: click.Command, argv: list[str]) -> int:
 
 
 def _receive(connection: socket.socket) -> _Request | None:
-    """None for what is no request."""
+    """None for what is no request, or that of another version of ours."""
     head, descriptors, _, _ = socket.recv_fds(connection, HEAD.size, DESCRIPTORS)
     if len(head) != HEAD.size or len(descriptors) != DESCRIPTORS:
         return None
@@ -129,10 +130,10 @@ def _receive(connection: socket.socket) -> _Request | None:
             return None
         text += piece
     words = [os.fsdecode(word) for word in bytes(text).split(b"\0")[:-1]]
-    if len(words) != arguments + variables:
+    if len(words) != 1 + arguments + variables or words[0] != CODE:
         return None
-    environment = dict(word.partition("=")[::2] for word in words[arguments:])
-    return _Request(words[:arguments], environment, umask, descriptors)
+    environment = dict(word.partition("=")[::2] for word in words[1 + arguments :])
+    return _Request(words[1 : 1 + arguments], environment, umask, descriptors)
 
 
 def _take_on(client: int, request: _Request) -> bool:

@@ -4,7 +4,7 @@ What makes a process goes along: arguments, environment, directory, umask, and t
 starter takes the rest (limits, priority, control group) from this process, or declines. Signals are passed on, the
 exit status comes back, and if this process dies its double does too.
 
-    →  length, arguments and environment as NUL-terminated strings, umask; with descriptors: streams, directory
+    →  length, CODE, arguments and environment as NUL-terminated strings, umask; with descriptors: streams, directory
     ←  process id of the double, 0 if it declines
     ←  exit status, one byte
 """
@@ -25,6 +25,9 @@ PID: Final = struct.Struct("=i")
 DESCRIPTORS: Final = 4
 REQUEST_BYTES_MAX: Final = 4 << 20
 """Linux allows less for a process's arguments and environment than 4 MiB, unless its stack is unusual."""
+_FILE: Final = os.stat(__file__)
+CODE: Final = f"{os.path.abspath(__file__)} {_FILE.st_ino} {_FILE.st_mtime_ns}"
+"""Which installation of ours this process has loaded. One that was upgraded since is another."""
 _ANSWER_SECONDS: Final = 10.0
 _LOST: Final = 125
 _FORWARDED: Final = (
@@ -62,7 +65,7 @@ def boot_warm(path: str, argv: Sequence[str]) -> int | None:
 
 def _send(connection: socket.socket, argv: Sequence[str]) -> None:
     variables = [f"{name}={value}" for name, value in os.environ.items()]
-    text = b"".join(os.fsencode(word) + b"\0" for word in (*argv, *variables))
+    text = b"".join(os.fsencode(word) + b"\0" for word in (CODE, *argv, *variables))
     umask = os.umask(0o077)
     os.umask(umask)
     directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

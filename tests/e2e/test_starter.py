@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,16 @@ def test_who_has_less_than_the_daemon_boots_by_itself(home: Daemon, link: str) -
             assert holder(home) == boot.pid, wrapper
             _, err = boot.communicate("\n", timeout=60)
         assert boot.returncode == 0, err
+
+
+def test_who_was_upgraded_since_boots_by_itself(home: Daemon, link: str, tmp_path: Path) -> None:
+    for package in ("hyperlog", "hypernode", "images", "swarm", "vmhost"):
+        shutil.copytree(TOP / package, tmp_path / "upgraded" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with running(start(home, link, "echo ready; read a", wrapper=["env", "-C", str(tmp_path / "upgraded")])) as boot:
+        assert boot.stdout is not None
+        assert boot.stdout.readline() == "ready\n"
+        assert holder(home) == boot.pid
+        boot.communicate("\n", timeout=60)
 
 
 def test_a_daemon_without_what_no_container_gets_starts_them_all_the_same(tmp_path: Path) -> None:
