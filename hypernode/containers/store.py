@@ -1,6 +1,6 @@
 """What is kept of the containers of one home.
 
-    containers/ID/spec.json     what was asked for; written once, durably
+    containers/ID/spec.json     what was asked for; replaced as a whole, durably
     containers/ID/state.json    how it fares; replaced as a whole
     containers/ID/log*          what it printed (logs.py)
     containers/ID/keeper.log    what its keeper had to say
