@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from typing import Final
 
@@ -75,15 +75,10 @@ def _blocks(manifest: Manifest, numbers: Iterable[int]) -> Iterator[StoredBlock]
         yield StoredBlock(block.id, block.stored_bytes)
 
 
-def blocks_of(manifest: Manifest, trace: Trace) -> Iterator[StoredBlock]:
-    """The blocks of the image that hold the trace's granules, each once, in its order. The trace must fit."""
+def blocks_of(manifest: Manifest, granules: Iterable[int]) -> Iterator[StoredBlock]:
+    """The blocks of the image that hold these granules of its blob space, each once, in their order."""
     starts = manifest.structure.block_starts
-    numbers: dict[int, None] = {}
-    for run in trace.runs:
-        first = bisect_right(starts, run.first) - 1
-        last = bisect_right(starts, run.first + run.length - 1) - 1
-        numbers.update(dict.fromkeys(range(first, last + 1)))
-    return _blocks(manifest, numbers)
+    return _blocks(manifest, dict.fromkeys(bisect_right(starts, granule) - 1 for granule in granules))
 
 
 class Start:
@@ -96,8 +91,10 @@ class Start:
         self._missed: dict[int, int] = {}
         self.trace: Trace | None = None
         self._is_own = False
-        self.is_prefetching = False
-        """Whether a trace tells what will be read, and something of it is not here yet."""
+        self._packed: Sequence[Trace] = ()
+        self._blob: TracedBlob | None = None
+        self.is_sparse = False
+        """Whether a trace tells what will be read, and what lies beside that is not here: reading ahead asks for it."""
         self.expected: set[int] = set()
         """Granules that the image's own blocks are fetched for because a trace names them."""
 
@@ -106,15 +103,23 @@ class Start:
         """Raw bytes of the image's blocks that somebody had to wait for, each block once."""
         return sum(self._missed.values())
 
-    def prefetch(self, trace: Trace | None, source: StoredSource, *, is_own: bool = False) -> None:
-        """As soon as the version is known: to fetch a hot blob needs no manifest. `is_own`: it is of this command."""
-        self.trace, self._is_own = trace, is_own
+    def prefetch(
+        self, trace: Trace | None, source: StoredSource, *, is_own: bool = False, packed: Sequence[Trace] = ()
+    ) -> None:
+        """As soon as the version is known: to fetch a hot blob needs no manifest. `is_own`: it is of this command.
+
+        `packed`: whose hot blobs are here already, be they of other commands.
+        """
+        self.trace, self._is_own, self._packed = trace, is_own, packed
         if trace is not None and trace.hot:
             self._fetch(source, trace.hot)
 
     def attach(self, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
         """Once the manifest is here: read through the hot blob, watch what is missed."""
         self.nursery.start_soon(self._watch, blob, manifest, source)
+        self._blob = blob
+        for packed in self._packed:
+            self._read_through(packed, blob, manifest, source)
         if self.trace is None:
             return
         try:
@@ -122,12 +127,18 @@ class Start:
         except TraceCorrupt as error:
             _log.warning("%s: it is not used", error.message)
             self._prefetching.cancel()
-            self.trace, self.is_prefetching = None, False
+            self.trace, self.is_sparse = None, False
             return
         if self.trace.hot:
-            blob.add(self.trace)
+            self._read_through(self.trace, blob, manifest, source)
         else:
             self._fetch_own(self.trace, manifest, source)
+
+    def _read_through(self, trace: Trace, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
+        with suppress(TraceCorrupt):
+            blob.add(trace)
+            number = bisect_right(manifest.structure.block_starts, trace.runs[0].first) - 1
+            self.is_sparse = self.is_sparse or not source.has_nowait(manifest.block(number).id)
 
     def follow(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
         """Use a trace that was found late, and fits the manifest."""
@@ -135,21 +146,22 @@ class Start:
         self._fetch_own(trace, manifest, source)
 
     def _fetch_own(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
-        """The blocks of the image that hold what the trace names."""
+        """The blocks of the image that hold what the trace names, as far as no hot blob has it."""
         starts = manifest.structure.block_starts
         has: dict[int, bool] = {}
-        for granule in trace.granules():
+        wanted = [granule for granule in trace.granules() if self._blob is None or not self._blob.is_packed(granule)]
+        for granule in wanted:
             number = bisect_right(starts, granule) - 1
             if number not in has:
                 has[number] = source.has_nowait(manifest.block(number).id)
             if not has[number]:
                 self.expected.add(granule)
-        self._fetch(source, list(blocks_of(manifest, trace)))
+        self._fetch(source, list(blocks_of(manifest, wanted)))
 
     def _fetch(self, source: StoredSource, blocks: Sequence[StoredBlock]) -> None:
         missing = [block for block in blocks if not source.has_nowait(block.id)]
         if missing:
-            self.is_prefetching = True
+            self.is_sparse = True
             self.nursery.start_soon(self._prefetch, source, iter(missing))
 
     async def _prefetch(self, source: StoredSource, wanted: Iterator[StoredBlock]) -> None:

@@ -130,6 +130,10 @@ class TracedBlob:
         for granule, place in space.places.items():  # of what is in several, the last is on its way here
             self._places[granule] = (reader, place * GRANULE_BYTES)
 
+    def is_packed(self, granule: int) -> bool:
+        """Whether one of the hot blobs holds it."""
+        return granule in self._places
+
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """As `BlobReader.read_nowait`."""
         data = self._blob.read_nowait(offset, size)

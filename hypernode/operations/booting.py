@@ -24,7 +24,14 @@ from hypernode.limits import CLOSE_SECONDS, EVENTS_QUEUED_MAX
 from hypernode.node import Node
 from hypernode.opening import OpenImage, open_image
 from hypernode.operations.keeping import is_kept
-from hypernode.operations.tracing import check_may_record, find_trace, follow_earlier, keep_recording, learn_start
+from hypernode.operations.tracing import (
+    check_may_record,
+    find_trace,
+    follow_earlier,
+    keep_recording,
+    learn_start,
+    packed_here,
+)
 from hypernode.operations.volumes import link_for_volume, volume_over
 from hypernode.recording import RecordingBlob
 from hypernode.tables import tell_hot_table
@@ -73,7 +80,7 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
                 request.read_deadline,
                 on_failure,
                 volume=None if volume is None else volume.layer,
-                traced=start.is_prefetching,
+                traced=start.is_sparse,
                 own_users=request.own_users,
                 recording=recording,
             )
@@ -120,7 +127,7 @@ async def _disks(
     async with serving as disks:
         layer = None if volume is None else str(volume.layer)
         link = Link(image.log.key, to_text(image.resolved.entry)).text
-        files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_prefetching, "layer": layer}
+        files = {"metadata": str(disks.metadata), "blob": disks.blob, "traced": start.is_sparse, "layer": layer}
         yield {"root": str(disks.place / "root"), "users": None, "disks": {**files, "link": link}}
 
 
@@ -187,13 +194,12 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
     def begin(log: Log, resolved: Resolved, source: StoredSource) -> None:
         if request.record is not None:
             check_may_record(log, request.record)
-        if request.prefetch:
-            argv = _argv(request, resolved)
-            trace = find_trace(node, log, resolved, argv)
-            if trace is not None and trace.hot:
-                tell_hot_table(node.swarm, log.key, trace)
-            is_own = trace is not None and trace.command == command_digest(argv)
-            start.prefetch(trace, source, is_own=is_own)
+        argv = _argv(request, resolved)
+        trace = find_trace(node, log, resolved, argv) if request.prefetch else None
+        if trace is not None and trace.hot:
+            tell_hot_table(node.swarm, log.key, trace)
+        is_own = trace is not None and trace.command == command_digest(argv)
+        start.prefetch(trace, source, is_own=is_own, packed=packed_here(log, resolved, source))
 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 

@@ -46,6 +46,13 @@ def find_trace(node: Node, log: Log, resolved: Resolved, argv: Sequence[str]) ->
     return node.traces.get(manifest, command) or own or published.alike(argv)
 
 
+def packed_here(log: Log, resolved: Resolved, source: StoredSource) -> list[Trace]:
+    """The traces of a version whose hot blobs are here: what an earlier start read through one is not fetched again."""
+    published = traces_of(log, resolved.entry, resolved.version.manifest.id).by_command.values()
+    found = [trace for trace in published if trace.hot and all(source.has_nowait(block.id) for block in trace.hot)]
+    return found[-HOT_BLOBS_MAX:]
+
+
 async def follow_earlier(node: Node, image: OpenImage, argv: Sequence[str], start: Start) -> None:
     """With no trace of this version: fetch ahead what a start of another one read, as far as it is in this one.
 

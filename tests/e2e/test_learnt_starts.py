@@ -110,6 +110,17 @@ def test_further_versions_and_copies_start_as_fast(author: tuple[Daemon, str, Pa
         assert start["wire_bytes"] < 1.2 * first["wire_bytes"]
 
 
+def test_a_second_boot_moves_nothing_whoever_was_traced(author: tuple[Daemon, str, Path], tmp_path: Path) -> None:
+    serving, link, _ = author
+    _ok(serving.node, "trace", link, "--", *_START)
+    home = tmp_path / "reader"
+    words = (*_START[:2], f"{_START[2]}; true")
+    first = _boot(home, serving, link, command=words)
+    assert first["traced"] is True, "the trace of another start of its program"
+    again = _boot(home, serving, link, command=words)
+    assert (again["traced"], again["blocks_fetched"]) == (True, 0)
+
+
 def test_whoever_may_write_may_trace(author: tuple[Daemon, str, Path], tmp_path: Path) -> None:
     serving, link, _ = author
     with daemon(Node(tmp_path / "writer")) as other:

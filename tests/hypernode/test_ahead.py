@@ -61,9 +61,8 @@ async def test_a_rate_is_kept(world: World, autojump_clock: trio.testing.MockClo
 
 
 def test_a_trace_without_hot_blob_names_blocks_once(world: World) -> None:
-    trace = Trace(world.manifest.id, bytes(32), "x", runs_of([40, 41, 0, 1, 16, 17, 2]))
     blocks = wanted(world)
-    assert list(blocks_of(world.manifest, trace)) == [blocks[4], blocks[0], blocks[1], blocks[2]]
+    assert list(blocks_of(world.manifest, [40, 41, 0, 1, 16, 17, 2])) == [blocks[4], blocks[0], blocks[1], blocks[2]]
 
 
 # ---------------------------------------------------------------------------------------------------- beside a boot
@@ -77,12 +76,30 @@ async def test_a_boot_prefetches_its_hot_blob_before_the_manifest_is_here(world:
     world.remote.asked.clear()
     async with beside_a_boot(None) as start:
         start.prefetch(packed, world.source)
-        assert start.is_prefetching
+        assert start.is_sparse
         await trio.testing.wait_all_tasks_blocked()
         assert world.remote.asked == [block.id for block in packed.hot]
         blob = TracedBlob(world.reader(), world.source)
         start.attach(blob, world.manifest, world.source)
         assert blob.read_nowait(3 * GRANULE_BYTES, GRANULE_BYTES) is not None
+
+
+async def test_what_an_earlier_start_read_through_a_hot_blob_is_not_fetched_again(world: World) -> None:
+    granules = [40, 3, 4]
+    other = Trace(world.manifest.id, bytes(32), "x", runs_of(granules))
+    packed = pack_hot(other, await read_granules(world.reader(), other), world.store)
+    hot = {block.id for block in packed.hot}
+    world.store.evict([identifier for identifier, _ in world.store.ids() if identifier not in hot])
+    world.remote.asked.clear()
+    own = Trace(world.manifest.id, bytes(31) + b"1", "x", runs_of(granules))
+    async with beside_a_boot(None) as start:
+        blob = TracedBlob(world.reader(), world.source)
+        start.prefetch(own, world.source, is_own=True, packed=[packed])
+        start.attach(blob, world.manifest, world.source)
+        await trio.testing.wait_all_tasks_blocked()
+        assert blob.read_nowait(3 * GRANULE_BYTES, GRANULE_BYTES) is not None
+        assert start.is_sparse
+    assert not world.remote.asked
 
 
 async def test_a_trace_of_another_image_is_not_used(world: World) -> None:
