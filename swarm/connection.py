@@ -9,6 +9,7 @@ bounded in `Session`. A write that fails or is cancelled half-way leaves the str
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -240,35 +241,43 @@ class LiveSession:
 
     async def _read(self) -> None:
         while self._ended is None:
-            data = await self._stream.receive_some()
+            pieces = await self._stream.receive_pieces()
+            count = sum(map(len, pieces))
             self._heard_at = trio.current_time()
-            self.meter_in.add(len(data), self._heard_at)
+            self.meter_in.add(count, self._heard_at)
             for counters in (self.moved, self._counters, self._totals):
-                counters.bytes_in += len(data)
-            if not data:
+                counters.bytes_in += count
+            if not count:
                 if not self._session.is_between_frames:
                     raise ConnectionLost("the stream ended inside a frame")
                 return
             self._owner.on_heard(self)
-            await self._take_in(memoryview(data))
+            rest = deque([memoryview(piece) for piece in pieces])
+            while rest and self._ended is None:
+                await self._take_in(rest)
 
-    async def _take_in(self, data: memoryview) -> None:
-        """Look at what came, a slice at a time; a peer that takes our time for nothing is not read from for a while."""
-        while data and self._ended is None:
-            piece, data = data[: self._slice_bytes], data[self._slice_bytes :]
-            took = 0.0
-            self._stopwatch.start(exactly=self._took_too_much)
-            for number, event in enumerate(self._session.receive(piece), 1):
+    async def _take_in(self, rest: deque[memoryview]) -> None:
+        """Look at a slice of what came; a peer that takes our time for nothing is not read from for a while."""
+        took, room, number = 0.0, self._slice_bytes, 0
+        self._stopwatch.start(exactly=self._took_too_much)
+        while rest and room and self._ended is None:
+            data = rest.popleft()
+            if len(data) > room:
+                rest.appendleft(data[room:])
+                data = data[:room]
+            room -= len(data)
+            for event in self._session.receive(data):
                 self._dispatch(event)
+                number += 1
                 if number % LOOK_EVENTS == 0 and self._stopwatch.elapsed() > 4 * SLICE_SECONDS:
                     took += await self._pay(0)
                     self._stopwatch.start(exactly=self._took_too_much)
-            self._wake.set()
-            took += await self._pay(len(piece))
-            if took < SLICE_SECONDS:
-                self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
-            elif took > 4 * SLICE_SECONDS and self._took_too_much:
-                self._slice_bytes = max(self._slice_bytes // 2, SLICE_BYTES_MIN)
+        self._wake.set()
+        took += await self._pay(self._slice_bytes - room)
+        if took < SLICE_SECONDS:
+            self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
+        elif took > 4 * SLICE_SECONDS and self._took_too_much:
+            self._slice_bytes = max(self._slice_bytes // 2, SLICE_BYTES_MIN)
 
     async def _pay(self, received: int) -> float:
         """Let the others have their turn, and a peer wait that took our time for too little.

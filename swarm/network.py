@@ -35,8 +35,12 @@ class Stream(Protocol):
         """Where the peer was seen, as a multiaddr; for people."""
         ...
 
-    async def receive_some(self) -> bytes | memoryview:
-        """Some bytes, none once the peer has finished. Raises `ConnectionLost`."""
+    async def receive_some(self) -> bytes:
+        """Some bytes, b"" once the peer has finished. Raises `ConnectionLost`."""
+        ...
+
+    async def receive_pieces(self) -> Sequence[bytes | memoryview]:
+        """As `receive_some`, but as the pieces in which it came: nothing is copied to join them."""
         ...
 
     async def send_all(self, data: bytes) -> None:

@@ -116,6 +116,10 @@ class MemoryStream:
     async def receive_some(self) -> bytes:
         return await self._incoming.receive()
 
+    async def receive_pieces(self) -> list[bytes]:
+        data = await self.receive_some()
+        return [data] if data else []
+
     async def send_all(self, data: bytes) -> None:
         await self._outgoing.send(data)
 

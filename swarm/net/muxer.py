@@ -56,10 +56,10 @@ class MuxedStream(IMuxedStream):
         await self._wait_unread()
         return self.connection.take(self.flow, _READ_BYTES if n is None or n < 0 else n)
 
-    async def read_piece(self) -> memoryview:
-        """Some bytes, where they were decrypted. Raises as `read`."""
+    async def read_pieces(self, enough: int) -> list[memoryview]:
+        """Some bytes as they came, until they are `enough`. Raises as `read`."""
         await self._wait_unread()
-        return self.connection.take_piece(self.flow)
+        return self.connection.take_pieces(self.flow, enough)
 
     async def _wait_unread(self) -> None:
         flow = self.flow
@@ -180,11 +180,11 @@ class Muxer(IMuxedConn):
             self._talk()
         return data
 
-    def take_piece(self, flow: Flow) -> memoryview:
-        piece = self._yamux.take_piece(flow)
+    def take_pieces(self, flow: Flow, enough: int) -> list[memoryview]:
+        pieces = self._yamux.take_pieces(flow, enough)
         if self._yamux.has_output:
             self._talk()
-        return piece
+        return pieces
 
     def send(self, flow: Flow, view: memoryview) -> int:
         """Send what the window and the queue have room for; returns how many bytes that was."""

@@ -21,7 +21,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from swarm.addresses import CIRCUIT, PeerAddress, PeerId
 from swarm.errors import ConnectionLost, OtherSwarm, PeerUnreachable
-from swarm.limits import CLOSE_SECONDS, STREAM_SECONDS
+from swarm.limits import CLOSE_SECONDS, READ_CHUNK_BYTES, STREAM_SECONDS
 from swarm.net import compat
 from swarm.net.identity import peer_id_text
 from swarm.net.muxer import MuxedStream
@@ -49,11 +49,14 @@ class LibP2PStream:
     def address(self) -> str:
         return self._address
 
-    async def receive_some(self) -> bytes | memoryview:
+    async def receive_some(self) -> bytes:
+        return b"".join(await self.receive_pieces())
+
+    async def receive_pieces(self) -> list[memoryview]:
         try:
-            return await self.muxed.read_piece()
+            return await self.muxed.read_pieces(READ_CHUNK_BYTES)
         except MuxedStreamEOF:
-            return b""
+            return []
         except BaseLibp2pError as error:
             raise ConnectionLost("the stream was reset") from error
 

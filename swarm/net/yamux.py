@@ -191,11 +191,15 @@ class Yamux:
         self._note_taken(flow, len(data))
         return data
 
-    def take_piece(self, flow: Flow) -> memoryview:
-        """Some unread bytes of a flow that has any, as they came; grants as `take` does."""
-        piece = memoryview(flow.pieces.popleft())
-        self._note_taken(flow, len(piece))
-        return piece
+    def take_pieces(self, flow: Flow, enough: int) -> list[memoryview]:
+        """Unread bytes as they came, until they are `enough`; grants as `take` does."""
+        pieces: list[memoryview] = []
+        taken = 0
+        while flow.pieces and taken < enough:
+            pieces.append(memoryview(flow.pieces.popleft()))
+            taken += len(pieces[-1])
+        self._note_taken(flow, taken)
+        return pieces
 
     def _note_taken(self, flow: Flow, count: int) -> None:
         flow.unread -= count

@@ -39,7 +39,7 @@ Accept = Callable[[Stream], Awaitable[None]]
 async def echo(stream: Stream) -> None:
     with suppress(ConnectionLost):
         while data := await stream.receive_some():
-            await stream.send_all(bytes(data))
+            await stream.send_all(data)
     await stream.close()
 
 

@@ -25,7 +25,7 @@ QUICK_SECONDS = 5.0
 async def echo(stream: Stream) -> None:
     try:
         while data := await stream.receive_some():
-            await stream.send_all(bytes(data))
+            await stream.send_all(data)
     except ConnectionLost:
         pass
     await stream.close()

@@ -30,7 +30,7 @@ PLAIN = ReachSetup(map_ports=False, punch=False)
 async def echo(stream: Stream) -> None:
     with suppress(ConnectionLost):
         while data := await stream.receive_some():
-            await stream.send_all(bytes(data))
+            await stream.send_all(data)
     await stream.close()
 
 
@@ -196,7 +196,7 @@ class EvilRelay:
         with suppress(ConnectionLost):
             while data := await source.receive_some():
                 self.seen += data
-                await sink.send_all(self._change(bytes(data)))
+                await sink.send_all(self._change(data))
         await sink.close()
 
 

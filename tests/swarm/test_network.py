@@ -29,7 +29,7 @@ async def echo(stream: Stream) -> None:
     """Send back what comes, until it ends."""
     try:
         while data := await stream.receive_some():
-            await stream.send_all(bytes(data))
+            await stream.send_all(data)
     except ConnectionLost:
         pass
     await stream.close()
@@ -145,7 +145,7 @@ async def test_an_end_is_an_end(start: Start) -> None:
 
     async def read_to_the_end(stream: Stream) -> None:
         while data := await stream.receive_some():
-            ends.append(bytes(data))
+            ends.append(data)
         ended.set()
         await stream.close()
 
