@@ -6,7 +6,7 @@
 start_seconds           median of `boot -d` from the command's start until the program runs, so many at once
 exec_seconds            median of `exec true` in one of them while all run
 remove_seconds          of `rm -f` of all of them in one command, each
-keeper_rss_mb           median resident size of a keeper, of which what it shares with others (rss counts it) is most
+keeper_mb               median memory of a keeper while all run, what is shared counted by its part (Pss)
 left                    what there is more than before, once all is removed: containers, processes, control groups,
                         mounts, directories under run/, volumes; nothing, or the bench fails
 """
@@ -66,7 +66,7 @@ def _measure(home: Home, count: int, at_once: int) -> dict[str, object]:
 
     with ThreadPoolExecutor(at_once) as pool:
         booted = list(pool.map(boot, range(count)))
-    keepers = [_rss_mb(int(home.state(identity)["keeper"])) for identity, _ in booted]
+    keepers = [_pss_mb(int(home.state(identity)["keeper"])) for identity, _ in booted]
     execs = []
     for identity, _ in booted[:_EXECS]:
         started = time.perf_counter()
@@ -79,13 +79,13 @@ def _measure(home: Home, count: int, at_once: int) -> dict[str, object]:
         "start_seconds": round(statistics.median(seconds for _, seconds in booted), 2),
         "exec_seconds": round(statistics.median(execs), 2),
         "remove_seconds": round((time.perf_counter() - started) / count, 2),
-        "keeper_rss_mb": round(statistics.median(keepers), 1),
+        "keeper_mb": round(statistics.median(keepers), 1),
     }
 
 
-def _rss_mb(pid: int) -> float:
-    table = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in table if line.startswith("VmRSS:")) / 1000
+def _pss_mb(pid: int) -> float:
+    table = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in table if line.startswith("Pss:")) / 1000
 
 
 def _there(home: Home, daemon_pid: int) -> set[str]:

@@ -44,6 +44,8 @@ class Config:
     read_deadline: float = READ_DEADLINE_SECONDS
     private_traces: bool = True
     """Remember what starts read (private_traces.py)."""
+    drives: str = "auto"
+    """How virtual machines get the image: `fuse`, `nbd`, or what this host can."""
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
     log_level: str = "error"
@@ -222,6 +224,7 @@ def make_config(
         upload_only=value["upload-only"],
         read_deadline=value["read-deadline"],
         private_traces=value["private-traces"],
+        drives=value["drives"],
         budget=value["budget"],
         log_level=value["log-level"],
         log_format=value["log-format"],

@@ -127,7 +127,7 @@ class EventLog:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def emit(self, type_: str, action: str, identity: str, **attributes: object) -> Event:
+    def emit(self, type_: str, action: str, identity: str, /, **attributes: object) -> Event:
         """Something happened now. Attributes become text, bounded; None is left out."""
         self._last = max(time.time_ns(), self._last + 1)
         told = {name: str(value)[:EVENT_ATTRIBUTE_CHARS_MAX] for name, value in attributes.items() if value is not None}

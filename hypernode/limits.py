@@ -116,6 +116,9 @@ LOG_FILE_BYTES_MAX: Final = 10 << 20
 LOG_FILES_MAX: Final = 3
 """A container's log: when a file has so many bytes the next begins, and the oldest goes."""
 
+LOG_PIECE_BYTES: Final = 256 << 10
+"""Of a log that is shown: so much is made ready at a time."""
+
 LOG_LINE_BYTES_MAX: Final = 16 << 10
 """A line of output that is longer is kept in pieces, as Docker does."""
 

@@ -180,6 +180,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         commands=("boot", "daemon"),
     ),
     Setting(
+        "drives",
+        Kind.CHOICE,
+        "auto",
+        "How virtual machines get an image's disks: through FUSE, or by NBD; auto is NBD where there is no FUSE.",
+        Group.MOVING,
+        commands=("boot",),
+        choices=("auto", "fuse", "nbd"),
+    ),
+    Setting(
         "budget",
         Kind.SIZE,
         None,

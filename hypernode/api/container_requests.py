@@ -45,7 +45,8 @@ class CreateContainer:
     tty: bool = False
     stdin: bool = False
     """Keep its input open, for who attaches."""
-    stop_signal: str = "TERM"
+    stop_signal: str | None = None
+    """What `stop` sends; None: the image's, or TERM."""
     stop_seconds: float = 10.0
     keep: str | None = None
     """As of `Boot`; None: a volume of its own, which goes with the container."""
@@ -79,7 +80,10 @@ class CreateContainer:
 
 @dataclass(frozen=True, slots=True)
 class StartContainer:
-    """Run it, again if it has ended. Events: those of `Boot` until its program runs. Result: `id`."""
+    """Run it, again if it has ended. Events: those of `Boot` until its program runs.
+
+    Result: `id`, `link`, `version`, and in `timings` the seconds of each stage of the start, none if it ran already.
+    """
 
     op: ClassVar[str] = "container-start"
     container: str

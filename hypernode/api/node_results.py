@@ -249,6 +249,14 @@ class ContainerId(TypedDict):
     id: str
 
 
+class ContainerStarted(ContainerId):
+    """`timings`: seconds of each stage of the start, in their order; none if it ran already."""
+
+    link: str
+    version: int
+    timings: dict[str, float]
+
+
 class ContainerMade(ContainerId):
     name: str
 

@@ -35,11 +35,13 @@ from vmhost.terminal import is_terminal
 _STAGES: Final = {
     "command line": "until the command runs: the interpreter, what it imports",
     "node": "reaching the home's node, or becoming it",
+    "keeper": "making the container, starting its keeper, and the rest",
     "log": "log: which version the link means",
     "manifest": "manifest: what is in it",
     "header": "EROFS header",
     "mount": "mounts: EROFS, overlay",
     "request": "the rest of the request",
+    "start": "from the mounts to its program's running",
     "first output": "from starting systemd-nspawn to the first output",
     "running": "from there to the container's end",
     "ending": "unmounting, leaving the node",
@@ -52,7 +54,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     """Run the container; the exit status of its command. In the background: say its id."""
     asked = asked_for(config, arguments)
     if arguments["detach"]:
-        return await _boot_detached(config, asked)
+        return await _boot_detached(config, asked, shows_timings=arguments["timings"])
     check(asked)
     if asked.restart != "no":
         raise Refused("what runs in the foreground is not started again", "give --detach too")
@@ -97,12 +99,23 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     return ran.exit_code
 
 
-async def _boot_detached(config: Config, asked: CreateContainer) -> int:
+async def _boot_detached(config: Config, asked: CreateContainer, *, shows_timings: bool) -> int:
+    age = command_age_seconds()
+    watch = Stopwatch()
     async with reach_containers(config) as client:
+        watch.lap("node")
         made = await client.call(asked)
         with EventPrinter() as printer:
-            await client.call(StartContainer(made["id"]), printer)
+            started = await client.call(StartContainer(made["id"]), printer)
+        watch.lap("keeper")
         print(made["id"], flush=True)
+    inside = started.pop("timings")
+    rest = watch.laps["keeper"] - sum(inside.values())
+    stages = {"command line": age, "node": watch.laps["node"], "keeper": rest, **inside}
+    timings = {stage: round(seconds, 4) for stage, seconds in {**stages, "total": sum(stages.values())}.items()}
+    await send_boot(timings, {"container": made["name"], **started})
+    if shows_timings:
+        _tell_timings(timings)
     return EXIT_OK
 
 

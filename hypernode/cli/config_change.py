@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from hypernode.config_files import files, read_file
 from hypernode.exit_codes import EXIT_OK
 from hypernode.home import SYSTEM_CONFIG
 from hypernode.setting_values import BadSetting, near_misses
-from hypernode.settings import BY_NAME, Setting
+from hypernode.settings import BY_NAME, Kind, Setting
 from hypernode.settings_template import make_template
 
 _EDITORS: Final = ("VISUAL", "EDITOR")
@@ -29,7 +29,17 @@ _EDITORS: Final = ("VISUAL", "EDITOR")
 def set_(arguments: Mapping[str, Any]) -> int:
     """Give a setting a value."""
     setting = _setting(arguments["name"])
+    _refuse_secrets(setting, arguments["values"])
     return _change(arguments, setting, to_toml(setting, tuple(arguments["values"])))
+
+
+def _refuse_secrets(setting: Setting, values: Sequence[str]) -> None:
+    """One pasted in the place of the file that holds it would be kept and shown as if it were no secret."""
+    if setting.kind is Kind.FILE and any("/" not in word and not Path(word).exists() for word in values):
+        raise Refused(
+            f"{setting.name} names a file, and there is none of that name here",
+            "give its path; if that was the secret itself: write it to a file of mode 0600, and make a new one",
+        )
 
 
 def unset(arguments: Mapping[str, Any]) -> int:

@@ -20,8 +20,8 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
     """Raises `Refused`, `NotFound`."""
     if not arguments["detach"] and arguments["tty"] and not os.isatty(0):
         raise Refused("in the foreground the terminal is this command's own, and it has none", "leave --tty out")
-    if arguments["detach"] and (arguments["stats"] is not None or arguments["timings"]):
-        raise Refused("--stats and --timings tell of the end", "leave --detach out")
+    if arguments["detach"] and arguments["stats"] is not None:
+        raise Refused("--stats tells of the end", "leave --detach out")
     if arguments["no_healthcheck"] and arguments["health_cmd"] is not None:
         raise Refused("there is a check, or there is none", "choose --health-cmd or --no-healthcheck")
     rate = arguments["prefetch_rate"]
@@ -57,7 +57,7 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         learn=config.private_traces,
         complete=arguments["complete"],
         isolation=arguments["isolation"],
-        drives=arguments["drives"],
+        drives=config.drives if arguments["isolation"] == "vm" else arguments["drives"] or "auto",
         trust=arguments["trust"],
         gpus=tuple(arguments["gpu"] or ()),
         health_command="" if arguments["no_healthcheck"] else arguments["health_cmd"],

@@ -20,7 +20,7 @@ from hypernode.api.frames import CONTROL, STDERR, STDIN, STDOUT, Frames
 from hypernode.api.requests import Request
 from hypernode.cli import tar_files
 from hypernode.cli.container_options import environment
-from hypernode.cli.detach_keys import DetachKeys
+from hypernode.cli.detach_keys import DetachKeys, parse_keys
 from hypernode.cli.progress import note
 from hypernode.cli.reach import reach_containers
 from hypernode.config import Config
@@ -84,10 +84,11 @@ async def logs(config: Config, arguments: Mapping[str, Any]) -> int:
 
 async def attach(config: Config, arguments: Mapping[str, Any]) -> int:
     """Be at its streams."""
+    typed = parse_keys(arguments["detach_keys"])
     request = AttachContainer(arguments["container"], arguments["stdin"])
     async with _opened(config, request) as (frames, ready):
         is_terminal = bool(ready["tty"]) and os.isatty(0)
-        keys = DetachKeys() if is_terminal else None
+        keys = DetachKeys(typed) if is_terminal else None
         status = await _converse(
             frames, wants_input=arguments["stdin"], is_terminal=is_terminal and arguments["stdin"], keys=keys
         )

@@ -80,9 +80,16 @@ def _row(row: Mapping[str, Any], now: datetime, *, full: bool) -> tuple[str, ...
         command if full or len(command) <= _COMMAND_WIDTH else command[: _COMMAND_WIDTH - 1] + "…",
         _ago(row["created"], now),
         _status_text(state, now),
-        ", ".join(state["ports"]) or "-",
+        _ports_text(state),
         plain(row["name"]),
     )
+
+
+def _ports_text(state: Mapping[str, Any]) -> str:
+    """Those published, and while it runs those that its image names but nobody published."""
+    inside = {text.rpartition("->")[2] for text in state["ports"]}
+    exposed = [port for port in state["exposed"] if port not in inside] if state["status"] not in _IDLE else []
+    return ", ".join((*state["ports"], *exposed)) or "-"
 
 
 def _status_text(state: Mapping[str, Any], now: datetime) -> str:

@@ -17,6 +17,7 @@ _SWITCHES = ("--mdns", "--no-mdns")
 
 def main() -> None:
     """Entry point of the `hypernode` command. Interrupted while it is still importing, it ends as it does later."""
+    _open_streams()
     try:
         _main()
     except KeyboardInterrupt:
@@ -40,6 +41,15 @@ def _main() -> None:
     from hypernode.cli.main import main as run
 
     run()
+
+
+def _open_streams() -> None:
+    """What the caller closed of the three streams leads to nowhere, instead of to whatever is opened next."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  (for good; the lowest free number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, stream)
 
 
 def home_of_boot(argv: Sequence[str]) -> str | None:

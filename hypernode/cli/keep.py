@@ -39,7 +39,9 @@ class _Report:
         self._write(encode_event(kind, fields))
 
     def done(self, keeper: Keeper) -> None:
-        self._last(encode_result({"id": keeper.container.spec.id}))
+        state = keeper.state
+        told = {"link": state.link, "version": state.version, "timings": keeper.timings}
+        self._last(encode_result({"id": keeper.container.spec.id, **told}))
 
     def failed(self, error: HyperError) -> None:
         self._last(encode_failure(error))

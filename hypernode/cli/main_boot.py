@@ -9,6 +9,7 @@ import typer
 
 from hypernode.cli.options import (
     DeadlineOption,
+    DrivesOption,
     LinkArgument,
     ListenOption,
     PeerOption,
@@ -92,7 +93,13 @@ _Tty = Annotated[
     bool, _option("--tty", "-t", help="With -d: give it a terminal. In the foreground it has this one.", panel=_STAYING)
 ]
 _StopSignal = Annotated[
-    str, _option("--stop-signal", metavar="SIGNAL", help="What `stop` sends first.", panel=_STAYING)
+    str | None,
+    _option(
+        "--stop-signal",
+        metavar="SIGNAL",
+        help="What `stop` sends first (default: the image's, or TERM).",
+        panel=_STAYING,
+    ),
 ]
 _StopSeconds = Annotated[
     float, _option("--stop-timeout", metavar="SECONDS", help="How long `stop` then waits.", panel=_STAYING)
@@ -177,15 +184,6 @@ _HealthStartPeriod = Annotated[
 _NoHealthcheck = Annotated[
     bool, _option("--no-healthcheck", help="Do not run the image's check either.", panel=_HEALTH)
 ]
-_Drives = Annotated[
-    str,
-    _option(
-        "--drives",
-        metavar="fuse|nbd|auto",
-        help="With --isolation vm: its disks through FUSE, or by NBD, as where there is none.",
-        panel=_SEEING,
-    ),
-]
 _Guest = Annotated[
     str,
     _option(
@@ -213,7 +211,8 @@ _Keep = Annotated[
     typer.Option("--keep", metavar="VOLUME", help="Keep what the container writes as this volume, or go on with it."),
 ]
 _Timings = Annotated[
-    bool, typer.Option("--timings", help="At the end, say on standard error how long each stage took.")
+    bool,
+    typer.Option("--timings", help="Say on standard error how long each stage took: at the end, with -d once it runs."),
 ]
 _Prefetch = Annotated[
     bool, typer.Option("--prefetch/--no-prefetch", help="Fetch what earlier starts read before it is asked for.")
@@ -237,7 +236,7 @@ def boot(
     auto_remove: _Remove = False,
     interactive: _Interactive = False,
     tty: _Tty = False,
-    stop_signal: _StopSignal = "TERM",
+    stop_signal: _StopSignal = None,
     stop_seconds: _StopSeconds = 10.0,
     entrypoint: _Entrypoint = None,
     env: _Env = None,
@@ -256,7 +255,7 @@ def boot(
     isolation: _Isolation = "host",
     trust: _Trust = False,
     gpu: _Gpu = None,
-    drives: _Drives = "auto",
+    drives: DrivesOption = None,
     health_cmd: _HealthCommand = None,
     health_interval: _HealthInterval = None,
     health_timeout: _HealthTimeout = None,

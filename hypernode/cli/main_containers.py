@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hypernode.cli.detach_keys import DETACH_KEYS
 from hypernode.cli.options import JsonOption, run
 
 _ContainerArgument = Annotated[
@@ -291,18 +292,21 @@ def logs(
 def attach(
     container: _ContainerArgument,
     no_stdin: Annotated[bool, typer.Option("--no-stdin", help="Only watch.")] = False,
+    detach_keys: Annotated[
+        str, typer.Option("--detach-keys", metavar="KEYS", help="What leaves a terminal, e.g. ctrl-a,d.")
+    ] = DETACH_KEYS,
 ) -> None:
     """Be at a container's streams: what it prints from now on, and its input if it was booted with -i.
 
-    Ctrl-P Ctrl-Q leaves a terminal without ending anything; where the container has none, Ctrl-C leaves. The exit
-    status is the container's, if it ends meanwhile.
+    Ctrl-P Ctrl-Q (or --detach-keys) leaves a terminal without ending anything; where the container has none, Ctrl-C
+    leaves. The exit status is the container's, if it ends meanwhile.
 
     [bold]Examples[/bold]
 
         hypernode boot -d -i -t --name shell hyper://KEY -- bash
         hypernode attach shell
     """
-    run("attach", container=container, stdin=not no_stdin)
+    run("attach", container=container, stdin=not no_stdin, detach_keys=detach_keys)
 
 
 def _after_dashes(words: list[str]) -> list[str]:

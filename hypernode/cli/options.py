@@ -30,6 +30,7 @@ JsonOption = Annotated[
 ]
 ListenOption = Annotated[list[str] | None, option_of("listen")]
 DeadlineOption = Annotated[float | None, option_of("read-deadline")]
+DrivesOption = Annotated[str | None, option_of("drives")]
 PrivateTracesOption = Annotated[bool | None, option_of("private-traces")]
 RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
 PlatformOption = Annotated[

@@ -19,7 +19,7 @@ from hypernode.containers.health import Check, wanted_check
 from hypernode.containers.keeper import Keeper
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.snapshots import Snapshot
-from hypernode.containers.wishes import boot_request, make_spec
+from hypernode.containers.wishes import boot_request, left_out, make_spec
 from hypernode.errors import NodeGone, StartCutShort
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.host_trust import check_host_trust
@@ -92,6 +92,8 @@ async def run_kept(
                 async with Tie(held, line) as tie:
                     about_to_run()
                     made = make_spec(spec, held.ready, config.data)
+                    for name in left_out(held.ready):
+                        on_event("note", {"text": f"left out: the image's variable {name!r}, no name for nspawn"})
                     runner = await _find_runner(config, asked, held.ready, snapshot)
                     health = wanted_check(spec.asked, held.ready["config"]["healthcheck"])
                     ran = await _run(runner, tie, keeper, made, ports, streams, health)

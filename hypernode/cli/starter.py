@@ -1,14 +1,18 @@
-"""A daemon's starter: a process that has imported all that a boot needs, and forks a double of each `boot` command.
+"""A daemon's starter: a process that has imported all that a boot needs, and forks a double of each `boot` command, and
+the keepers of detached containers.
 
     client (warm.py) ──arguments, streams──▶ starter ──fork──▶ double: runs the command, in the client's name
 
 The double is the client as nearly as can be: same streams, directory, environment, umask, limits, priorities and
 control group, and the same code runs in it as would have in the client. It declines, and the client does it itself,
 if its rights, its view of the host or its code are not the client's: other users, capabilities, namespaces or root, or
-another version. It may lack
-capabilities that no container ever gets (service.py): the service has none of them, a root's shell has.
+another version. It may lack capabilities that no container ever gets (service.py): the service has none of them, a
+root's shell has.
 The starter ends with its daemon; doubles do not, for containers outlive a killed node. A double ends at once when its
 client is gone.
+
+A keeper is what `python -m hypernode.cli.keeper` would be for the daemon that asks for it, but it shares the memory of
+what is imported with the starter and all other keepers, and need not wait for that to be read.
 
 Started by the daemon with a listening unix socket as standard input.
 """
@@ -16,6 +20,7 @@ Started by the daemon with a listening unix socket as standard input.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -33,9 +38,10 @@ import typer.main
 from hypernode import isolation
 from hypernode.cli import age, boot, run_command
 from hypernode.cli.invoke import invoke
+from hypernode.cli.keep import keep_detached
 from hypernode.cli.main import app
-from hypernode.cli.warm import CODE, DESCRIPTORS, HEAD, PID, REQUEST_BYTES_MAX
 from hypernode.service import UNUSED_CAPABILITIES
+from hypernode.start_protocol import BOOT, CODE, DESCRIPTORS, HEAD, KEEP, PID, REQUEST_BYTES_MAX
 
 _REQUEST_SECONDS: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
@@ -55,6 +61,19 @@ _UNUSED: Final = sum(1 << number for number in UNUSED_CAPABILITIES.values())
 _IMPORTED: Final = (boot, isolation, run_command)  # what `main` imports when a boot runs: here it has been
 _LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _CGROUPS: Final = "/sys/fs/cgroup"
+_PR_SET_NAME: Final = 15
+_KEEPER_NAME: Final = b"hypernode-keep"
+"""As ps(1) and top(1) show it: at most 15 bytes."""
+_libc: Final = ctypes.CDLL(None)
+
+
+class _Asked(NamedTuple):
+    kind: int
+    text: bytes
+    arguments: int
+    variables: int
+    umask: int
+    descriptors: list[int]
 
 
 class _Request(NamedTuple):
@@ -65,8 +84,9 @@ class _Request(NamedTuple):
 
 
 def serve(listener: socket.socket) -> NoReturn:
-    """Fork a double for each connection, for ever."""
+    """Fork a process for each connection, for ever."""
     command = typer.main.get_command(app)
+    node = os.getppid()
     gc.collect()
     gc.freeze()  # what is never collected is never copied after a fork
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # doubles are not waited for
@@ -75,16 +95,47 @@ def serve(listener: socket.socket) -> NoReturn:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _be_double(connection, command)
+            _answer(connection, command, node)
         connection.close()
 
 
-def _be_double(connection: socket.socket, command: click.Command) -> NoReturn:
-    status = 1
+def _answer(connection: socket.socket, command: click.Command, node: int) -> NoReturn:
     try:
         client = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
         connection.settimeout(_REQUEST_SECONDS)
-        request = _receive(connection)
+        asked = _receive(connection)
+    except OSError:
+        os._exit(1)  # the client is gone
+    if asked is not None and asked.kind == KEEP and client == node:
+        _be_keeper(connection, asked)
+    _be_double(connection, command, client, None if asked is None else _read_words(asked))
+
+
+def _be_keeper(connection: socket.socket, asked: _Asked) -> NoReturn:
+    """As cli/keeper.py. The starter does not wait for it, and it does not end with the starter."""
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        _libc.prctl(_PR_SET_NAME, _KEEPER_NAME, 0, 0, 0)
+        telling, log = asked.descriptors
+        null = os.open(os.devnull, os.O_RDWR)
+        for number, descriptor in ((0, null), (1, null), (2, log)):
+            os.dup2(descriptor, number)
+        for descriptor in (null, log):
+            os.close(descriptor)
+        sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        connection.sendall(PID.pack(os.getpid()))
+        connection.close()
+        status = keep_detached(asked.text, telling)
+    except BaseException:  # noqa: ASYNC103, BLE001  # no trio here; a bug is told as the interpreter would
+        traceback.print_exc()
+    os._exit(status)
+
+
+def _be_double(connection: socket.socket, command: click.Command, client: int, request: _Request | None) -> NoReturn:
+    status = 1
+    try:
         if request is None or not _take_on(client, request):
             connection.sendall(PID.pack(0))
             os._exit(0)
@@ -115,13 +166,13 @@ def _run(command: click.Command, argv: list[str]) -> int:
         return 1
 
 
-def _receive(connection: socket.socket) -> _Request | None:
-    """None for what is no request, or that of another version of ours."""
-    head, descriptors, _, _ = socket.recv_fds(connection, HEAD.size, DESCRIPTORS)
-    if len(head) != HEAD.size or len(descriptors) != DESCRIPTORS:
+def _receive(connection: socket.socket) -> _Asked | None:
+    """None for what is no request."""
+    head, descriptors, _, _ = socket.recv_fds(connection, HEAD.size, max(DESCRIPTORS.values()))
+    if len(head) != HEAD.size:
         return None
-    size, arguments, variables, umask = HEAD.unpack(head)
-    if size > REQUEST_BYTES_MAX:
+    kind, size, arguments, variables, umask = HEAD.unpack(head)
+    if size > REQUEST_BYTES_MAX or len(descriptors) != DESCRIPTORS.get(kind):
         return None
     text = bytearray()
     while len(text) < size:
@@ -129,11 +180,16 @@ def _receive(connection: socket.socket) -> _Request | None:
         if not piece:
             return None
         text += piece
-    words = [os.fsdecode(word) for word in bytes(text).split(b"\0")[:-1]]
-    if len(words) != 1 + arguments + variables or words[0] != CODE:
+    return _Asked(kind, bytes(text), arguments, variables, umask, descriptors)
+
+
+def _read_words(asked: _Asked) -> _Request | None:
+    """None for what is no boot, or that of another version of ours."""
+    code, *words = [os.fsdecode(word) for word in asked.text.split(b"\0")[:-1]] or [""]
+    if asked.kind != BOOT or code != CODE or len(words) != asked.arguments + asked.variables:
         return None
-    environment = dict(word.partition("=")[::2] for word in words[1 + arguments :])
-    return _Request(words[1 : 1 + arguments], environment, umask, descriptors)
+    environment = dict(word.partition("=")[::2] for word in words[asked.arguments :])
+    return _Request(words[: asked.arguments], environment, asked.umask, asked.descriptors)
 
 
 def _take_on(client: int, request: _Request) -> bool:

@@ -75,7 +75,15 @@ async def show(config: Config, arguments: Arguments) -> int:
         "workdir": plain(settings["workdir"]) or "/",
     }
     lines = [f"{name:<10} {fact}" for name, fact in facts.items()]
-    lines += [f"{'env':<10} {plain(variable)}" for variable in settings["env"]]
+    further = {
+        "env": settings["env"],
+        "port": settings["ports"],
+        "volume": settings["volumes"],
+        "label": [f"{name}={value}" for name, value in settings["labels"].items()],
+        "stop with": [settings["stop_signal"]] if settings["stop_signal"] else [],
+        "health": [] if settings["healthcheck"] is None else [json.dumps(settings["healthcheck"]["test"])],
+    }
+    lines += [f"{name:<10} {plain(fact)}" for name, facts_of in further.items() for fact in facts_of]
     return _answer(arguments, result, "\n".join(lines))
 
 

@@ -3,10 +3,6 @@
 What makes a process goes along: arguments, environment, directory, umask, and the three streams themselves. The
 starter takes the rest (limits, priority, control group) from this process, or declines. Signals are passed on, the
 exit status comes back, and if this process dies its double does too.
-
-    →  length, CODE, arguments and environment as NUL-terminated strings, umask; with descriptors: streams, directory
-    ←  process id of the double, 0 if it declines
-    ←  exit status, one byte
 """
 
 from __future__ import annotations
@@ -14,21 +10,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Final
 
-HEAD: Final = struct.Struct("=IIII")  # bytes that follow, arguments, variables, umask
-PID: Final = struct.Struct("=i")
-DESCRIPTORS: Final = 4
-REQUEST_BYTES_MAX: Final = 4 << 20
-"""Linux allows less for a process's arguments and environment than 4 MiB, unless its stack is unusual."""
-_FILE: Final = os.stat(__file__)
-CODE: Final = f"{os.path.abspath(__file__)} {_FILE.st_ino} {_FILE.st_mtime_ns}"
-"""Which installation of ours this process has loaded. One that was upgraded since is another."""
-_ANSWER_SECONDS: Final = 10.0
+from hypernode.start_protocol import ANSWER_SECONDS, BOOT, CODE, HEAD, PID
+
 _LOST: Final = 125
 _FORWARDED: Final = (
     signal.SIGINT,
@@ -50,7 +38,7 @@ def boot_warm(path: str, argv: Sequence[str]) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
         try:
             connection.connect(path)
-            connection.settimeout(_ANSWER_SECONDS)
+            connection.settimeout(ANSWER_SECONDS)
             _send(connection, argv)
             answer = connection.recv(PID.size, socket.MSG_WAITALL)
             pid = PID.unpack(answer)[0] if len(answer) == PID.size else 0
@@ -70,7 +58,7 @@ def _send(connection: socket.socket, argv: Sequence[str]) -> None:
     os.umask(umask)
     directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        head = HEAD.pack(len(text), len(argv), len(variables), umask)
+        head = HEAD.pack(BOOT, len(text), len(argv), len(variables), umask)
         socket.send_fds(connection, [head], [0, 1, 2, directory])
         connection.sendall(text)
     finally:
@@ -92,7 +80,10 @@ def _accompany(connection: socket.socket, double: int) -> int:
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, forward)
     signal.signal(signal.SIGTSTP, pause)
-    status = connection.recv(1)
+    try:
+        status = connection.recv(1)
+    except ConnectionError:
+        status = b""
     if not status:
         print("hypernode: the process that ran the container was killed", file=sys.stderr)
         return _LOST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,12 +20,12 @@ from hypernode.api.server import Call
 from hypernode.api.snapshot_requests import SnapshotContainer
 from hypernode.containers.health import follow
 from hypernode.containers.keeper import Keeper, parse_signal
-from hypernode.containers.logs import LogLine, read_log, stamped
+from hypernode.containers.logs import LOG_TICK_SECONDS, LogLine, read_log, stamped
 from hypernode.containers.output import Output
 from hypernode.containers.wishes import updated
 from hypernode.errors import BadRequest
 from hypernode.exit_codes import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
-from hypernode.limits import EXEC_DRAIN_SECONDS
+from hypernode.limits import EXEC_DRAIN_SECONDS, LOG_PIECE_BYTES
 from vmhost.errors import MachineGone, ProgramNotExecutable, ProgramNotFound
 from vmhost.machine import ExecSpec, Running, TerminalSize
 from vmhost.nspawn import Limits
@@ -92,9 +92,30 @@ def _is_gone(error: BaseException) -> bool:
     return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError)
 
 
-async def show_log(frames: Frames, lines: list[LogLine], request: asked.ContainerLogs) -> None:
-    for line in lines:
-        await frames.send(KINDS[line.stream], stamped(line) if request.timestamps else line.data)
+async def show_log(frames: Frames, lines: Iterator[LogLine], request: asked.ContainerLogs) -> float:
+    """Send lines as few frames; the time of the last, 0 if there is none. Lines are made in a thread."""
+    last = 0.0
+
+    def next_frames() -> list[tuple[int, bytearray]]:
+        nonlocal last
+        found: list[tuple[int, bytearray]] = []
+        size = 0
+        for line in lines:
+            kind, data = KINDS[line.stream], stamped(line) if request.timestamps else line.data
+            if found and found[-1][0] == kind:
+                found[-1][1].extend(data)
+            else:
+                found.append((kind, bytearray(data)))
+            last = line.time
+            size += len(data)
+            if size >= LOG_PIECE_BYTES:
+                break
+        return found
+
+    while found := await trio.to_thread.run_sync(next_frames):
+        for kind, data in found:
+            await frames.send(kind, bytes(data))
+    return last
 
 
 def _output(keeper: Keeper) -> Output:
@@ -107,20 +128,24 @@ def _output(keeper: Keeper) -> Output:
 
 
 async def _follow(keeper: Keeper, request: asked.ContainerLogs, call: Call) -> None:
+    """What is in the log, then what comes. Who does not keep up with that is shown the log again from there on."""
     output = _output(keeper)
-    read = partial(read_log, keeper.container.log, since=request.since, until=request.until, tail=request.tail)
-    with output.following() as following:
-        lines = await trio.to_thread.run_sync(read)
-        last = lines[-1].time if lines else 0.0
-        async with streaming(call) as frames, _until_gone(frames):
-            await show_log(frames, lines, request)
-            if not request.follow:
-                following.close()
-            with suppress(trio.ClosedResourceError):
+    since, tail = request.since, request.tail
+    if tail == 0:  # only what comes
+        since = max(since or 0.0, time.time())
+    async with streaming(call) as frames, _until_gone(frames):
+        is_last = False
+        while not is_last:
+            is_last = output.is_closed
+            with output.following() as following:
+                read = partial(read_log, keeper.container.log, since=since, until=request.until, tail=tail)
+                last = await show_log(frames, await trio.to_thread.run_sync(read), request)
+                since, tail = max(since or 0.0, last + LOG_TICK_SECONDS), None
                 async for line in following:
-                    if line.time > last and (request.until is None or line.time < request.until):
-                        await show_log(frames, [line], request)
-            await frames.control(exit=0)
+                    if line.time >= since and (request.until is None or line.time < request.until):
+                        since = line.time + LOG_TICK_SECONDS
+                        await frames.send(KINDS[line.stream], stamped(line) if request.timestamps else line.data)
+        await frames.control(exit=0)
 
 
 @asynccontextmanager

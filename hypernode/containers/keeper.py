@@ -65,11 +65,14 @@ class Keeper:
         self._ready: Mapping[str, Any] = {}
         self._runs_as = container.spec.asked
         self._is_saving = False
+        self._booted_at = 0.0
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
         self._checking = trio.CancelScope()
         self._sender: trio.MemorySendChannel[TellContainer] | None = None
         self.on_started: Callable[[], None] = _ignore
+        self.timings: dict[str, float] = {}
+        """Seconds of each stage of the start of this run: the node's, then `start`, up to its program's running."""
 
     def _put(self, **changes: Any) -> None:
         """What is so, for others to read. A full disk keeps that from them; the container runs on."""
@@ -79,10 +82,9 @@ class Keeper:
         except Unavailable as error:
             _log.warning("%s", error.message)
 
-    def tell(self, action: str, **attributes: object) -> None:
+    def tell(self, action: str, /, **attributes: object) -> None:
         """An event of Docker's name. Lost where no node takes it."""
-        spec = self.container.spec
-        told = {"name": self.container.read_name(), "image": self.state.link, **spec.labels, **attributes}
+        told = {"image": self.state.link, **attributes}
         event = TellContainer(self.container.spec.id, action, tuple(f"{name}={value}" for name, value in told.items()))
         if self._sender is not None:
             with suppress(trio.WouldBlock, trio.ClosedResourceError):
@@ -108,7 +110,18 @@ class Keeper:
     def booted(self, ready: Mapping[str, Any]) -> None:
         """The node holds its root."""
         self._ready = ready
-        self._put(root=ready["root"], link=ready["link"], version=ready["version"], command=tuple(ready["argv"]))
+        self.timings = dict(ready["timings"])
+        self._booted_at = trio.current_time()
+        image = ready["config"]
+        self._put(
+            root=ready["root"],
+            link=ready["link"],
+            version=ready["version"],
+            command=tuple(ready["argv"]),
+            image_labels=tuple(f"{name}={value}" for name, value in image["labels"].items()),
+            exposed=tuple(image["ports"]),
+            stop_signal=self.container.spec.asked.stop_signal or image["stop_signal"] or "SIGTERM",
+        )
 
     def begin_run(self, asked: CreateContainer) -> trio.CancelScope:
         """To run it in. `asked`: what this run begins with; some of it may be changed while it runs."""
@@ -122,6 +135,7 @@ class Keeper:
     def started(self, machine: Machine, ports: tuple[str, ...] = (), check: Check | None = None) -> None:
         """Its program runs. `check`: of its health."""
         self.machine = machine
+        self.timings["start"] = trio.current_time() - self._booted_at
         self._put(
             status=RUNNING,
             pid=machine.pid,
@@ -202,8 +216,9 @@ class Keeper:
             self._scope.cancel()  # it is being booted, or waits to be run again
         else:
             await self.unpause()
-            self.tell("kill", signal=int(parse_signal(asked.stop_signal)))
-            machine.signal(parse_signal(asked.stop_signal))
+            number = parse_signal(self.state.stop_signal)
+            self.tell("kill", signal=number)
+            machine.signal(number)
             self.nursery.start_soon(self._end_late, machine, asked.stop_seconds if seconds is None else seconds)
         await self.ended.wait()
 
@@ -219,7 +234,7 @@ class Keeper:
         """Send a signal."""
         number = parse_signal(name)
         machine = self.running()
-        self.tell("kill", signal=int(number))
+        self.tell("kill", signal=number)
         if number == signal.SIGKILL:
             self._put(stopped=True)
             machine.kill()
@@ -335,12 +350,14 @@ class _Calls:
             await call.answered.wait()
 
 
-def parse_signal(text: str) -> signal.Signals:
-    """Of a name with or without SIG, or a number. Raises `Refused`."""
-    name = text.upper().removeprefix("SIG")
+def parse_signal(text: str) -> int:
+    """The number of a name with or without SIG (`RTMIN+3` too), or of a number. Raises `Refused`."""
+    name, plus, more = text.upper().removeprefix("SIG").partition("+")
     with suppress(KeyError, ValueError):
-        return signal.Signals(int(name)) if name.isdigit() else signal.Signals[f"SIG{name}"]
-    raise Refused(f"{text!r} is no signal", "TERM, HUP, USR1, 9, …: see `kill -l`")
+        number = int(name) if name.isdecimal() and not plus else signal.Signals[f"SIG{name}"] + int(more or 0)
+        if (not plus or (name == "RTMIN" and more.isdecimal())) and 0 < number <= signal.SIGRTMAX:
+            return number
+    raise Refused(f"{text!r} is no signal", "TERM, HUP, USR1, RTMIN+3, 9, …: see `kill -l`")
 
 
 def host_start() -> str:

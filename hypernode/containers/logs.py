@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from hypernode.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
 
 STREAMS: Final = ("stdout", "stderr")
+_SNAPSHOTS_MAX: Final = 10
+LOG_TICK_SECONDS: Final = 5e-7
+"""Less than between any two lines: their times are whole microseconds, each later than the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,49 @@ class LogWriter:
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def read_log(path: Path, *, since: float | None, until: float | None, tail: int | None) -> list[LogLine]:
-    """The lines at or after `since` and before `until`, of those the last `tail`; oldest first. Blocks."""
-    lines = (line for number in reversed(range(LOG_FILES_MAX)) for line in _read(_numbered(path, number)))
-    wanted = (line for line in lines if (since is None or line.time >= since) and (until is None or line.time < until))
-    return list(deque(wanted, maxlen=tail))
+def read_log(
+    path: Path, *, since: float | None = None, until: float | None = None, tail: int | None = None
+) -> Iterator[LogLine]:
+    """The lines at or after `since` and before `until`, of those the last `tail`; oldest first.
+
+    All that is there now is read at once, at most LOG_FILES_MAX * LOG_FILE_BYTES_MAX bytes; lines are made of it one
+    by one, and for a tail only its own. Blocks.
+    """
+
+    def is_wanted(line: LogLine) -> bool:
+        return (since is None or line.time >= since) and (until is None or line.time < until)
+
+    rows = [row for data in _snapshot(path) for row in data.splitlines()]
+    if tail is None:
+        return filter(is_wanted, _parsed(rows))
+    return reversed(list(islice(filter(is_wanted, _parsed(reversed(rows))), tail)))
+
+
+def _snapshot(path: Path) -> list[bytes]:
+    """The files' content, oldest first. They may be renamed meanwhile, when one of them is full: then once more."""
+    found: list[bytes] = []
+    for _ in range(_SNAPSHOTS_MAX):
+        before = _inodes(path)
+        found = [_content(_numbered(path, number)) for number in reversed(range(LOG_FILES_MAX))]
+        if before == _inodes(path):
+            break
+    return found
+
+
+def _inodes(path: Path) -> list[int]:
+    found = []
+    for number in range(LOG_FILES_MAX):
+        try:
+            found.append(_numbered(path, number).stat().st_ino)
+        except FileNotFoundError:
+            found.append(0)
+    return found
+
+
+def _content(path: Path) -> bytes:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return file.read(LOG_FILE_BYTES_MAX + LOG_LINE_BYTES_MAX)
+    return b""
 
 
 def stamped(line: LogLine) -> bytes:
@@ -121,12 +162,11 @@ def _encode(line: LogLine) -> bytes:
     return json.dumps({"log": text, "stream": line.stream, "time": _time_text(line.time)}).encode() + b"\n"
 
 
-def _read(path: Path) -> Iterator[LogLine]:
+def _parsed(rows: Iterable[bytes]) -> Iterator[LogLine]:
     """Lines that are none (cut by a crash) are passed over."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        for raw in file:
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
-                fields = json.loads(raw)
-                if fields["stream"] in STREAMS:
-                    moment = datetime.fromisoformat(fields["time"]).timestamp()
-                    yield LogLine(moment, fields["stream"], fields["log"].encode("utf-8", "surrogateescape"))
+    for raw in rows:
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            fields = json.loads(raw)
+            if fields["stream"] in STREAMS:
+                moment = datetime.fromisoformat(fields["time"]).timestamp()
+                yield LogLine(moment, fields["stream"], fields["log"].encode("utf-8", "surrogateescape"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -57,7 +56,7 @@ class ContainerSpec:
         return f"container-{self.id[:SHORT_ID]}"
 
     @property
-    def labels(self) -> Mapping[str, str]:
+    def labels(self) -> dict[str, str]:
         return dict(label.partition("=")[::2] for label in self.asked.labels)
 
 
@@ -83,6 +82,11 @@ class ContainerState:
     link: str = ""
     version: int = 0
     command: tuple[str, ...] = ()
+    image_labels: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+    """Of the image: its labels as NAME=VALUE, and ports that it says it listens on, as PORT/PROTOCOL."""
+    stop_signal: str = ""
+    """What `stop` sends: the one that was asked for, or the image's."""
     ports: tuple[str, ...] = ()
     """Those published, as ADDRESS:HOST->CONTAINER/PROTOCOL."""
     host_start: str = ""

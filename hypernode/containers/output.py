@@ -23,11 +23,15 @@ _T = TypeVar("_T")
 class _Listeners(Generic[_T]):
     def __init__(self) -> None:
         self._senders: set[trio.MemorySendChannel[_T]] = set()
+        self.is_over = False
 
     @contextmanager
     def listening(self) -> Iterator[trio.MemoryReceiveChannel[_T]]:
         sender, receiver = trio.open_memory_channel[_T](ATTACHED_QUEUE_MAX)
-        self._senders.add(sender)
+        if self.is_over:
+            sender.close()
+        else:
+            self._senders.add(sender)
         try:
             with receiver:
                 yield receiver
@@ -44,6 +48,7 @@ class _Listeners(Generic[_T]):
                 sender.close()
 
     def end(self) -> None:
+        self.is_over = True
         for sender in self._senders:
             sender.close()
         self._senders.clear()
@@ -60,6 +65,11 @@ class Output:
         """Pieces as they come: stream, bytes."""
         self.following = self._lines.listening
         """Lines as they are logged."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more will be printed."""
+        return self._lines.is_over
 
     def take(self, stream: str, data: bytes) -> None:
         self._pieces.tell((stream, data))

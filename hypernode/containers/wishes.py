@@ -23,7 +23,8 @@ from vmhost.machines.limits import MEMORY_MIB_MIN
 from vmhost.machines.spec import HYPERVISORS
 from vmhost.nspawn import Bind, Limits, NspawnSpec
 
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.DOTALL)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]*")
+"""As nspawn takes them: UTF-8 without control characters but tab and newline."""
 _DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
 NETWORKS: Final = {"host": ("none", "user", "host"), "vm": ("none", "user")}
@@ -42,7 +43,10 @@ def check(asked: CreateContainer) -> None:
         raise Refused("a container that is removed when it ends cannot be started again", "choose --rm or --restart")
     for text in asked.env:
         if not _VARIABLE.fullmatch(text):
-            raise Refused(f"{text.partition('=')[0]!r} is no environment variable", "write NAME=VALUE")
+            name, equals, _ = text.partition("=")
+            if _VARIABLE.fullmatch(f"{name}{equals}"):
+                raise Refused(f"the value of {name} cannot be passed to a container", "UTF-8, no control characters")
+            raise Refused(f"{name!r} is no environment variable", "write NAME=VALUE")
     for text in asked.labels:
         if not text.partition("=")[0] or len(text) > 4096:
             raise Refused(f"{text[:64]!r} is no label", "write NAME=VALUE")
@@ -64,7 +68,8 @@ def check(asked: CreateContainer) -> None:
         raise Refused(f"{asked.memory} bytes of memory are too few", f"allow at least {_MEMORY_MIN} bytes")
     if asked.processes is not None and asked.processes < 1:
         raise Refused("a container has at least one process")
-    parse_signal(asked.stop_signal)
+    if asked.stop_signal is not None:
+        parse_signal(asked.stop_signal)
     check_wishes(asked)
     if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
         raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
@@ -140,12 +145,14 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
     """How it is run on what the node made `ready`. `directories`: where named ones lie, made here if need be."""
     asked = spec.asked
     settings = ready["config"]
-    environment = dict(variable.partition("=")[::2] for variable in (*settings["env"], *asked.env))
+    hostname = asked.hostname or spec.id[:SHORT_ID]
+    usable = [variable for variable in settings["env"] if _VARIABLE.fullmatch(variable)]
+    environment = dict(variable.partition("=")[::2] for variable in (f"HOSTNAME={hostname}", *usable, *asked.env))
     return NspawnSpec(
         root=ready["root"],
         argv=tuple(ready["argv"]),
         machine=spec.machine,
-        hostname=asked.hostname or spec.id[:SHORT_ID],
+        hostname=hostname,
         env=environment,
         workdir=asked.workdir or settings["workdir"] or "/",
         user=settings["user"] or "root" if asked.user is None else asked.user,
@@ -156,6 +163,11 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
         read_only=asked.read_only,
         limits=Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes),
     )
+
+
+def left_out(ready: Mapping[str, Any]) -> list[str]:
+    """Names of the image's environment variables that a container cannot be given: nspawn takes plain names only."""
+    return [text.partition("=")[0] for text in ready["config"]["env"] if not _VARIABLE.fullmatch(text)]
 
 
 def parse_bind(text: str) -> Bind:

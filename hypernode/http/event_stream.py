@@ -5,15 +5,16 @@
     data: {"type": "boot", …}
 
 A client that lost its connection sends the last id it has as `Last-Event-ID`, and hears what came after that. Comments
-tell it and all proxies in between that the connection lives. Followed events wait for their reader in a bounded queue;
-when it is full, the reader is told so as an `error` and let go, and it can come back with its last id. Other requests
-are slowed down by who reads slowly, and undone when he goes away.
+tell it and all proxies in between that the connection lives. Events that happen meanwhile wait for their reader in a
+bounded queue; when it is full, the reader is told so as an `error` and let go, and it can come back with its last id.
+What happened before it came, and other requests, are slowed down by who reads slowly, and undone when he goes away.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any, Final
 
 import trio
@@ -44,6 +45,7 @@ class EventStream(Response):
         super().__init__(media_type=EVENT_STREAM)
         self._operate = operate
         self._request, self._after = _resumed(request, http.headers.get("last-event-id"))
+        self._came = time.time_ns()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         async with asking(self._operate, self._request) as lines:
@@ -87,7 +89,7 @@ class EventStream(Response):
             await inlet.send(line)
 
     async def _put(self, line: dict[str, Any], inlet: trio.MemorySendChannel[dict[str, Any]]) -> None:
-        if not isinstance(self._request, Events):
+        if not isinstance(self._request, Events) or line.get("time_nano", 0) <= self._came:
             await inlet.send(line)
             return
         try:

@@ -217,6 +217,9 @@ def _describe(node: Node, image: OpenImage) -> Mapping[str, Any]:
             "env": version.config.env,
             "user": version.config.user,
             "workdir": version.config.workdir,
+            "ports": version.config.ports,
+            "labels": dict(version.config.labels),
+            "stop_signal": version.config.stop_signal,
             "healthcheck": None if version.config.healthcheck is None else asdict(version.config.healthcheck),
         },
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypernode.config import Config
 from hypernode.containers.reconcile import reconcile
-from hypernode.containers.store import Container, ContainerStore
+from hypernode.containers.store import Container, ContainerStore, labels_of
 from hypernode.node import Node
 from hypernode.volumes import VolumeStore
 
@@ -17,6 +17,7 @@ class ContainerHost:
         self.node = node
         self.store = ContainerStore(config.containers)
         self.volumes = VolumeStore(config.volumes) if node is None else node.volumes
+        self.starter = config.starter if node is not None and node.is_daemon else None
 
     async def find(self, text: str) -> Container:
         """As it really is. Raises `NotFound`, `Conflict`."""
@@ -31,10 +32,9 @@ class ContainerHost:
             self.tell(ended, "die", exitCode=ended.read_state().exit_code)
         return found
 
-    def tell(self, container: Container, action: str, **attributes: object) -> None:
-        """An event of Docker's name."""
+    def tell(self, container: Container, action: str, /, **attributes: object) -> None:
+        """An event of Docker's name, with the container's labels as far as they have names of their own."""
         if self.node is not None:
-            spec = container.spec
-            told = {**spec.labels, "image": spec.asked.link, "name": spec.name, **attributes}
-            told = {name: value for name, value in told.items() if name.isidentifier()}
-            self.node.events.emit("container", action, spec.id, **told)
+            told = {"image": container.spec.asked.link, "name": container.spec.name, **attributes}
+            told |= {name: value for name, value in labels_of(container).items() if name not in told}
+            self.node.events.emit("container", action, container.spec.id, **told)

@@ -29,7 +29,7 @@ from hypernode.containers.launch import OnEvent, launch_keeper
 from hypernode.containers.logs import read_log
 from hypernode.containers.model import CREATED, LIVING, PAUSED, SHORT_ID
 from hypernode.containers.reconcile import wait_free
-from hypernode.containers.store import Container
+from hypernode.containers.store import Container, labels_of
 from hypernode.containers.wishes import check, updated
 from hypernode.errors import BadRequest, KeeperFailed, NodeGone
 from hypernode.image_names import with_links
@@ -110,19 +110,19 @@ async def _start(host: ContainerHost, text: str, call: Call) -> Mapping[str, Any
         await call.event(kind, **fields)
 
     container = await host.find(text)
-    await start_container(host, container, on_event)
-    return {"id": container.spec.id}
+    state = container.read_state()
+    if state.status in LIVING:  # as Docker: it runs, which is what was asked for
+        return {"id": container.spec.id, "link": state.link, "version": state.version, "timings": {}}
+    return await start_container(host, container, on_event)
 
 
-async def start_container(host: ContainerHost, container: Container, on_event: OnEvent) -> None:
-    """Returns once its program runs. Raises what keeps it from that."""
-    if container.read_state().status in LIVING:
-        return  # as Docker: it runs, which is what was asked for
+async def start_container(host: ContainerHost, container: Container, on_event: OnEvent) -> Mapping[str, Any]:
+    """Once its program runs: what its keeper says of the start. Raises what keeps it from that."""
     if not await wait_free(container, CLOSE_SECONDS):
         raise Conflict(f"container {container.spec.name} is being started already", "see `hypernode ps -a`")
     await _wait_volume(host, container)
     try:
-        await launch_keeper(host.config, container, on_event, may_host=host.node is None)
+        return await launch_keeper(host.config, container, on_event, may_host=host.node is None, starter=host.starter)
     except KeeperFailed:
         await host.reconcile([container])
         raise
@@ -142,7 +142,7 @@ async def _list(host: ContainerHost, request: asked.ListContainers) -> Mapping[s
     wanted = [text.partition("=") for text in request.labels]
     rows = []
     for container in host.store.list():
-        labels = container.spec.labels
+        labels = labels_of(container)
         fits = all(name in labels and (not equals or labels[name] == value) for name, equals, value in wanted)
         row = describe(container)
         if fits and (request.all or row["state"]["status"] in LIVING):
@@ -158,7 +158,7 @@ def describe(container: Container) -> dict[str, Any]:
         "name": spec.name,
         "created": spec.created,
         "foreground": spec.foreground,
-        "labels": dict(spec.labels),
+        "labels": labels_of(container),
         "volume": spec.volume,
         "state": dataclasses.asdict(state),
         "config": dataclasses.asdict(spec.asked),
@@ -167,10 +167,13 @@ def describe(container: Container) -> dict[str, Any]:
 
 async def _remove(host: ContainerHost, request: asked.RemoveContainer, call: Call) -> Mapping[str, Any]:
     container = await host.find(request.container)
-    if container.is_kept():
-        if not request.force:
-            status = container.read_state().status
+    if container.is_kept() and not request.force:
+        status = container.read_state().status
+        if status in LIVING:
             raise Conflict(f"container {container.spec.name} is {status}", "stop it first, or remove it with --force")
+        if not await wait_free(container, CLOSE_SECONDS):  # else its keeper is just ending, or somebody looked at it
+            raise Conflict(f"container {container.spec.name} is being started", "wait, or remove it with --force")
+    elif container.is_kept():
         with suppress(HyperError):
             await _hand_on(host, container, asked.StopContainer(container.spec.id, 0.0), call)
     if not await wait_free(container, CLOSE_SECONDS):
@@ -207,7 +210,8 @@ async def _update(host: ContainerHost, request: asked.UpdateContainer, call: Cal
 
 async def _ask_keeper(host: ContainerHost, request: KeptRequest, call: Call) -> Mapping[str, Any]:
     container = await host.find(request.container)
-    if container.is_kept():
+    reads_files = isinstance(request, asked.ContainerLogs) and not (request.follow or container.spec.foreground)
+    if container.is_kept() and not reads_files:
         with suppress(_KeeperEnded):
             return await _hand_on(host, container, request, call)
         await wait_free(container, CLOSE_SECONDS)

@@ -55,7 +55,9 @@ async def _restore(host: ContainerHost, snapshot: Snapshot, request: RestoreSnap
         host.tell(container, "create")
     may_host = host.node is None
     try:
-        await launch_keeper(host.config, container, on_event, may_host=may_host, snapshot=snapshot.reference)
+        await launch_keeper(
+            host.config, container, on_event, may_host=may_host, starter=host.starter, snapshot=snapshot.reference
+        )
     except HyperError:
         if is_new:
             with suppress(HyperError), container.try_lock() as is_free:

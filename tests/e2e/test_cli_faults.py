@@ -46,6 +46,15 @@ def test_what_is_wrong_is_told_in_a_line_and_a_hint(stage: Stage, fault: Fault) 
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.parametrize(("closing", "status"), [("<&-", 0), (">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 0)])
+def test_streams_that_the_caller_closed_lead_nowhere(stage: Stage, closing: str, status: int) -> None:
+    wrapper = ["sh", "-c", f'exec "$@" {closing}', "sh"]
+    for words in (["images"], ["boot", stage.words["link"], "--", "/file"]):
+        done = stage.node.run(*words, wrapper=wrapper)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == (status if words == ["images"] else 126), done.stderr
+
+
 @pytest.mark.parametrize(
     "fault",
     list({fault.status: fault for fault in FAULTS if fault.line.split()[0] in _SPEAKING}.values()),

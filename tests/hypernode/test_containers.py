@@ -16,7 +16,7 @@ from hyperlog.errors import Conflict, HyperError, NotFound, Refused
 from hypernode.api.container_requests import CreateContainer
 from hypernode.cli import tar_files
 from hypernode.cli.container_options import environment
-from hypernode.cli.detach_keys import DetachKeys
+from hypernode.cli.detach_keys import DETACH_KEYS, DetachKeys, parse_keys
 from hypernode.containers.keeper import parse_signal
 from hypernode.containers.logs import LogWriter, read_log, stamped
 from hypernode.containers.model import DEAD, EXITED, RUNNING, ContainerState
@@ -126,6 +126,10 @@ def test_no_port(text: str) -> None:
         {"memory": 1},
         {"processes": 0},
         {"stop_signal": "NOSUCH"},
+        {"stop_signal": "SIGRTMIN+99"},
+        {"stop_signal": "TERM+1"},
+        {"env": ("A=\udcff",)},
+        {"env": ("A=\x1b[31m",)},
         {"stop_seconds": -1.0},
     ],
 )
@@ -151,7 +155,9 @@ def test_what_can_be() -> None:
     )
 
 
-@pytest.mark.parametrize(("text", "number"), [("TERM", 15), ("sigkill", 9), ("1", 1)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("TERM", 15), ("sigkill", 9), ("1", 1), ("SIGRTMIN+3", 37), ("37", 37), ("rtmin", 34)]
+)
 def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
@@ -168,12 +174,19 @@ def test_environment_of_files_and_options(tmp_path: Path) -> None:
 
 
 def test_keys_that_detach() -> None:
-    keys = DetachKeys()
+    keys = DetachKeys(parse_keys(DETACH_KEYS))
     assert keys.take(b"ls\n") == (b"ls\n", False)
     assert keys.take(b"a\x10") == (b"a", False)
     assert keys.take(b"b") == (b"\x10b", False)
     assert keys.take(b"c\x10") == (b"c", False)
+    assert keys.take(b"\x10") == (b"\x10", False)
     assert keys.take(b"\x11rest") == (b"", True)
+    assert parse_keys("ctrl-a,d,ctrl-]") == b"\x01d\x1d"
+    one = DetachKeys(parse_keys("ctrl-\\"))
+    assert one.take(b"x\x1cy") == (b"x", True)
+    for text in ("", "ctrl-", "ctrl-1", "ctrl-p,,q", "é"):
+        with pytest.raises(Refused):
+            parse_keys(text)
 
 
 # What is kept.
@@ -236,7 +249,7 @@ def test_a_log_gives_back_what_was_printed(tmp_path: Path) -> None:
     for stream, data in printed:
         writer.write(stream, data)
     writer.close()
-    lines = read_log(tmp_path / "log", since=None, until=None, tail=None)
+    lines = list(read_log(tmp_path / "log"))
     assert [(line.stream, line.data) for line in lines] == [
         ("stdout", b"one\n"),
         ("stderr", b"bad \xff\xfe\n"),
@@ -244,8 +257,8 @@ def test_a_log_gives_back_what_was_printed(tmp_path: Path) -> None:
         ("stdout", b"no end"),
     ]
     assert [line.time for line in lines] == sorted({line.time for line in lines})
-    assert [line.data for line in read_log(tmp_path / "log", since=None, until=None, tail=2)] == [b"two\n", b"no end"]
-    later = read_log(tmp_path / "log", since=lines[1].time, until=lines[3].time, tail=None)
+    assert [line.data for line in read_log(tmp_path / "log", tail=2)] == [b"two\n", b"no end"]
+    later = read_log(tmp_path / "log", since=lines[1].time, until=lines[3].time)
     assert [line.data for line in later] == [b"bad \xff\xfe\n", b"two\n"]
     assert stamped(lines[0]).endswith(b"Z one\n")
 
@@ -260,7 +273,7 @@ def test_a_log_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert len(files) == LOG_FILES_MAX
     assert all(path.stat().st_size <= LOG_FILE_BYTES_MAX for path in files)
-    lines = read_log(tmp_path / "log", since=None, until=None, tail=3)
+    lines = list(read_log(tmp_path / "log", tail=3))
     assert [int(line.data[-9:-1]) for line in lines] == [count - 3, count - 2, count - 1]
 
 
@@ -269,7 +282,7 @@ def test_a_line_without_end_is_kept_in_pieces(tmp_path: Path) -> None:
     data = os.urandom(3 * LOG_LINE_BYTES_MAX).replace(b"\n", b"") + b"\n"
     writer.write("stdout", data)
     writer.close()
-    lines = read_log(tmp_path / "log", since=None, until=None, tail=None)
+    lines = list(read_log(tmp_path / "log"))
     assert b"".join(line.data for line in lines) == data
     assert max(len(line.data) for line in lines) == LOG_LINE_BYTES_MAX
 
@@ -283,7 +296,7 @@ def test_a_torn_log_is_read_around_the_tear(tmp_path: Path) -> None:
     writer = LogWriter(tmp_path / "log")
     writer.write("stdout", b"two\n")
     writer.close()
-    assert [line.data for line in read_log(tmp_path / "log", since=None, until=None, tail=None)] == [b"one\n", b"two\n"]
+    assert [line.data for line in read_log(tmp_path / "log")] == [b"one\n", b"two\n"]
 
 
 # What a container's tar may do here.

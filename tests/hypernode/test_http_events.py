@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -127,8 +128,10 @@ async def test_a_silent_connection_is_seen_to_live(autojump_clock: MockClock) ->
 
 
 async def test_who_reads_too_slowly_is_told_so_and_let_go(autojump_clock: MockClock) -> None:
+    began = time.time_ns() + 3_600_000_000_000  # what is yet to happen when they begin
+
     async def talk(_request: Request, call: Call) -> Mapping[str, Any]:
-        told = 0
+        told = began
         while True:
             told += 1
             await call.event("happened", time_nano=told)
@@ -143,8 +146,27 @@ async def test_who_reads_too_slowly_is_told_so_and_let_go(autojump_clock: MockCl
     assert (kind, error["code"]) == ("error", "unavailable")
     assert "too slowly" in error["message"]
     numbers = [data["time_nano"] for _, _, data in events]
-    assert numbers == list(range(1, len(numbers) + 1)), "events before that are whole and in order"
+    assert numbers == list(range(began + 1, began + len(numbers) + 1)), "events before that are whole and in order"
     assert len(numbers) >= SSE_WAITING_MAX
+
+
+async def test_what_happened_before_waits_for_who_reads_slowly(autojump_clock: MockClock) -> None:
+    count = 3 * SSE_WAITING_MAX
+
+    async def tell(_request: Request, call: Call) -> Mapping[str, Any]:
+        for number in range(count):
+            await call.event("happened", time_nano=number + 1)
+        return {"told": count}
+
+    reader = Reader()
+    reader.reads = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(EventStream(tell, Events(since="1d"), http()), {}, reader.receive, reader.send)
+        await trio.sleep(1)
+        reader.reads.set()
+    told = parse(reader.body.decode())
+    assert [data["time_nano"] for _, kind, data in told if kind == "happened"] == list(range(1, count + 1))
+    assert told[-1][1] == "result"
 
 
 def test_an_id_that_no_event_has_is_refused() -> None:

@@ -63,6 +63,7 @@ FAULTS: Final = (
     Fault("--config {top}/negative.toml daemon", 4, "negative.toml:1: upload-limit: "),
     Fault("images", 4, "HYPERNODE_DHT: 'maybe'", {"HYPERNODE_DHT": "maybe"}),
     Fault("daemon --budget 0", 4, "--budget: "),
+    Fault(f"--config {{top}}/new.toml config set http-token {SECRET}", 4, "http-token names a file"),
     # addresses and ports
     Fault("daemon --listen nonsense", 4, "not an address to listen on"),
     Fault("daemon --listen /ip4/127.0.0.1/tcp/{taken}", 6, "cannot listen"),

@@ -77,10 +77,28 @@ def share(node: Node, root: Path) -> Home:
 
 
 def groups(home: Path) -> set[str]:
-    """The control groups of containers that this home knows, or whose name is among `known`."""
+    """The control groups of containers, without those of other homes, as far as that can be told: other tests run too.
+
+    Theirs are those with processes of which none is this home's, and empty ones that this home's events do not know.
+    """
     found = hierarchies()
     tops = {*([] if found.unified is None else [found.unified]), *found.old.values()}
-    return {path.name for top in tops for path in top.glob("hypernode-*")}
+    within: dict[str, set[str]] = {}
+    for top in tops:
+        for path in top.glob("hypernode-*"):
+            pids = within.setdefault(path.name, set())
+            for entry in path.rglob("cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    pids.update(entry.read_text().split())
+    if not within:
+        return set()
+    ours = {line.partition(" ")[0] for line in processes_of(home)}
+    events = "".join(path.read_text() for path in home.glob("events.jsonl*"))
+    return {
+        name
+        for name, pids in within.items()
+        if pids & ours or (not pids and (not events or name.removeprefix("hypernode-") in events))
+    }
 
 
 def processes_of(home: Path) -> list[str]:

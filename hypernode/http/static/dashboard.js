@@ -1,8 +1,10 @@
-// The dashboard: asks the node's API every two seconds and draws what it says. No library, nothing from elsewhere.
-// What authors and peers wrote (names, messages, addresses) becomes text nodes only, never markup.
+// The dashboard: follows the node's events and asks again for what they are about. Only what no event tells is asked
+// for every two seconds, while the page is looked at: counters of bytes, and what peers do. No library, nothing from
+// elsewhere. What authors and peers wrote (names, messages, addresses) becomes text nodes only, never markup.
 "use strict";
 
 const PAUSE_MS = 2000;
+const GATHER_MS = 150;
 const SAMPLES = 150;
 const BOOTS = 12;
 const ROWS = 50;
@@ -10,6 +12,10 @@ const STAGES = ["log", "manifest", "header", "mount"];
 const KNOWN_EVENTS = 2000;
 const samples = [];
 let events = [];
+let lastId = null;
+let movedIn = null;
+const changed = new Set();
+let isGathering = false;
 const $ = (id) => document.getElementById(id);
 
 // The token comes behind the #, which browsers do not send; it is kept for this tab and taken out of the address.
@@ -22,18 +28,21 @@ function takeToken() {
   return sessionStorage.getItem("token");
 }
 
-async function ask(operation, fields = {}) {
+async function request(operation, fields, headers = {}) {
   const query = new URLSearchParams(fields).toString();
   const answer = await fetch(`/v1/${operation}${query && "?" + query}`, {
-    headers: { Authorization: `Bearer ${sessionStorage.getItem("token")}` },
+    headers: { Authorization: `Bearer ${sessionStorage.getItem("token")}`, ...headers },
   });
-  const told = await answer.json();
   if (!answer.ok) {
-    const failure = new Error(told.error.message);
+    const failure = new Error((await answer.json()).error.message);
     failure.status = answer.status;
     throw failure;
   }
-  return told;
+  return answer;
+}
+
+async function ask(operation, fields = {}) {
+  return (await request(operation, fields)).json();
 }
 
 function size(bytes) {
@@ -141,11 +150,26 @@ function showNode(status) {
     peer.banned ? `banned: ${peer.fault}` : peer.sessions ? "seen" : "known")));
 }
 
+async function showStatus() {
+  const { result } = await ask("status");
+  drawTransfer(result);
+  showNode(result);
+  if (movedIn !== null && movedIn !== result.bytes_in) await showAllImages(result);
+  movedIn = result.bytes_in;
+  return result;
+}
+
+async function showAllImages(status) {
+  const { logs } = status ?? (await ask("status")).result;
+  showImages((await ask("images")).result.images, logs);
+}
+
 async function showContainers() {
   const { containers } = (await ask("container-list", { all: true })).result;
   $("running").hidden = !containers.length;
   $("containers").replaceChildren(...containers.slice(0, ROWS).map((one) => row(
-    one.name, one.state.status, one.config.link, one.id.slice(0, 12))));
+    one.name, one.state.health ? `${one.state.status} (${one.state.health})` : one.state.status, one.config.link,
+    one.id.slice(0, 12))));
 }
 
 async function showSeeds() {
@@ -167,27 +191,69 @@ function lost(failure) {
   $("state").textContent = failure.message;
 }
 
-// The last day at first, then what came since the last one.
-async function hearEvents() {
-  const last = events.at(-1);
-  const since = last ? String(last.time) : "1d";
-  const told = (await ask("events", { since, follow: false })).events;
-  events = [...events, ...told.filter((event) => !last || event.time_nano > last.time_nano)].slice(-KNOWN_EVENTS);
-}
-
-async function round() {
-  const [status, images] = await Promise.all([ask("status"), ask("images"), hearEvents()]);
-  drawTransfer(status.result);
+function showEvents() {
   drawBoots(events);
-  showImages(images.result.images, status.result.logs);
-  showNode(status.result);
-  await Promise.all([showContainers(), showSeeds()]);
   $("events").replaceChildren(...events.slice(-ROWS).reverse().map((event) => row(
     new Date(event.time * 1000).toLocaleTimeString(), event.type, event.action, event.id)));
+}
+
+// What events of each type change, besides the lists of events and boots.
+const CHANGED_BY = {
+  container: showContainers,
+  seed: showSeeds,
+  peer: showStatus,
+  image: showAllImages,
+  boot: showAllImages,
+  store: showAllImages,
+};
+
+// Events come in bursts; what they change is asked for once after each.
+function gather(event) {
+  changed.add(event.type);
+  if (isGathering) return;
+  isGathering = true;
+  setTimeout(async () => {
+    const what = new Set([...changed].map((type) => CHANGED_BY[type]).filter(Boolean));
+    changed.clear();
+    isGathering = false;
+    showEvents();
+    await Promise.all([...what].map((show) => show())).catch(lost);
+  }, GATHER_MS);
+}
+
+// Ids are read as text: they have more digits than numbers of this language.
+function hear(block) {
+  const told = {};
+  for (const line of block.split("\n")) {
+    const [, name, value] = /^(\w+): (.*)$/.exec(line) ?? [];
+    if (name) told[name] = value;
+  }
+  if (told.event === "error") throw new Error(JSON.parse(told.data).message);
+  if (told.event !== "happened") return;
+  lastId = told.id;
+  events = [...events, JSON.parse(told.data)].slice(-KNOWN_EVENTS);
+  gather(events.at(-1));
+}
+
+// The last day at first; after a break, what came since the last event. Throws when the stream ends.
+async function follow() {
+  const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
+  const stream = (await request("events", { since: "1d" }, headers)).body.pipeThrough(new TextDecoderStream());
+  const reader = stream.getReader();
+  await Promise.all([showStatus().then(showAllImages), showContainers(), showSeeds()]);
+  showEvents();
   $("shown").hidden = false;
   $("ask").hidden = true;
   document.body.dataset.state = "live";
   $("state").textContent = "live";
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error("the node ended the connection");
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    blocks.forEach(hear);
+  }
 }
 
 async function run() {
@@ -197,7 +263,7 @@ async function run() {
       $("state").textContent = "a token is needed";
     } else {
       try {
-        await round();
+        await follow();
       } catch (failure) {
         lost(failure);
         if (failure.status === 401) sessionStorage.removeItem("token");
@@ -206,6 +272,10 @@ async function run() {
     await new Promise((done) => setTimeout(done, PAUSE_MS));
   }
 }
+
+setInterval(() => {
+  if (document.body.dataset.state === "live" && !document.hidden) showStatus().catch(lost);
+}, PAUSE_MS);
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
