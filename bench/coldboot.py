@@ -42,7 +42,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -84,6 +84,8 @@ class Bench:
     squashfs: str | None
     """The path of its URL."""
     has_stargz: bool
+    said: dict[str, bytes] = field(default_factory=dict)
+    """What each side's container printed; all must have printed the same."""
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -98,10 +100,18 @@ class Bench:
         words = ("boot", self.link, "--peer", self.peer, "--stats", str(self.stats), *options, "--entrypoint", "")
         return node.argv(*words, "--", *(command or self.command))
 
-    def measure(self, argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Measured:
+    def measure(
+        self, argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None, what: str = "start"
+    ) -> Measured:
+        """Run it; sides of the same `what` must print the same, and what the workload is known to."""
         before = self.hosts.right.received_bytes()
         state = {"XDG_STATE_HOME": str(self.folder / "state"), **(env or {})}
-        return Measured(*_first_output(argv, self.hosts.right.received_bytes, cwd, state, before))
+        measured, printed = _first_output(argv, self.hosts.right.received_bytes, cwd, state, before)
+        known = self.workload.prints if what == "start" else None
+        expected = self.said.setdefault(what, printed if known is None else known.encode())
+        if printed != expected:
+            raise SystemExit(f"{argv} printed {printed!r} instead of {expected!r}")
+        return measured
 
 
 def main() -> None:
@@ -162,7 +172,9 @@ def _set_up(stack: contextlib.ExitStack, name: str, options: argparse.Namespace)
         registry = stack.enter_context(rivals.registry(folder, hosts.left, registry_port))
         layout = folder / "layout"
         _run(seeder.node, "export", link, "--oci", str(layout))
-        registry.push_layout(f"oci:{layout}")
+        # Layers as they were made; ours have sparse files, which stargz' converter cannot read.
+        made = workload.source()
+        registry.push_layout(f"oci:{made}:image" if (made / "oci-layout").exists() else f"oci:{layout}")
         shutil.rmtree(layout)
         if "nbd" in names:
             tree, packed = folder / "tree", folder / "squashfs"
@@ -219,10 +231,12 @@ def _untraced(bench: Bench, times: dict[str, list[Measured]], raw: list[int], *,
             boot = bench.boot(node, command=command)
             script = '"${@:2:$1}" >&2 && exec "${@:$1+2}"'
             argv = ["bash", "-c", script, "both", str(len(pull)), *pull, *boot]
-            times[side].append(bench.measure(argv))
+            times[side].append(bench.measure(argv, what="all" if command == _EVERYTHING else "start"))
     if everything:
         with _fresh(bench) as node:
-            times["everything"].append(bench.measure(bench.boot(node, "--no-prefetch", command=_EVERYTHING)))
+            times["everything"].append(
+                bench.measure(bench.boot(node, "--no-prefetch", command=_EVERYTHING), what="all")
+            )
 
 
 def _traced(bench: Bench, times: dict[str, list[Measured]]) -> None:
@@ -322,21 +336,21 @@ def _help_seconds(runs: int) -> float:
 
 def _first_output(
     argv: Sequence[str], received: Callable[[], int], cwd: Path | None, env: Mapping[str, str], before: int
-) -> tuple[float, int]:
-    """(seconds, bytes received) from starting the command to the first byte it prints; it must then end well."""
+) -> tuple[Measured, bytes]:
+    """From starting the command to the first byte it prints, and all that it prints; it must then end well."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as errors, _process(argv, errors, cwd, env) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
         seconds = time.monotonic() - start
         moved = received() - before
-        process.stdout.read()
+        printed = first + process.stdout.read()
         if process.wait(60) != 0 or not first:
             errors.seek(0)
             raise SystemExit(
                 f"{argv} failed with exit code {process.returncode}: {errors.read().decode(errors='replace')}"
             )
-    return seconds, moved
+    return Measured(seconds, moved), printed
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ _SIDES = {
 }
 _AIMS = (
     ("wire_ratio_trace", "bytes over the wire ÷ image, with a trace", "≤", 0.025),
+    ("wire_ratio_no_trace", "the same without one", "≤", 0.08),
     ("raw_ratio_no_trace", "raw bytes waited for ÷ image, without one", "≤", 0.08),
     ("trace_vs_full_pull", "full pull and boot ÷ traced boot", "≥", 5),
     ("no_trace_vs_full_pull", "full pull and boot ÷ boot without a trace", "≥", 1.5),

@@ -26,6 +26,12 @@ _INITDB = (
     'make="/usr/lib/postgresql/15/bin/initdb --no-sync -D /tmp/cluster"; '
     'if [ "$(id -u)" = 0 ]; then su postgres -c "$make" >/dev/null; else $make >/dev/null; fi; echo made'
 )
+# Where others mount a new /run, there is no place for its socket, which Debian's pg_ctlcluster would look for.
+_ANSWER = (
+    'manage="/usr/lib/postgresql/15/bin/pg_ctl -s -D /var/lib/postgresql/15/main"; $manage -l /tmp/log -o '
+    '"-c config_file=/etc/postgresql/15/main/postgresql.conf -c unix_socket_directories=/tmp" start && '
+    "psql -h /tmp -Atc 'select 6 * 7' && $manage stop"
+)
 _REACHED = """[Unit]
 After=multi-user.target
 [Service]
@@ -49,6 +55,8 @@ class Workload:
     command: tuple[str, ...]
     other: tuple[str, ...]
     """Another start of the same program, whose trace serves commands that have none."""
+    prints: str | None = None
+    """What `command` prints, if that is known beforehand."""
     has_rivals: bool = True
     """Whether others start it without further rights on this host."""
 
@@ -58,7 +66,7 @@ def _recipe(name: str) -> Workload:
     entrypoint = recipe.config.get("config.entrypoint")
     command = (entrypoint, *recipe.command) if entrypoint else recipe.command
     other = (command[0], "-c", "import decimal" if entrypoint else "ls -R /etc")
-    return Workload(lambda: real_image(name), command, other)
+    return Workload(lambda: real_image(name), command, other, recipe.output)
 
 
 def _with_science() -> Path:
@@ -89,9 +97,20 @@ _PYTHON = "import json,ssl,sqlite3; print(json.dumps([ssl.OPENSSL_VERSION, sqlit
 WORKLOADS = {
     "start": Workload(debian_root, ("python3", "-c", _PYTHON), ("python3", "-c", "import decimal, asyncio")),
     **{name: _recipe(name) for name in RECIPES},
-    "initdb": Workload(lambda: real_image("postgres"), ("/bin/sh", "-c", _INITDB), ("/bin/sh", "-c", "ls -R /etc")),
-    "scipy": Workload(_with_science, ("python3", "-c", _SCIENCE_IMPORT), ("python3", "-c", "import decimal, asyncio")),
+    "postgres": Workload(
+        lambda: real_image("postgres"), ("/bin/sh", "-c", _ANSWER), ("/bin/sh", "-c", "ls -R /etc"), "42\n"
+    ),
+    "initdb": Workload(
+        lambda: real_image("postgres"), ("/bin/sh", "-c", _INITDB), ("/bin/sh", "-c", "ls -R /etc"), "made\n"
+    ),
+    "scipy": Workload(
+        _with_science, ("python3", "-c", _SCIENCE_IMPORT), ("python3", "-c", "import decimal, asyncio"), "1.0\n"
+    ),
     "systemd": Workload(
-        _with_systemd, ("/bin/sh", "/usr/local/bin/boot-system"), ("/bin/sh", "-c", "ls -R /etc"), has_rivals=False
+        _with_systemd,
+        ("/bin/sh", "/usr/local/bin/boot-system"),
+        ("/bin/sh", "-c", "ls -R /etc"),
+        "reached\n",
+        has_rivals=False,
     ),
 }
