@@ -18,7 +18,6 @@ import logging
 import os
 import resource
 import signal
-import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -28,7 +27,6 @@ from functools import partial
 import trio
 
 from vmhost import limits
-from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.errors import ContainerFailed
 from vmhost.exit_watch import ExitWatch
 from vmhost.idmap import UserRange, mappable
@@ -50,16 +48,15 @@ from vmhost.nspawn import (
     bundle_config,
     needs_tmpfs,
     nspawn_argv,
-    nspawn_environment,
     propagation_directory,
     with_identity,
 )
 from vmhost.nspawn_machine import NspawnMachine
 from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
-from vmhost.process import ChildProcess, open_child
+from vmhost.process import ChildProcess
 from vmhost.rootfs import find_program, make_mount_point, make_workdir, names_in_run, prepare_root, read_user
-from vmhost.streams import Sink, Source, relay
-from vmhost.terminal import Pty, copy_size, raw_mode
+from vmhost.standby import Standby, standing_by
+from vmhost.streams import Source, relay
 from vmhost.users import User, outside
 
 _log = logging.getLogger(__name__)
@@ -86,23 +83,34 @@ async def run_container(
     stops the container. Raises ProgramNotFound, ProgramNotExecutable, RootUnusable, ContainerFailed, HostUnfit;
     OSError when our own stdout or stderr fails otherwise than by breaking, such as on a full disk.
     """
+    standing = standing_by(spec.machine, spec.limits, stdin=stdin, stdout=stdout, stderr=stderr, tty=tty)
+    async with standing as standby:
+        return await run_standby(standby, spec, on_first_output=on_first_output, on_started=on_started)
+
+
+async def run_standby(
+    standby: Standby,
+    spec: NspawnSpec,
+    *,
+    on_first_output: Callable[[], None],
+    on_started: Callable[[Machine], None] = _nobody_asks,
+) -> int:
+    """The same by what stands by for it, which was made with its machine's name and limits."""
     user, in_run = await read_in_mount_thread(partial(_check_root, spec))
     if spec.users is not None and spec.binds:
         spec = await in_mount_thread(partial(_with_mapped_binds, spec, spec.users))
-    async with (
-        _with_run(spec, in_run) as with_run,
-        _propagation_tmpfs(spec),
-        _grouped(spec) as group,
-        networked(with_run) as seeing,
-    ):
+    async with _with_run(spec, in_run) as with_run, _propagation_tmpfs(spec), networked(with_run) as seeing:
         with ExitStack() as stack:
+            stack.enter_context(standby.streams.begun(outside(user, spec.users)))
             bundle = None
             if not user.is_root:
                 seeing = with_identity(seeing, user)
             if seeing.env or not user.is_root:
                 bundle = stack.enter_context(_bundle(seeing, user))
-            streams = _Streams(stack, stdin, stdout, stderr, tty, outside(user, spec.users))
-            return await _Session(streams, group, on_first_output, on_started).run(seeing, bundle)
+            try:
+                return await _Session(standby, on_first_output, on_started).run(seeing, bundle)
+            finally:
+                await standby.end()
 
 
 def _with_mapped_binds(spec: NspawnSpec, users: UserRange) -> NspawnSpec:
@@ -169,19 +177,6 @@ def _mount_propagation(directory: str, root: str) -> None:
     mount(root, directory, "tmpfs", MS_NOSUID | MS_NODEV, f"size={limits.PROPAGATION_BYTES},mode=0755")
 
 
-@asynccontextmanager
-async def _grouped(spec: NspawnSpec) -> AsyncIterator[ContainerGroup]:
-    """Control groups of its own, named as its machine."""
-    group = ContainerGroup(spec.machine)
-    try:
-        group.make(spec.limits)
-        yield group
-    finally:
-        group.look()
-        with trio.CancelScope(shield=True):
-            await clear_group(group)
-
-
 @contextmanager
 def _bundle(spec: NspawnSpec, user: User) -> Iterator[str]:
     # Beside the root, so that what a crash leaves lies where the caller clears up.
@@ -191,80 +186,17 @@ def _bundle(spec: NspawnSpec, user: User) -> Iterator[str]:
         yield directory
 
 
-class _Streams:
-    """The child's three descriptors, and what is relayed to and from ours. The `stack` closes all of it."""
-
-    def __init__(self, stack: ExitStack, stdin: int, stdout: int, stderr: int, tty: bool, user: User) -> None:
-        self._user = user
-        self._stack = stack
-        self._child_ends = stack.enter_context(ExitStack())
-        self._terminal = stdout
-        self.pty: Pty | None = None
-        self.input: tuple[Source, Sink] | None = None
-        self.output: tuple[Source, Sink] | None = None  # None: it comes with the errors
-        ours, self.child_stderr = self._pipe()
-        self._child_ends.callback(os.close, self.child_stderr)
-        self.errors = stack.enter_context(Source(ours)), self._sink(stderr)
-        if tty:
-            self._open_terminal(stdin, stdout)
-            return
-        self._open_input(stdin)
-        if os.path.sameopenfile(stdout, stderr):
-            self.child_stdout = self.child_stderr  # one pipe for both (`2>&1`) keeps their order
-        else:
-            ours, self.child_stdout = self._pipe()
-            self._child_ends.callback(os.close, self.child_stdout)
-            self.output = stack.enter_context(Source(ours)), self._sink(stdout)
-
-    def _open_terminal(self, stdin: int, stdout: int) -> None:
-        self.pty = Pty(like=stdout)
-        self._stack.callback(self.pty.close)
-        self._child_ends.callback(self.pty.close_theirs)
-        self.child_stdin = self.child_stdout = self.pty.theirs
-        self.input = self._source(stdin), self._stack.enter_context(Sink(os.dup(self.pty.ours)))
-        self.output = self._stack.enter_context(Source(os.dup(self.pty.ours))), self._sink(stdout)
-        self._stack.enter_context(raw_mode(stdin))
-
-    def _open_input(self, stdin: int) -> None:
-        if stat.S_ISFIFO(os.fstat(stdin).st_mode):
-            self.child_stdin = stdin  # already as harmless as a pipe of ours, and nothing is read too early
-        else:
-            self.child_stdin, ours = self._pipe()
-            self._child_ends.callback(os.close, self.child_stdin)
-            self.input = self._source(stdin), self._stack.enter_context(Sink(ours))
-
-    def _pipe(self) -> tuple[int, int]:
-        ends = os.pipe2(os.O_CLOEXEC)
-        os.fchown(ends[0], self._user.uid, self._user.gid)  # else the program could not open /dev/stdout
-        return ends
-
-    def _source(self, descriptor: int) -> Source:
-        return self._stack.enter_context(Source.shared(descriptor))
-
-    def _sink(self, descriptor: int) -> Sink:
-        return self._stack.enter_context(Sink.shared(descriptor))
-
-    def close_child_ends(self) -> None:
-        """Once the child has them: only then do our ends see that it ended."""
-        self._child_ends.close()
-
-    def resize(self) -> None:
-        if self.pty is not None:
-            copy_size(self._terminal, self.pty.ours)
-
-
 class _Session:
     """One run."""
 
     def __init__(
         self,
-        streams: _Streams,
-        group: ContainerGroup,
+        standby: Standby,
         on_first_output: Callable[[], None],
         on_started: Callable[[Machine], None],
     ) -> None:
-        self._streams = streams
-        self._group = group
+        self._standby = standby
+        self._streams = standby.streams
         self._on_first_output = on_first_output
         self._on_started = on_started
         self._output_seen = False
@@ -283,18 +215,9 @@ class _Session:
         self._exits = ExitWatch.open()
         try:
             with trio.open_signal_receiver(*forwarded_signals(), signal.SIGWINCH) as signals:
-                interactive = self._streams.pty is not None
-                async with open_child(
-                    nspawn_argv(spec, interactive=interactive, bundle=bundle),
-                    stdin=self._streams.child_stdin,
-                    stdout=self._streams.child_stdout,
-                    stderr=self._streams.child_stderr,
-                    env=nspawn_environment(os.environ.get("TERM") if interactive else None, leader_socket.name),
-                    death_signal=signal.SIGTERM,  # killed, nspawn would leave its container running
-                    groups=self._group.entrances,
-                ) as child:
-                    self._streams.close_child_ends()
-                    status = await self._attend(child, spec, leader_socket, signals)
+                argv = nspawn_argv(spec, interactive=self._streams.pty is not None, bundle=bundle)
+                self._standby.become(argv, {"NOTIFY_SOCKET": leader_socket.name})
+                status = await self._attend(self._standby.child, spec, leader_socket, signals)
             return self._result(status)
         finally:
             leader_socket.close()
@@ -363,7 +286,7 @@ class _Session:
             self._program = await wait_program(self._leader)
             if self._program is not None:
                 resize = partial(self._resize, child)
-                self._on_started(NspawnMachine(spec, self._leader, self._program, self._group, resize))
+                self._on_started(NspawnMachine(spec, self._leader, self._program, self._standby.group, resize))
         self._decided.set()
 
     def _resize(self, child: ChildProcess, size: TerminalSize) -> None:

@@ -145,11 +145,10 @@ def with_identity(spec: NspawnSpec, user: User) -> NspawnSpec:
     return replace(spec, env={name: value for name, value in named.items() if value} | dict(spec.env))
 
 
-def nspawn_environment(terminal_type: str | None, notify_socket: str) -> dict[str, str]:
-    """What nspawn itself gets; the program inside gets only the spec's and nspawn's own few variables."""
+def nspawn_environment(terminal_type: str | None) -> dict[str, str]:
+    """What nspawn itself gets besides NOTIFY_SOCKET; the program inside gets only the spec's and nspawn's own few."""
     environment = {
         "PATH": DEFAULT_PATH,
-        "NOTIFY_SOCKET": notify_socket,
         "SYSTEMD_LOG_LEVEL": "warning",
         "SYSTEMD_LOG_TARGET": "console",
         "SYSTEMD_NSPAWN_TMPFS_TMP": "0",  # what an image has in /tmp is part of it

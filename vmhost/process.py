@@ -82,14 +82,6 @@ def own_module(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", name, *arguments], {**os.environ, "PYTHONPATH": path}
 
 
-def _into(groups: Sequence[str]) -> list[str]:
-    """The beginning of a command line that enters control groups first: what it starts is never outside of them."""
-    if not groups:
-        return []
-    script = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
-    return ["/bin/sh", "-c", script, "sh", *groups, "--"]
-
-
 @contextmanager
 def _small_pages() -> Iterator[None]:
     """Programs that are started in the block never get huge pages: a child keeps what its parent said of itself."""
@@ -98,6 +90,13 @@ def _small_pages() -> Iterator[None]:
         yield
     finally:
         _libc.prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
+def check_installed(*programs: str) -> None:
+    """Raises `HostUnfit`, naming one that is not."""
+    missing = next((name for name in programs if shutil.which(name) is None), None)
+    if missing is not None:
+        raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
 
 
 @asynccontextmanager
@@ -111,21 +110,18 @@ async def open_child(
     death_signal: signal.Signals,
     cwd: str | None = None,
     pass_fds: Sequence[int] = (),
-    groups: Sequence[str] = (),
     huge_pages: bool = True,
 ) -> AsyncIterator[ChildProcess]:
     """Start it; on leaving, it is stopped if it still runs. The descriptors remain the caller's.
 
     `death_signal` is what it gets when this process dies: SIGKILL, or SIGTERM for one that has children to end.
-    `pass_fds`: more descriptors that it inherits under the same numbers. `groups`: the `cgroup.procs` files of the
-    control groups that it is to start in. `huge_pages`: whether the kernel may give it memory by 2 MiB, wanted or not.
+    `pass_fds`: more descriptors that it inherits under the same numbers. `huge_pages`: whether the kernel may give it
+    memory by 2 MiB, wanted or not.
     """
-    missing = next((name for name in (_SETPRIV, argv[0]) if shutil.which(name) is None), None)
-    if missing is not None:
-        raise HostUnfit(f"{missing} is not installed", hint="`hypernode` needs util-linux and systemd-container")
+    check_installed(_SETPRIV, argv[0])
     with nullcontext() if huge_pages else _small_pages():
         popen = subprocess.Popen(  # noqa: ASYNC220  (see the module's head)
-            [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *_into(groups), *argv],
+            [_SETPRIV, "--pdeathsig", death_signal.name.removeprefix("SIG"), "--", *argv],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import trio
@@ -17,17 +19,18 @@ from hypernode.cli.tie import Tie
 from hypernode.config import Config
 from hypernode.containers.health import Check, wanted_check
 from hypernode.containers.keeper import Keeper
+from hypernode.containers.model import ContainerSpec
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.snapshots import Snapshot
-from hypernode.containers.wishes import boot_request, left_out, make_spec
+from hypernode.containers.wishes import boot_request, left_out, make_spec, wanted_limits
 from hypernode.errors import NodeGone, StartCutShort
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.host_trust import check_host_trust
-from vmhost.console import run_container
+from vmhost.console import run_standby
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound
-from vmhost.machine import Machine, Runner
+from vmhost.machine import Machine
 from vmhost.machines.errors import MachineFailed, MachineHangs
-from vmhost.nspawn import NspawnSpec
+from vmhost.standby import Standby, standing_by
 
 _FAILURES_SHOWN: Final = 3
 
@@ -77,7 +80,10 @@ async def run_kept(
     if snapshot is not None:  # a machine's memory means something only to one of the same resources
         asked = replace(asked, cpus=snapshot.asked.cpus, memory=snapshot.asked.memory)
     with keeper.begin_run(asked):
-        async with published([parse_port(text) for text in spec.asked.ports]) as ports:
+        async with (
+            published([parse_port(text) for text in spec.asked.ports]) as ports,
+            _standing_by(spec, streams) as standby,
+        ):
             try:
                 request = boot_request(spec)
                 if snapshot is not None:
@@ -94,30 +100,41 @@ async def run_kept(
                     made = make_spec(spec, held.ready, config.data)
                     for name in left_out(held.ready):
                         on_event("note", {"text": f"left out: the image's variable {name!r}, no name for nspawn"})
-                    runner = await _find_runner(config, asked, held.ready, snapshot)
+                    if standby is None:
+                        run = await _machine_run(config, asked, held.ready, snapshot, streams)
+                    else:
+                        check_host_trust(held.ready, trusted=spec.asked.trust)
+                        run = partial(run_standby, standby)
                     health = wanted_check(spec.asked, held.ready["config"]["healthcheck"])
-                    ran = await _run(runner, tie, keeper, made, ports, streams, health)
+                    ran = await _run(
+                        partial(run, made, on_first_output=streams.on_first_output), tie, keeper, ports, health
+                    )
     return ran
 
 
-async def _find_runner(config: Config, asked: CreateContainer, ready: Json, snapshot: Snapshot | None) -> Runner:
-    """What runs the container. Raises `Untrusted`, and what `machine_runner` raises."""
-    if asked.isolation == "host":
-        check_host_trust(ready, trusted=asked.trust)
-        return run_container
+@asynccontextmanager
+async def _standing_by(spec: ContainerSpec, streams: Descriptors) -> AsyncIterator[Standby | None]:
+    """On this host: what a container needs besides its image, made while that is fetched and mounted."""
+    if spec.asked.isolation != "host":
+        yield None
+        return
+    ends = {"stdin": streams.stdin, "stdout": streams.stdout, "stderr": streams.stderr}
+    async with standing_by(spec.machine, wanted_limits(spec.asked), **ends, tty=streams.tty) as standby:
+        yield standby
+
+
+async def _machine_run(
+    config: Config, asked: CreateContainer, ready: Json, snapshot: Snapshot | None, streams: Descriptors
+) -> Callable[..., Awaitable[int]]:
+    """What runs it in a virtual machine. Raises what `machine_runner` raises."""
     from hypernode.isolation import machine_runner
 
-    return await machine_runner(config, asked, ready, note, snapshot)
+    runner = await machine_runner(config, asked, ready, note, snapshot)
+    return partial(runner, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr, tty=streams.tty)
 
 
 async def _run(
-    runner: Runner,
-    tie: Tie,
-    keeper: Keeper,
-    spec: NspawnSpec,
-    ports: Published,
-    streams: Descriptors,
-    health: Check | None,
+    run: Callable[..., Awaitable[int]], tie: Tie, keeper: Keeper, ports: Published, health: Check | None
 ) -> Ran:
     """The node's end in order ends the container with `NodeGone`."""
     figures: Json = {key: tie.ready[key] for key in ("link", "version", "image_bytes")}
@@ -143,15 +160,7 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         try:
-            status = await runner(
-                spec,
-                stdin=streams.stdin,
-                stdout=streams.stdout,
-                stderr=streams.stderr,
-                tty=streams.tty,
-                on_first_output=streams.on_first_output,
-                on_started=started,
-            )
+            status = await run(on_started=started)
         except (ProgramNotFound, ProgramNotExecutable) as failure:
             error = failure.message
             note(error)

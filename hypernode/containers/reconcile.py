@@ -38,7 +38,9 @@ async def reconcile(config: Config, containers: Iterable[Container], *, has_node
     """Put right what is wrong with `containers`; those that were. `has_node`: a node runs in the home."""
     found = []
     for container in containers:
-        if _may_run(container.read_state()) and await _put_right(container):
+        if not _may_run(container.read_state()):
+            await _clear_group(container)
+        elif await _put_right(container):
             found.append(container)
     if found and not has_node:
         with suppress(HyperError):
@@ -49,6 +51,15 @@ async def reconcile(config: Config, containers: Iterable[Container], *, has_node
 def _may_run(state: ContainerState) -> bool:
     """By what is written: it runs, or was just being started."""
     return state.status in LIVING or bool(state.root)
+
+
+async def _clear_group(container: Container) -> None:
+    """Its keeper may have been killed while its image was fetched: the group is made before that."""
+    group = ContainerGroup(container.spec.machine)
+    if group.entrances:
+        with container.try_lock() as is_free:
+            if is_free:
+                await clear_group(group)
 
 
 async def _put_right(container: Container) -> bool:

@@ -161,13 +161,18 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
         user_network=asked.network == "user",
         binds=tuple(_place(parse_bind(text), directories) for text in asked.binds),
         read_only=asked.read_only,
-        limits=Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes),
+        limits=wanted_limits(asked),
     )
 
 
 def left_out(ready: Mapping[str, Any]) -> list[str]:
     """Names of the image's environment variables that a container cannot be given: nspawn takes plain names only."""
     return [text.partition("=")[0] for text in ready["config"]["env"] if not _VARIABLE.fullmatch(text)]
+
+
+def wanted_limits(asked: CreateContainer) -> Limits:
+    """What it may use."""
+    return Limits(cpus=asked.cpus, memory_bytes=asked.memory, processes=asked.processes)
 
 
 def parse_bind(text: str) -> Bind:
