@@ -74,6 +74,9 @@ class Finding:
     hint: str
 
 
+_NOT_ROOT: Final = Finding(Problem.NOT_ROOT, "mounting images needs root", "run it with sudo")
+
+
 def observe() -> Host:
     """Look at this host."""
     systems = _file_systems()
@@ -111,9 +114,15 @@ def require(purpose: Purpose) -> None:
         raise HostUnfit(found[0].message, hint=found[0].hint)
 
 
+def require_root() -> None:
+    """Raise HostUnfit unless we are root: the first thing that `require` looks at, and quick."""
+    if os.geteuid() != 0:
+        raise HostUnfit(_NOT_ROOT.message, hint=_NOT_ROOT.hint)
+
+
 def _mount_findings(host: Host) -> Iterable[Finding]:
     if host.user_id != 0:
-        yield Finding(Problem.NOT_ROOT, "mounting images needs root", "run it with sudo")
+        yield _NOT_ROOT
     yield from _fuse_findings(host)
     if host.kernel < _MULTI_DEVICE_EROFS:
         yield Finding(
@@ -133,7 +142,7 @@ def _mount_findings(host: Host) -> Iterable[Finding]:
 
 def _machine_findings(host: Host) -> Iterable[Finding]:
     if host.user_id != 0:
-        yield Finding(Problem.NOT_ROOT, "mounting images needs root", "run it with sudo")
+        yield _NOT_ROOT
     yield from _fuse_findings(host)
     yield from _child_findings(host)
 

@@ -19,6 +19,7 @@ import trio
 
 from vmhost.cgroup import ContainerGroup, clear_group
 from vmhost.container_streams import ContainerStreams
+from vmhost.host_probe import require_root
 from vmhost.nspawn import Limits, nspawn_environment
 from vmhost.process import ChildProcess, check_installed, open_child
 
@@ -66,6 +67,7 @@ async def standing_by(
 
     Raises `HostUnfit`.
     """
+    require_root()
     check_installed("systemd-nspawn")
     group = ContainerGroup(machine)
     with ExitStack() as stack:
