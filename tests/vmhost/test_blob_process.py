@@ -202,7 +202,8 @@ async def test_bytes_that_lie_in_other_blocks_are_read_from_those(tmp_path: Path
         blob.reads.clear()
         at, size = _BLOCK - _GRANULE, _GRANULE + _BLOCK  # out of both
         assert await in_thread(partial(read_past_caches, path, at, size)) == content[at : at + size]
-        assert not blob.reads
+        # What the kernel read ahead before, elsewhere, may be asked for only now.
+        assert not [start for start, length in blob.reads if start < at + size and at < start + length]
 
 
 async def test_what_is_not_here_is_asked_for(tmp_path: Path, blob: PackedBlob) -> None:
