@@ -270,7 +270,7 @@ def test_the_dead_mount_of_a_killed_server_is_replaced(tmp_path: Path, blob: Fil
         process.wait(60)
     with pytest.raises(OSError) as caught:  # noqa: PT011
         os.listdir(tmp_path / "fuse")
-    assert caught.value.errno == errno.ENOTCONN
+    assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)  # the latter just as it ends
 
     async def again() -> None:
         async with serving(tmp_path) as server:
