@@ -13,10 +13,6 @@ class NodeGone(Unavailable):
     """The node ended while a request was running."""
 
 
-class StartCutShort(NodeGone):
-    """The node ended while it made what a container was to run on."""
-
-
 class NotMounted(NotFound):
     """No mount of this node is at the directory."""
 

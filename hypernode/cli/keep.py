@@ -23,7 +23,7 @@ from hypernode.containers.output import Output, Streams
 from hypernode.containers.policy import next_delay, parse_policy
 from hypernode.containers.snapshots import Snapshot, SnapshotStore
 from hypernode.containers.store import Container, ContainerStore
-from hypernode.errors import NodeGone, StartCutShort, expected, first_leaf
+from hypernode.errors import NodeGone, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
 from hypernode.limits import KEEPER_DIAL_SECONDS, NODE_BACK_SECONDS
 from hypernode.logs import set_up_logging
@@ -166,7 +166,7 @@ class _Keeping:
             known = expected(error)
             if known is None:
                 raise
-            if isinstance(known, StartCutShort) and self._keeper.state.restart_count:
+            if isinstance(known, NodeGone) and self._keeper.state.restart_count and self._keeper.machine is None:
                 return Ran(error=known.message)  # a failed run, and the policy holds
             code = EXIT_KILLED if isinstance(known, NodeGone) else EXIT_BOOT_FAILED
             self._keeper.end_run(code, known.message)

@@ -23,7 +23,7 @@ from hypernode.containers.model import ContainerSpec
 from hypernode.containers.ports import Published, parse_port, published
 from hypernode.containers.snapshots import Snapshot
 from hypernode.containers.wishes import boot_request, left_out, make_spec, wanted_limits
-from hypernode.errors import NodeGone, StartCutShort
+from hypernode.errors import NodeGone
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND_INSIDE
 from hypernode.host_trust import check_host_trust
 from vmhost.console import run_standby
@@ -72,7 +72,7 @@ async def run_kept(
 ) -> Ran:
     """Run it to its end, or until somebody stops it; `snapshot`: going on with that.
 
-    Raises what keeps it from running, `StartCutShort`, `NodeGone`.
+    Raises what keeps it from running, `NodeGone`.
     """
     spec = keeper.container.spec
     ran = Ran(error="it was stopped before it ran")
@@ -90,9 +90,7 @@ async def run_kept(
                     request = replace(request, link=snapshot.link, refresh=False)
                 held = await client.hold(request, on_event)
             except (ConnectionError, FileNotFoundError):
-                raise StartCutShort("no node runs in this home any more", "start the daemon") from None
-            except NodeGone as error:
-                raise StartCutShort(error.message, error.hint) from None
+                raise NodeGone("no node runs in this home any more", "start the daemon") from None
             keeper.booted(held.ready)
             with lifeline(config, held.ready) as line:
                 async with Tie(held, line) as tie:
