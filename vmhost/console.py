@@ -110,7 +110,8 @@ async def run_standby(
             try:
                 return await _Session(standby, on_first_output, on_started).run(seeing, bundle)
             finally:
-                await standby.end()
+                with trio.CancelScope(shield=True):
+                    await standby.end()
 
 
 def _with_mapped_binds(spec: NspawnSpec, users: UserRange) -> NspawnSpec:

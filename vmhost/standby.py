@@ -51,12 +51,11 @@ class Standby:
         os.write(self._go, b"\n")
 
     async def end(self) -> None:
-        """Nothing of it is left then. To be called once."""
-        with trio.CancelScope(shield=True):
-            if self.child.exit_status is None:
-                await self.child.stop()
-            self.group.look()
-            await clear_group(self.group)
+        """Nothing of it is left then. To be called once, shielded."""
+        if self.child.exit_status is None:
+            await self.child.stop()
+        self.group.look()
+        await clear_group(self.group)
 
 
 @asynccontextmanager
