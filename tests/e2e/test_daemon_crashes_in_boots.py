@@ -13,7 +13,7 @@ from hyperlog.errors import HyperError
 from hypernode.api import container_requests as asked
 from tests.support.container_world import World, until, world_with_image
 from tests.support.containers import processes_of
-from tests.support.nodes import daemon
+from tests.support.nodes import Node, daemon
 from tests.vmhost.support import needs_programs
 
 pytestmark = [pytest.mark.real, needs_programs]
@@ -55,11 +55,16 @@ async def test_the_daemon_is_killed_between_two_runs(tmp_path: Path) -> None:
             await world.wait_log("again", "up", 4)  # it waits for almost a second by now
             await world.wait_status("again", "restarting")
             killed.kill()
-        count = world.log("again").count("up")
-        with daemon(node):
-            await world.wait_log("again", "up", count + 1)
-            await world.ask(asked.StopContainer("again"))
-            assert world.state("again").status == "exited"
+        await _is_run_again(world, node)
+
+
+async def _is_run_again(world: World, node: Node) -> None:
+    """Once there is a daemon; and it can be stopped."""
+    count = world.log("again").count("up")
+    with daemon(node):
+        await world.wait_log("again", "up", count + 1)
+        await world.ask(asked.StopContainer("again"))
+        assert world.state("again").status == "exited"
 
 
 @pytest.mark.parametrize("moment", [_has_place, _is_mounted, _is_entered])
@@ -72,11 +77,7 @@ async def test_the_daemon_is_killed_while_it_starts_one_again(tmp_path: Path, mo
             await until(lambda: not _has_place(world, "again"), "a run is cleared away")
             await until(lambda: moment(world, "again"), moment.__name__)
             killed.kill()
-        count = world.log("again").count("up")
-        with daemon(node):
-            await world.wait_log("again", "up", count + 1)
-            await world.ask(asked.StopContainer("again"))
-            assert world.state("again").status == "exited"
+        await _is_run_again(world, node)
 
 
 _MOMENTS = (_is_created, _has_keeper, _has_place, _is_mounted, _has_claim, _is_entered)

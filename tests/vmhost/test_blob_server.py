@@ -129,9 +129,14 @@ async def test_many_reads_wait_at_once(tmp_path: Path, blob: FileBlob) -> None:
     blob.held = True
     async with serving(tmp_path) as server:
         path = server.add("blob", blob)
+        content = blob.content()
+
+        async def read(start: int) -> None:
+            assert await in_thread(partial(read_at, path, start, 4096)) == content[start : start + 4096]
+
         async with trio.open_nursery() as nursery:
             for number in range(30):
-                nursery.start_soon(in_thread, partial(read_at, path, number * 600_000, 4096))
+                nursery.start_soon(read, number * 600_000)
             await until(lambda: blob.waiting >= 30, "thirty reads wait")
             blob.deliver()
 
@@ -268,9 +273,13 @@ def test_the_dead_mount_of_a_killed_server_is_replaced(tmp_path: Path, blob: Fil
         descriptor = os.open(tmp_path / "fuse/blob", os.O_RDONLY)
         process.kill()
         process.wait(60)
-    with pytest.raises(OSError) as caught:  # noqa: PT011
-        os.listdir(tmp_path / "fuse")
-    assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)  # the latter just as it ends
+    errors: list[int | None] = [errno.ECONNABORTED]  # what is asked just as it ends
+    while errors[-1] == errno.ECONNABORTED:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            os.listdir(tmp_path / "fuse")
+        errors.append(caught.value.errno)
+        assert len(errors) < 100
+    assert errors[-1] == errno.ENOTCONN
 
     async def again() -> None:
         async with serving(tmp_path) as server:

@@ -348,10 +348,12 @@ def test_the_next_run_works_after_a_crash(tmp_path: Path, image: SmallImage) -> 
 
 
 def test_nobody_delivers_the_program(tmp_path: Path, image: SmallImage) -> None:
+    started = time.monotonic()
     done = boot(tmp_path, image, "echo never", HOLD="1")
     assert done.returncode not in (0, 99)
     assert done.stdout == b""
     assert b"Input/output error" in done.stderr
+    assert time.monotonic() - started < 2 * 1.0 + 5  # twice the deadline: the kernel asks again
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -371,9 +373,9 @@ def test_ended_while_nobody_delivers(tmp_path: Path, image: SmallImage, number: 
         wait_for(err.fileno(), b"waiting\n")
         started = time.monotonic()
         process.send_signal(number)
-        assert process.wait(120) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
         assert out.read() == b""
-        assert time.monotonic() - started < 60  # the read's deadline
+        assert time.monotonic() - started < 5
     clear_crashed_run(str(tmp_path))
 
 
