@@ -73,6 +73,11 @@ class Config:
         return self.home / "start.sock"
 
     @property
+    def kvm_trial(self) -> Path:
+        """How the last trial of KVM ended (vmhost/machines/platforms.py). Of this host, so beside the state."""
+        return (self.state or self.home) / "kvm.json"
+
+    @property
     def run(self) -> Path:
         """What exists only while a node runs: mount points and container upper directories."""
         return self.home / "run"

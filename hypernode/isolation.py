@@ -75,10 +75,9 @@ async def machine_runner(
     await trio.to_thread.run_sync(_check_gpus, asked.gpus)
     await trio.to_thread.run_sync(_check_binds, asked.binds, config.home)
     arch = host_arch()
-    remembered = (config.state or config.home) / "kvm.json"
-    find = partial(find_platforms, arch, remembered, needs_pci=bool(asked.gpus))
+    find = partial(find_platforms, arch, config.kvm_trial, needs_pci=bool(asked.gpus))
     platforms = await trio.to_thread.run_sync(find)
-    problem = await trio.to_thread.run_sync(kvm_problem, remembered)
+    problem = await trio.to_thread.run_sync(kvm_problem, config.kvm_trial)
     other = await trio.to_thread.run_sync(_other_driver, asked.hypervisor, problem)
     trusted = asked.trust or ready["known"] or other is not None
     allowed = trusted_platforms(platforms, problem, trusted=trusted)
@@ -102,7 +101,7 @@ async def machine_runner(
     )
 
     def on_unfit(why: str) -> None:
-        remember_kvm(remembered, why)
+        remember_kvm(config.kvm_trial, why)
         note(f"KVM does not work here, and is not tried again until this host is started anew: {why}")
 
     if other is not None:

@@ -60,7 +60,7 @@ async def doctor(config: Config, arguments: Mapping[str, Any]) -> int:
     """Every check; whether any failed is the exit status."""
     report = _Report(as_json=arguments["as_json"])
     settings = check_settings(arguments["config_file"])
-    for check in [*settings, *await trio.to_thread.run_sync(check_host), *await check_home(config)]:
+    for check in [*settings, *await trio.to_thread.run_sync(check_host, config.kvm_trial), *await check_home(config)]:
         report.add(check.fields())
     asked = "store"
     with trio.move_on_after(_NODE_SECONDS) as scope:

@@ -1,4 +1,5 @@
-"""Whether this machine can mount and run images. Looks only; blocks, so it runs in a thread."""
+"""Whether this machine can mount and run images. Blocks, so it runs in a thread. Looks only, but for KVM: whether that
+works shows only when a guest runs, so a tiny one is tried, once for each start of the host."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Final
 
 from hypernode.doctor.checks import Check, State
 from vmhost.host_probe import Purpose, findings, observe
+from vmhost.machines.platforms import kvm_problem
 
 _AREA: Final = "host"
 _EARLIEST: Final = 1_767_225_600
@@ -20,9 +22,9 @@ _TIME_ERROR: Final = 5
 _TIMEX_BYTES: Final = 256
 
 
-def check_host() -> list[Check]:
-    """Kernel, mounts, containers, clock."""
-    return [_mounting(), _containers(), _user_namespaces(), _machines(), _clock()]
+def check_host(remembered: Path) -> list[Check]:
+    """Kernel, mounts, containers, virtual machines, clock. How the trial of KVM ended is `remembered` in that file."""
+    return [_mounting(), _containers(), _user_namespaces(), _machines(remembered), _clock()]
 
 
 def _mounting() -> Check:
@@ -61,13 +63,18 @@ def _user_namespaces() -> Check:
     return Check(_AREA, "user-namespaces", State.WARN, "this kernel makes no user namespaces", hint)
 
 
-def _machines() -> Check:
+def _machines(remembered: Path) -> Check:
+    problem = kvm_problem(remembered)
+    if problem is None:
+        return Check(_AREA, "kvm", State.OK, f"virtual machines use KVM ({platform.machine()}): a trial guest ran")
+    words = f"virtual machines are emulated, slowly: {problem}; containers do not need KVM"
     if not os.path.exists("/dev/kvm"):
-        words = "there is no /dev/kvm: virtual machines would be emulated, slowly; containers do not need it"
         return Check(_AREA, "kvm", State.SKIP, words, "load it with `modprobe kvm`, or allow nested virtualisation")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Check(_AREA, "kvm", State.WARN, "/dev/kvm cannot be opened", "ask for access to it: group kvm")
-    return Check(_AREA, "kvm", State.OK, f"virtual machines can use KVM ({platform.machine()})")
+        return Check(_AREA, "kvm", State.WARN, words, "ask for access to it: group kvm")
+    return Check(
+        _AREA, "kvm", State.WARN, words, "allow nested virtualisation; it is tried again when the host restarts"
+    )
 
 
 def _clock() -> Check:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.nodes import Node, daemon
+from vmhost.machines.platforms import remember_kvm
 
 pytestmark = [pytest.mark.real("root", "fuse", "erofs", "nspawn"), pytest.mark.slow]
 
@@ -49,6 +50,18 @@ def test_a_host_that_boots_images_is_well(tmp_path: Path) -> None:
     assert checks["network/listening"]["state"] == "warn", "only this machine's peers can come"
     assert checks["network/mdns"]["state"] == "skip"
     assert checks["network/upnp"]["state"] == "skip"
+
+
+def test_kvm_is_said_to_work_only_where_a_guest_ran(tmp_path: Path) -> None:
+    home = Node(tmp_path / "home")
+    _, checks = examine(home, "--listen", "/ip4/127.0.0.1/tcp/0")
+    trial = tmp_path / "state" / "hypernode" / "kvm.json"
+    problem = json.loads(trial.read_text())["problem"]
+    assert (checks["host/kvm"]["state"] == "ok") is (problem is None)
+    remember_kvm(trial, "this trial failed")
+    _, checks = examine(home, "--listen", "/ip4/127.0.0.1/tcp/0")
+    assert checks["host/kvm"]["state"] != "ok"
+    assert "this trial failed" in checks["host/kvm"]["words"]
 
 
 def test_people_read_it_line_by_line(tmp_path: Path) -> None:
