@@ -35,9 +35,9 @@ find_python() {
 missing_packages() {
     command -v dpkg-query >/dev/null || die "this is no Debian system: dpkg-query is missing" "install by hand: $*"
     # shellcheck disable=SC2016 # ${…} is dpkg-query's
-    have=$(dpkg-query --show --showformat='${Package} ${db:Status-Status}\n' 2>/dev/null)
+    have=$(dpkg-query --show --showformat='|${Package} ${db:Status-Status}|' 2>/dev/null)
     for package in "$@"; do
-        printf '%s\n' "$have" | grep -qx "$package installed" || printf '%s ' "$package"
+        case $have in *"|$package installed|"*) ;; *) printf '%s ' "$package" ;; esac
     done
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ from swarm.net.nat.limits import GATEWAY_MILLISECONDS, LEASE_SECONDS, MAP_FIRST_
 _log: Final = logging.getLogger(__name__)
 _DESCRIPTION: Final = "hypernode"
 _PORTS_TRIED: Final = 4
+_SEARCHED: Final = ("239.255.255.250", 1900)
+"""Where UPnP devices are asked (UPnP Device Architecture 2.0, 1.3.2)."""
 
 Told = Callable[[str | None, str | None], None]
 
@@ -79,6 +82,12 @@ def behind_router(listening: Sequence[str]) -> bool:
 
 def _map(port: int, before: Mapping | None) -> Mapping:
     """Find the gateway and map. Blocks. Raises `NoMapping`."""
+    # The library would write to standard error that it cannot send.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_SEARCHED)
+        except OSError as error:
+            raise NoMapping(f"no router can be searched for: {error.strerror}") from error
     gateway: Any = miniupnpc.UPnP()
     gateway.discoverdelay = GATEWAY_MILLISECONDS
     try:
