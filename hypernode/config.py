@@ -13,7 +13,7 @@ from typing import Any
 
 from hypernode.config_files import read_files
 from hypernode.home import SYSTEM_CONFIG, default_home, default_state
-from hypernode.limits import READ_DEADLINE_SECONDS
+from hypernode.limits import CONTAINER_LOG_BYTES, CONTAINER_LOG_FILES, READ_DEADLINE_SECONDS
 from hypernode.setting_values import BadSetting, from_flag, from_text
 from hypernode.settings import DEFAULT_LISTEN, SETTINGS, Setting, Value
 from swarm.finding import Finding
@@ -46,6 +46,9 @@ class Config:
     """Remember what starts read (private_traces.py)."""
     drives: str = "auto"
     """How virtual machines get the image: `fuse`, `nbd`, or what this host can."""
+    log_max_size: int = CONTAINER_LOG_BYTES
+    log_max_files: int = CONTAINER_LOG_FILES
+    """Of detached containers."""
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
     log_level: str = "error"
@@ -230,6 +233,8 @@ def make_config(
         read_deadline=value["read-deadline"],
         private_traces=value["private-traces"],
         drives=value["drives"],
+        log_max_size=value["log-max-size"],
+        log_max_files=value["log-max-files"],
         budget=value["budget"],
         log_level=value["log-level"],
         log_format=value["log-format"],

@@ -112,15 +112,22 @@ SNAPSHOTS_MAX: Final = 256  # of containers with their memory, some 100 MB each
 CONTAINERS_MAX: Final = 1024
 """In one home, those that ended included."""
 
-LOG_FILE_BYTES_MAX: Final = 10 << 20
-LOG_FILES_MAX: Final = 3
-"""A container's log: when a file has so many bytes the next begins, and the oldest goes."""
+CONTAINER_LOG_BYTES: Final = 10_000_000
+CONTAINER_LOG_FILES: Final = 3
+CONTAINER_LOG_BYTES_MIN: Final = 128_000
+CONTAINER_LOG_BYTES_MAX: Final = 10**12
+CONTAINER_LOG_FILES_MAX: Final = 100
+"""A container's log: when a file has so many bytes the next begins, and the oldest of so many goes. Unless others are
+asked for; a file has room for the longest line as JSON spells it, and who reads a log opens all its files."""
 
 LOG_PIECE_BYTES: Final = 256 << 10
 """Of a log that is shown: so much is made ready at a time."""
 
 LOG_LINE_BYTES_MAX: Final = 16 << 10
 """A line of output that is longer is kept in pieces, as Docker does."""
+
+ATTACHED_REPLAY_BYTES: Final = 64 << 10
+"""Of what a container printed in this run, for who attaches later."""
 
 ATTACHED_QUEUE_MAX: Final = 256
 """Pieces of output (64 KiB at most) waiting for somebody attached; who is further behind is let go."""
@@ -141,6 +148,9 @@ EXEC_DRAIN_SECONDS: Final = 2.0
 VOLUME_BUSY_SECONDS: Final = 10.0
 """A container that was killed has its volume until the node has unmounted it."""
 
+PUBLISHED_PORTS_MAX: Final = 100
+"""Of those that an image names, should all be published."""
+
 PUBLISHED_CONNECTIONS_MAX: Final = 512
 """Of one published port of a container at once; others wait to be taken."""
 
@@ -151,4 +161,5 @@ DATAGRAM_IDLE_SECONDS: Final = 60.0
 HEALTH_SECONDS_MIN: Final = 0.1
 HEALTH_SECONDS_MAX: Final = 86400.0
 HEALTH_OUTPUT_BYTES: Final = 4096
-"""Of health checks: between two of them and for one, and what is kept of what the last one printed (as Docker)."""
+HEALTH_LOG_MAX: Final = 5
+"""Of health checks: between two of them and for one, what is kept of what one printed, and of how many (as Docker)."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from hyperlog.errors import NoProvider, NotFound, StoreFull
+from hyperlog.errors import HyperError, NoProvider, NotFound, StoreFull
 from hyperlog.ids import to_text
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
@@ -36,6 +36,7 @@ from images.reader import BlobReader
 from images.source import SourceStats, StoredSource
 
 _MANIFEST_FETCHES: Final = 64
+_PATIENT_SECONDS: Final = 2.0
 _building: Final = threading.Lock()
 
 Tell = Callable[[str], Awaitable[None]]
@@ -75,7 +76,16 @@ async def find_version(
     if missing is not None and log.writable and log.length and not refresh:
         raise missing  # what its author does not have, nobody has; unless the key came here before the log
     await tell("looking for peers")
-    await _sync(node, link, log)
+    failure: HyperError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tell_late, tell)
+        try:
+            await _sync(node, link, log)
+        except HyperError as error:  # by itself, not as one of a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     return log, Catalog.of(log).resolve(link.version)
 
 
@@ -85,6 +95,12 @@ def _held_version(node: Node, link: Link) -> tuple[Resolved | None, NotFound | N
         return Catalog.of(node.repository.logs.open(link.key)).resolve(link.version), None
     except NotFound as error:
         return None, error
+
+
+async def _tell_late(tell: Tell) -> None:
+    """Who waits is told for what, without bars too: such a stage begins with "still" (cli/progress.py)."""
+    await trio.sleep(_PATIENT_SECONDS)
+    await tell(f"still looking for peers, for {SYNC_SECONDS:g} s at most")
 
 
 async def _sync(node: Node, link: Link, log: Log) -> None:

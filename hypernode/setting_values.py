@@ -22,6 +22,7 @@ _IN_FILES: Final = {
     Kind.RATIO: "a number",
     Kind.RATE: 'a rate such as "2M", in quotes, or a number of bytes a second',
     Kind.SIZE: 'a size such as "20G", in quotes, or a number of bytes',
+    Kind.COUNT: "a whole number",
     Kind.FILE: "a path in quotes",
     Kind.DIRECTORY: "a path in quotes",
     Kind.CHOICE: "one of its words, in quotes",
@@ -53,6 +54,10 @@ def from_text(setting: Setting, text: str, where: str, directory: Path | None = 
         except ValueError:
             raise BadSetting(f"{where}: {text!r} is not a number{unit}", "write 30, or 2.5") from None
         return _bounded(setting, number, where)
+    if setting.kind is Kind.COUNT:
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise BadSetting(f"{where}: {text[:64]!r} is no whole number", "write 3")
+        return int(_bounded(setting, int(text), where))
     if setting.kind in _LISTS:
         return _addresses(setting, tuple(filter(None, (item.strip() for item in text.split(",")))), where)
     if setting.kind in (Kind.FILE, Kind.DIRECTORY):
@@ -78,6 +83,8 @@ def from_toml(setting: Setting, value: object, where: str, directory: Path) -> V
         return _bounded(setting, float(value), where)
     if kind in (Kind.RATE, Kind.SIZE, Kind.ADDRESS) and isinstance(value, int | str) and not isinstance(value, bool):
         return from_text(setting, str(value), where)
+    if kind is Kind.COUNT and isinstance(value, int) and not isinstance(value, bool):
+        return from_text(setting, str(value), where)
     if kind is Kind.CHOICE and isinstance(value, str):
         return from_text(setting, value, where)
     if kind in (Kind.FILE, Kind.DIRECTORY) and isinstance(value, str):
@@ -94,6 +101,8 @@ def from_flag(setting: Setting, value: object, where: str) -> Value:
     match value:
         case bool():
             return value
+        case int() if setting.kind is Kind.COUNT:
+            return from_text(setting, str(value), where)
         case int() | float():
             return _bounded(setting, float(value), where)
         case Path() | str():

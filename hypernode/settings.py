@@ -13,7 +13,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from hypernode.limits import RATIO_MAX, READ_DEADLINE_SECONDS
+from hypernode.limits import (
+    CONTAINER_LOG_BYTES,
+    CONTAINER_LOG_FILES,
+    CONTAINER_LOG_FILES_MAX,
+    RATIO_MAX,
+    READ_DEADLINE_SECONDS,
+)
 
 Value = bool | int | float | str | Path | tuple[str, ...] | None
 """None: there is no limit, or no file."""
@@ -30,6 +36,8 @@ class Kind(StrEnum):
     """Bytes a second: 2M, 500k."""
     SIZE = "size"
     """Bytes: 20G, 500M."""
+    COUNT = "count"
+    """A whole number."""
     FILE = "file"
     DIRECTORY = "directory"
     CHOICE = "choice"
@@ -250,6 +258,24 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How: text, or json (an object a line). Neither has secrets; links are cut.",
         Group.LOGS,
         choices=("text", "json"),
+    ),
+    Setting(
+        "log-max-size",
+        Kind.SIZE,
+        CONTAINER_LOG_BYTES,
+        "When a file of a detached container's log has so many bytes, the next begins.",
+        Group.LOGS,
+        commands=("boot",),
+        default_words="10M",
+    ),
+    Setting(
+        "log-max-files",
+        Kind.COUNT,
+        CONTAINER_LOG_FILES,
+        "How many files of a detached container's log are kept.",
+        Group.LOGS,
+        commands=("boot",),
+        bounds=(1, CONTAINER_LOG_FILES_MAX),
     ),
 )
 

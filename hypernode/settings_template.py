@@ -12,6 +12,7 @@ from hypernode.settings import SETTINGS, Kind, Setting, Value
 _EXAMPLES: Mapping[Kind, str] = {
     Kind.RATE: '"2M"',
     Kind.SIZE: '"20G"',
+    Kind.COUNT: "3",
     Kind.FILE: '"swarm.key"',
     Kind.DIRECTORY: '"/srv/hypernode"',
     Kind.ADDRESS: '"127.0.0.1:8080"',

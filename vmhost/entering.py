@@ -25,13 +25,14 @@ import socket
 import struct
 import sys
 import termios
+from contextlib import suppress
 from typing import Any, Final, NoReturn
+
+from vmhost.prctl import CAPBSET_DROP, SET_PDEATHSIG, prctl
 
 _NAMESPACES: Final = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 """Mounts, control groups, host name, IPC, processes, network."""
 _NAMESPACE_OF_USERS: Final = 0x10000000
-_PR_SET_PDEATHSIG: Final = 1
-_PR_CAPBSET_DROP: Final = 24
 _CAPABILITIES: Final = 64
 _REQUEST_BYTES_MAX: Final = 4 << 20
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -75,7 +76,7 @@ def enter(pidfd: int, namespaces: int, *, own_users: bool) -> None:
     if own_users:
         os.setgid(0)
         os.setuid(0)
-        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))  # which setuid clears
+        prctl(SET_PDEATHSIG, signal.SIGKILL)  # which setuid clears
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], int, int]:
@@ -131,13 +132,14 @@ def _become(request: dict[str, Any], terminal: int | None, telling: int) -> NoRe
                 os.dup2(terminal, number)
         for name in range(_CAPABILITIES):
             if not request["capabilities"] >> name & 1:
-                _libc.prctl(_PR_CAPBSET_DROP, name, 0, 0, 0)  # those that the kernel does not know fail
+                with suppress(OSError):  # those that the kernel does not know fail
+                    prctl(CAPBSET_DROP, name)
         os.setgroups(request["groups"])
         os.setgid(request["gid"])
         os.setuid(request["uid"])
         os.chdir(request["workdir"])
         os.umask(0o022)
-        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))  # after setuid, which clears it
+        prctl(SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.closerange(3, telling)

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from vmhost.hanging_up import ends_with_terminal
 from vmhost.nspawn import Limits, NspawnSpec
 
 FORWARDED_SIGNALS: Final = (
@@ -40,8 +41,7 @@ STOPPING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 def forwarded_signals() -> tuple[signal.Signals, ...]:
     """FORWARDED_SIGNALS, but for SIGHUP where this process was started to ignore it (`nohup`)."""
-    ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return tuple(each for each in FORWARDED_SIGNALS if each is not signal.SIGHUP or not ignores)
+    return tuple(each for each in FORWARDED_SIGNALS if each is not signal.SIGHUP or ends_with_terminal())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ ends after ten idle seconds, and the child with it).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -22,10 +21,9 @@ import trio
 
 from vmhost import limits
 from vmhost.errors import HostUnfit
+from vmhost.prctl import SET_THP_DISABLE, prctl
 
 _SETPRIV: Final = "setpriv"
-_PR_SET_THP_DISABLE: Final = 41
-_libc: Final = ctypes.CDLL(None)
 
 
 class ChildProcess:
@@ -85,11 +83,11 @@ def own_module(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
 @contextmanager
 def _small_pages() -> Iterator[None]:
     """Programs that are started in the block never get huge pages: a child keeps what its parent said of itself."""
-    _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    prctl(SET_THP_DISABLE, 1)
     try:
         yield
     finally:
-        _libc.prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
+        prctl(SET_THP_DISABLE, 0)
 
 
 def check_installed(*programs: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from hypernode.api.snapshot_requests import SNAPSHOT_REQUESTS, SnapshotContainer, SnapshotRequest
+from hypernode.limits import CONTAINER_LOG_BYTES, CONTAINER_LOG_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class CreateContainer:
     """What boots in the virtual machine: `fast` (busybox is its PID 1) or `systemd`."""
     hypervisor: str = "auto"
     """What runs the virtual machine: `auto` and `qemu` are QEMU; `cloud-hypervisor`, `xen`."""
+    publish_all: bool = False
+    """Also the ports that its image names, each at one of this host's that is free."""
+    log_max_size: int = CONTAINER_LOG_BYTES
+    log_max_files: int = CONTAINER_LOG_FILES
+    """Of what it prints so many files of so many bytes are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +215,10 @@ class ContainerProcesses:
 
 @dataclass(frozen=True, slots=True)
 class ContainerLogs:
-    """Streaming: what it printed. `since`, `until`: seconds since 1970; `tail`: the last lines; then what it prints."""
+    """Streaming: what it printed. `since`, `until`: seconds since 1970; `tail`: the last lines; then what it prints.
+
+    `as_json`: each line as an object, {"log", "stream", "time"}.
+    """
 
     op: ClassVar[str] = "container-logs"
     container: str
@@ -218,20 +227,28 @@ class ContainerLogs:
     until: float | None = None
     tail: int | None = None
     timestamps: bool = False
+    as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AttachContainer:
-    """Streaming: what it prints from now on, and its input if that was kept open and `stdin` says so."""
+    """Streaming: what it prints from now on, and its input if that was kept open and `stdin` says so.
+
+    `replay`: first what it printed before in this run, 64 KiB at most: nothing is lost between starting and attaching.
+    """
 
     op: ClassVar[str] = "container-attach"
     container: str
     stdin: bool = True
+    replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ExecInContainer:
-    """Streaming: one more program in it. It ends with the connection, unless it is to run on by itself (`detach`)."""
+    """Streaming: one more program in it. It ends with the connection, unless it is to run on by itself (`detach`).
+
+    `ready` has the `id` that the events of it have as `execID`, and its `pid` on this host.
+    """
 
     op: ClassVar[str] = "container-exec"
     container: str

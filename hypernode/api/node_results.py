@@ -262,10 +262,11 @@ class ContainerMade(ContainerId):
 
 
 class ContainerRow(TypedDict):
-    """Everything that is known of one; `created` as in RFC 3339."""
+    """Everything that is known of one; `image` is what this home calls its image, `created` as in RFC 3339."""
 
     id: str
     name: str
+    image: str | None
     created: str
     foreground: bool
     labels: dict[str, str]

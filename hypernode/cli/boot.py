@@ -54,7 +54,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     """Run the container; the exit status of its command. In the background: say its id."""
     asked = asked_for(config, arguments)
     if arguments["detach"]:
-        return await _boot_detached(config, asked, shows_timings=arguments["timings"])
+        return await _boot_detached(config, asked, arguments)
     check(asked)
     if asked.restart != "no":
         raise Refused("what runs in the foreground is not started again", "give --detach too")
@@ -99,7 +99,7 @@ async def boot(config: Config, arguments: Mapping[str, Any]) -> int:
     return ran.exit_code
 
 
-async def _boot_detached(config: Config, asked: CreateContainer, *, shows_timings: bool) -> int:
+async def _boot_detached(config: Config, asked: CreateContainer, arguments: Mapping[str, Any]) -> int:
     age = command_age_seconds()
     watch = Stopwatch()
     async with reach_containers(config) as client:
@@ -108,13 +108,16 @@ async def _boot_detached(config: Config, asked: CreateContainer, *, shows_timing
         with EventPrinter() as printer:
             started = await client.call(StartContainer(made["id"]), printer)
         watch.lap("keeper")
-        print(made["id"], flush=True)
+        if not arguments["as_json"]:
+            print(made["id"], flush=True)
     inside = started.pop("timings")
     rest = watch.laps["keeper"] - sum(inside.values())
     stages = {"command line": age, "node": watch.laps["node"], "keeper": rest, **inside}
     timings = {stage: round(seconds, 4) for stage, seconds in {**stages, "total": sum(stages.values())}.items()}
     await send_boot(timings, {"container": made["name"], **started})
-    if shows_timings:
+    if arguments["as_json"]:
+        print(json.dumps({**made, **started, "timings": timings}), flush=True)
+    if arguments["timings"]:
         _tell_timings(timings)
     return EXIT_OK
 

@@ -6,13 +6,13 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hyperlog.errors import HyperError, NotFound, Refused
+from hypernode.cli.progress import note
 from hypernode.cli.tables import plain
 from hypernode.config import choose
 from hypernode.config_edit import read_text, replace_file, to_toml, with_setting
@@ -67,15 +67,22 @@ def edit(arguments: Mapping[str, Any]) -> int:
     after = read_text(draft)
     if done.returncode != 0 or after == before:
         draft.unlink()
-        print("nothing was changed", file=sys.stderr)
-        return EXIT_OK
+        note("nothing was changed")
+        return _edited(path, arguments, changed=False)
     try:
         _check(draft, draft)
     except HyperError as error:
         raise BadSetting(f"nothing was changed: {error.message}", f"what you wrote is in {draft}") from None
     replace_file(path, after)
     draft.unlink()
-    print(plain(str(path)))
+    return _edited(path, arguments, changed=True)
+
+
+def _edited(path: Path, arguments: Mapping[str, Any], *, changed: bool) -> int:
+    if arguments["as_json"]:
+        print(json.dumps({"path": str(path), "changed": changed}))
+    elif changed:
+        print(plain(str(path)))
     return EXIT_OK
 
 
@@ -88,7 +95,7 @@ def _change(arguments: Mapping[str, Any], setting: Setting, value: str | None) -
         _check(Path(draft.name), path)
     replace_file(path, text)
     if os.environ.get(setting.variable, "").strip():
-        print(f"hypernode: note: {setting.variable} in the environment is stronger than the file", file=sys.stderr)
+        note(f"{setting.variable} in the environment is stronger than the file")
     if arguments["as_json"]:
         print(
             json.dumps({"name": setting.name, "value": None if value is None else json.loads(value), "path": str(path)})

@@ -78,7 +78,8 @@ def check(arguments: Mapping[str, Any]) -> int:
     return EXIT_OK
 
 
-def template(_arguments: Mapping[str, Any]) -> int:
+def template(arguments: Mapping[str, Any]) -> int:
     """The whole table as a file."""
-    sys.stdout.write(make_template())
+    text = make_template()
+    sys.stdout.write(json.dumps({"template": text}) + "\n" if arguments["as_json"] else text)
     return EXIT_OK

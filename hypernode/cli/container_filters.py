@@ -45,8 +45,13 @@ def _label(value: str, _now: float) -> Fits:
 
 def _image(value: str, _now: float) -> Fits:
     key = value.removeprefix("hyper://")
-    return lambda row: any(
-        link.removeprefix("hyper://").startswith(key) for link in (row["state"]["link"], row["config"]["link"]) if link
+    return lambda row: (
+        row["image"] == value
+        or any(
+            link.removeprefix("hyper://").startswith(key)
+            for link in (row["state"]["link"], row["config"]["link"])
+            if link
+        )
     )
 
 

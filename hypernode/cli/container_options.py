@@ -67,6 +67,9 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         health_retries=arguments["health_retries"],
         guest=arguments["guest"],
         hypervisor=arguments["hypervisor"],
+        publish_all=arguments["publish_all"],
+        log_max_size=config.log_max_size,
+        log_max_files=config.log_max_files,
     )
 
 

@@ -45,9 +45,12 @@ async def _opened(config: Config, request: Request) -> AsyncIterator[tuple[Frame
             yield frames, held.ready
 
 
-async def _show(frames: Frames) -> int:
-    """Print what comes, to its end; the exit code. Raises the error that is said, `KeeperFailed` if nothing is."""
-    with Sink.shared(1) as out, Sink.shared(2) as err:
+async def _show(frames: Frames, *, as_json: bool = False) -> int:
+    """Print what comes, to its end; the exit code. Raises the error that is said, `KeeperFailed` if nothing is.
+
+    `as_json`: what comes are objects that say by themselves which stream they are of.
+    """
+    with Sink.shared(1) as out, Sink.shared(1 if as_json else 2) as err:
         while (frame := await _next(frames)) is not None:
             kind, data = frame
             if kind == CONTROL:
@@ -75,17 +78,23 @@ async def logs(config: Config, arguments: Mapping[str, Any]) -> int:
         None if arguments[name] is None else parse_moment(arguments[name], now) for name in ("since", "until")
     )
     request = ContainerLogs(
-        arguments["container"], arguments["follow"], since, until, arguments["tail"], arguments["timestamps"]
+        arguments["container"],
+        arguments["follow"],
+        since,
+        until,
+        arguments["tail"],
+        arguments["timestamps"],
+        arguments["as_json"],
     )
     async with _opened(config, request) as (frames, _):
-        await _show(frames)
+        await _show(frames, as_json=arguments["as_json"])
     return EXIT_OK
 
 
 async def attach(config: Config, arguments: Mapping[str, Any]) -> int:
     """Be at its streams."""
     typed = parse_keys(arguments["detach_keys"])
-    request = AttachContainer(arguments["container"], arguments["stdin"])
+    request = AttachContainer(arguments["container"], arguments["stdin"], arguments["replay"])
     async with _opened(config, request) as (frames, ready):
         is_terminal = bool(ready["tty"]) and os.isatty(0)
         keys = DetachKeys(typed) if is_terminal else None

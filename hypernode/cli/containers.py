@@ -35,7 +35,7 @@ from hypernode.cli.container_filters import parse_filters
 from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_containers
 from hypernode.cli.run_command import print_error
-from hypernode.cli.tables import plain, print_table, size_text
+from hypernode.cli.tables import cut, plain, print_table, size_text
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK, exit_status
 from hypernode.sizes import parse_size
@@ -43,6 +43,8 @@ from hypernode.sizes import parse_size
 _SHORT = 12
 _IDLE = ("created", "exited", "dead")
 _COMMAND_WIDTH = 30
+_LEAST = (_SHORT, 7, 7, 9, 12, 7, 14)
+"""Characters of each column of `ps` on a narrow terminal: 80 in all."""
 
 
 async def ps(config: Config, arguments: Mapping[str, Any]) -> int:
@@ -66,6 +68,7 @@ async def ps(config: Config, arguments: Mapping[str, Any]) -> int:
     print_table(
         ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"),
         [_row(row, now, full=arguments["full"]) for row in rows],
+        least=None if arguments["full"] else _LEAST,
     )
     return EXIT_OK
 
@@ -74,10 +77,12 @@ def _row(row: Mapping[str, Any], now: datetime, *, full: bool) -> tuple[str, ...
     state, asked = row["state"], row["config"]
     command = plain(" ".join(state["command"] or asked["command"])) or "-"
     image = (state["link"] or asked["link"]).removeprefix("hyper://")
+    called = row["image"] or image[:_SHORT]
+    version = f"@{state['version']}" if state["version"] else ""
     return (
         row["id"] if full else row["id"][:_SHORT],
-        plain(image if full else image[:_SHORT]) or "-",
-        command if full or len(command) <= _COMMAND_WIDTH else command[: _COMMAND_WIDTH - 1] + "…",
+        plain(f"{image.partition('@')[0] if full else called}{version}") or "-",
+        command if full else cut(command, _COMMAND_WIDTH),
         _ago(row["created"], now),
         _status_text(state, now),
         _ports_text(state),
@@ -88,8 +93,8 @@ def _row(row: Mapping[str, Any], now: datetime, *, full: bool) -> tuple[str, ...
 def _ports_text(state: Mapping[str, Any]) -> str:
     """Those published, and while it runs those that its image names but nobody published."""
     inside = {text.rpartition("->")[2] for text in state["ports"]}
-    exposed = [port for port in state["exposed"] if port not in inside] if state["status"] not in _IDLE else []
-    return ", ".join((*state["ports"], *exposed)) or "-"
+    named = state["image"].get("ports", ()) if state["status"] not in _IDLE else ()
+    return ", ".join((*state["ports"], *(port for port in named if port not in inside))) or "-"
 
 
 def _status_text(state: Mapping[str, Any], now: datetime) -> str:

@@ -19,6 +19,7 @@ from hypernode.config import Config
 from hypernode.containers.control import answer
 from hypernode.containers.keeper import Keeper, keeping
 from hypernode.containers.launch import read_launch
+from hypernode.containers.logs import LogWriter
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.policy import next_delay, parse_policy
 from hypernode.containers.snapshots import Snapshot, SnapshotStore
@@ -90,7 +91,8 @@ async def _keep(config: Config, identity: str, may_host: bool, snapshot: Snapsho
 async def _keep_on(
     client: Client, config: Config, container: Container, snapshot: Snapshot | None, report: _Report
 ) -> None:
-    output = Output(container.log)
+    asked = container.spec.asked
+    output = Output(LogWriter(container.log, asked.log_max_size, asked.log_max_files))
     async with keeping(config, container, output, answer) as keeper, keeper.telling():
         await _Keeping(config, keeper, output, snapshot, report).run(client)
     if container.spec.asked.auto_remove:

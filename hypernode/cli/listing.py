@@ -16,6 +16,9 @@ from hypernode.cli.versions import usage
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 
+_LEAST = (16, 8, 8, 6, 20)
+"""Characters of each column of `images` on a narrow terminal."""
+
 
 async def images(config: Config, arguments: Mapping[str, Any]) -> int:
     """One line an image, or what each takes of the disk."""
@@ -36,7 +39,7 @@ async def images(config: Config, arguments: Mapping[str, Any]) -> int:
         )
         for image in result["images"]
     ]
-    print_table(("NAME", "VERSIONS", "SIZE", "LOCAL", "LINK"), rows)
+    print_table(("NAME", "VERSIONS", "SIZE", "LOCAL", "LINK"), rows, None if arguments["full"] else _LEAST)
     return EXIT_OK
 
 

@@ -229,9 +229,10 @@ def images(
     usage: Annotated[
         bool, typer.Option("--du", help="What each takes of the disk, and how much of it is shared.")
     ] = False,
+    full: Annotated[bool, typer.Option("--no-trunc", help="Whole links, however narrow the terminal.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the images here: name, versions, size, how much of it is local, link.
+    """List the images here: name, versions, size, how much of it is local, link (cut where a terminal is too narrow).
 
     [bold]Examples[/bold]
 
@@ -239,7 +240,7 @@ def images(
         hypernode images --du
         hypernode images --json | jq -r '.images[].link'
     """
-    run("images", usage=usage, as_json=as_json)
+    run("images", usage=usage, full=full, as_json=as_json)
 
 
 @app.command()

@@ -10,8 +10,11 @@ import typer
 from hypernode.cli.options import (
     DeadlineOption,
     DrivesOption,
+    JsonOption,
     LinkArgument,
     ListenOption,
+    LogFilesOption,
+    LogSizeOption,
     PeerOption,
     PrivateTracesOption,
     RefreshOption,
@@ -123,10 +126,14 @@ _Port = Annotated[
     _option(
         "--port",
         "-p",
-        metavar="[ADDRESS:]HOST:INSIDE[/udp]",
-        help="Let connections to this host's port reach what listens inside.",
+        metavar="[[ADDRESS:]HOST:]INSIDE[/udp]",
+        help="Let connections to this host's port reach what listens inside; without HOST to one that is free.",
         panel=_SEEING,
     ),
+]
+_PublishAll = Annotated[
+    bool,
+    _option("--publish-all", "-P", help="Also the ports that the image names, each at a free one.", panel=_SEEING),
 ]
 _Net = Annotated[
     str,
@@ -247,6 +254,7 @@ def boot(
     bind: _Bind = None,
     volume: _Volume = None,
     port: _Port = None,
+    publish_all: _PublishAll = False,
     net: _Net = "none",
     cpus: _Cpus = None,
     memory: _Memory = None,
@@ -256,6 +264,8 @@ def boot(
     trust: _Trust = False,
     gpu: _Gpu = None,
     drives: DrivesOption = None,
+    log_max_size: LogSizeOption = None,
+    log_max_files: LogFilesOption = None,
     health_cmd: _HealthCommand = None,
     health_interval: _HealthInterval = None,
     health_timeout: _HealthTimeout = None,
@@ -275,6 +285,7 @@ def boot(
     read_deadline: DeadlineOption = None,
     refresh: RefreshOption = False,
     listen: ListenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a container from an image that is still elsewhere.
 

@@ -70,14 +70,14 @@ def check(
     run_here("hypernode.cli.config_command:check", file=file, as_json=as_json)
 
 
-def template() -> None:
+def template(as_json: JsonOption = False) -> None:
     """Print a configuration file with every setting, its default and what it means, all as comments.
 
     [bold]Examples[/bold]
 
         hypernode config template > ~/.config/hypernode/config.toml
     """
-    run_here("hypernode.cli.config_command:template")
+    run_here("hypernode.cli.config_command:template", as_json=as_json)
 
 
 def set_(
@@ -113,7 +113,7 @@ def unset(name: NameArgument, system: SystemOption = False, as_json: JsonOption 
     run_here("hypernode.cli.config_change:unset", name=name, system=system, as_json=as_json)
 
 
-def edit(system: SystemOption = False) -> None:
+def edit(system: SystemOption = False, as_json: JsonOption = False) -> None:
     """Open the file in $VISUAL, $EDITOR or vi; what you write takes its place when it is sound.
 
     A file that is not there yet begins as `config template`.
@@ -123,4 +123,4 @@ def edit(system: SystemOption = False) -> None:
         hypernode config edit
         EDITOR=nano hypernode config edit --system
     """
-    run_here("hypernode.cli.config_change:edit", system=system)
+    run_here("hypernode.cli.config_change:edit", system=system, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hypernode.cli.detach_keys import DETACH_KEYS
-from hypernode.cli.options import JsonOption, run
+from hypernode.cli.options import JsonNotesOption, JsonOption, run
 
 _ContainerArgument = Annotated[
     str, typer.Argument(metavar="CONTAINER", help="Its name, its id, or the beginning of that.")
@@ -29,7 +29,7 @@ _FilterOption = Annotated[
     typer.Option(
         "--filter",
         metavar="KEY=VALUE",
-        help="Only those that fit: name, id, status, health, exited, label, ancestor (a link), until (made before).",
+        help="Only those that fit: name, id, status, health, exited, label, ancestor (an image), until (made before).",
     ),
 ]
 
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
 def ps(
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Also those that do not run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids only.")] = False,
-    full: Annotated[bool, typer.Option("--no-trunc", help="Whole ids and commands.")] = False,
+    full: Annotated[bool, typer.Option("--no-trunc", help="Whole ids, commands and images' keys.")] = False,
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME[=VALUE]", help="Only those that have it.")
     ] = None,
@@ -239,14 +239,14 @@ def unpause(containers: _ContainersArgument, as_json: JsonOption = False) -> Non
     run("unpause", containers=containers, as_json=as_json)
 
 
-def inspect(containers: _ContainersArgument) -> None:
+def inspect(containers: _ContainersArgument, as_json: JsonNotesOption = False) -> None:
     """Show everything about containers: a JSON list.
 
     [bold]Examples[/bold]
 
         hypernode inspect web | jq .[0].state
     """
-    run("inspect", containers=containers)
+    run("inspect", containers=containers, as_json=as_json)
 
 
 def stats(
@@ -275,10 +275,12 @@ def logs(
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only what was before.")] = None,
     tail: Annotated[int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="Only the last lines.")] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="The time before each line.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a container printed, its errors on standard error.
 
-    Kept are the last 30 MB, to its removal.
+    Kept are the last 30 MB (see `boot --log-max-size`), to its removal. With --json each line is an object of Docker's,
+    {"log", "stream", "time"}.
 
     [bold]Examples[/bold]
 
@@ -286,15 +288,28 @@ def logs(
         hypernode logs -f --tail 20 web
         hypernode logs --since 10m -t web
     """
-    run("logs", container=container, follow=follow, since=since, until=until, tail=tail, timestamps=timestamps)
+    run(
+        "logs",
+        container=container,
+        follow=follow,
+        since=since,
+        until=until,
+        tail=tail,
+        timestamps=timestamps,
+        as_json=as_json,
+    )
 
 
 def attach(
     container: _ContainerArgument,
     no_stdin: Annotated[bool, typer.Option("--no-stdin", help="Only watch.")] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="First the last that it printed since it was started (64 KiB).")
+    ] = False,
     detach_keys: Annotated[
         str, typer.Option("--detach-keys", metavar="KEYS", help="What leaves a terminal, e.g. ctrl-a,d.")
     ] = DETACH_KEYS,
+    as_json: JsonNotesOption = False,
 ) -> None:
     """Be at a container's streams: what it prints from now on, and its input if it was booted with -i.
 
@@ -306,7 +321,14 @@ def attach(
         hypernode boot -d -i -t --name shell hyper://KEY -- bash
         hypernode attach shell
     """
-    run("attach", container=container, stdin=not no_stdin, detach_keys=detach_keys)
+    run(
+        "attach",
+        container=container,
+        stdin=not no_stdin,
+        replay=replay,
+        detach_keys=detach_keys,
+        as_json=as_json,
+    )
 
 
 def _after_dashes(words: list[str]) -> list[str]:
@@ -340,6 +362,7 @@ def exec_(
     user: Annotated[
         str | None, typer.Option("--user", "-u", metavar="USER[:GROUP]", help="As whom (default: as the container).")
     ] = None,
+    as_json: JsonNotesOption = False,
 ) -> None:
     """Run one more program in a container. Its streams and exit status are this command's; it ends with this command,
     unless --detach lets it run on.
@@ -362,12 +385,14 @@ def exec_(
         env_file=env_file or [],
         workdir=workdir,
         user=user,
+        as_json=as_json,
     )
 
 
 def cp(
     source: Annotated[str, typer.Argument(metavar="FROM", help="CONTAINER:/PATH, a path here, or - for a tar.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="A path here, CONTAINER:/PATH, or - for a tar.")],
+    as_json: JsonNotesOption = False,
 ) -> None:
     """Copy files out of a running container, or into one; directories whole.
 
@@ -379,4 +404,4 @@ def cp(
         hypernode cp ./site web:/var/www
         hypernode cp web:/var/log - | tar t
     """
-    run("cp", source=source, target=target)
+    run("cp", source=source, target=target, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hypernode.cli.options import JsonOption, run
+from hypernode.cli.options import JsonNotesOption, JsonOption, run
 
 guest: Final = typer.Typer(
     name="guest",
@@ -223,6 +223,7 @@ def ssh(
         list[str] | None, typer.Argument(metavar="[CMD ARG…]", help="Run this there instead of a shell.")
     ] = None,
     name: NameOption = "hyperos",
+    as_json: JsonNotesOption = False,
 ) -> None:
     """Log in to a machine as root, or run one command there with ssh's own streams, terminal and exit status.
 
@@ -231,13 +232,14 @@ def ssh(
         hypernode guest ssh
         hypernode guest ssh uname -a
     """
-    run("guest-ssh", command=command or [], name=name)
+    run("guest-ssh", command=command or [], name=name, as_json=as_json)
 
 
 @guest.command("run", context_settings={"allow_interspersed_args": False})
 def run_there(
     command: Annotated[list[str], typer.Argument(metavar="CMD [ARG…]", help="What to run there.")],
     name: NameOption = "hyperos",
+    as_json: JsonNotesOption = False,
 ) -> None:
     """Run one command in a machine; its output, input and exit status are the command's own.
 
@@ -246,7 +248,7 @@ def run_there(
         hypernode guest run cat /proc/cmdline
         tar c . | hypernode guest run --name builder tar x -C /tmp
     """
-    run("guest-ssh", command=command, name=name)
+    run("guest-ssh", command=command, name=name, as_json=as_json)
 
 
 @guest.command()

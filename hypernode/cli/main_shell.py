@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command()(install_service)
 
 
-def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")], as_json: JsonOption = False
+) -> None:
     """Print what a shell sources to complete commands, options, links and names at Tab.
 
     A link is completed from the image's name, too: `hypernode boot deb` and Tab. No node is started for it.
@@ -35,7 +37,7 @@ def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", h
         source <(hypernode completion zsh)
         hypernode completion fish > ~/.config/fish/completions/hypernode.fish
     """
-    run_here("hypernode.cli.shell_command:completion", shell=shell)
+    run_here("hypernode.cli.shell_command:completion", shell=shell, as_json=as_json)
 
 
 def install_man(

@@ -28,9 +28,14 @@ JsonOption = Annotated[
         "--json", help="JSON on standard output; errors, notes and progress are JSON lines on standard error."
     ),
 ]
+JsonNotesOption = Annotated[
+    bool, typer.Option("--json", help="Errors, notes and progress are JSON lines on standard error.")
+]
 ListenOption = Annotated[list[str] | None, option_of("listen")]
 DeadlineOption = Annotated[float | None, option_of("read-deadline")]
 DrivesOption = Annotated[str | None, option_of("drives")]
+LogSizeOption = Annotated[str | None, option_of("log-max-size")]
+LogFilesOption = Annotated[int | None, option_of("log-max-files")]
 PrivateTracesOption = Annotated[bool | None, option_of("private-traces")]
 RefreshOption = Annotated[bool, typer.Option("--refresh", help="Ask peers for newer versions first.")]
 PlatformOption = Annotated[

@@ -38,6 +38,7 @@ COMMANDS: Final = MappingProxyType(
 )
 OPTIONS: Final = MappingProxyType(
     {
+        "--log-opt": "--log-max-size SIZE and --log-max-files N",
         "--mount": "--bind DIR:INSIDE or --volume NAME:INSIDE",
         "--network": "--net none|user|host",
         "--publish": "--port HOST:INSIDE",

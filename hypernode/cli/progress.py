@@ -65,6 +65,8 @@ class EventPrinter:
             self._progress(str(fields["stage"]), int(fields["done"]), fields.get("total"))
         elif kind == "note":
             self._note(str(fields["text"]))
+        elif kind == "stage" and str(fields["stage"]).startswith("still "):
+            self._note(str(fields["stage"]))
 
     def _note(self, text: str) -> None:
         if self._bars is not None:

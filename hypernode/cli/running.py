@@ -92,6 +92,8 @@ async def run_kept(
             except (ConnectionError, FileNotFoundError):
                 raise NodeGone("no node runs in this home any more", "start the daemon") from None
             keeper.booted(held.ready)
+            if asked.publish_all:
+                await ports.open_exposed(held.ready["config"]["ports"], udp=asked.isolation == "host")
             with lifeline(config, held.ready) as line:
                 async with Tie(held, line) as tie:
                     about_to_run()

@@ -19,7 +19,8 @@ from hypernode.exit_codes import EXIT_OK
 
 def completion(arguments: Mapping[str, Any]) -> int:
     """The script."""
-    sys.stdout.write(SCRIPTS[arguments["shell"]])
+    script = SCRIPTS[arguments["shell"]]
+    sys.stdout.write(json.dumps({"script": script}) + "\n" if arguments["as_json"] else script)
     return EXIT_OK
 
 

@@ -20,7 +20,6 @@ Started by the daemon with a listening unix socket as standard input.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import resource
@@ -42,6 +41,7 @@ from hypernode.cli.keep import keep_detached
 from hypernode.cli.main import app
 from hypernode.service import UNUSED_CAPABILITIES
 from hypernode.start_protocol import BOOT, CODE, DESCRIPTORS, HEAD, KEEP, PID, REQUEST_BYTES_MAX
+from vmhost.prctl import SET_NAME, prctl
 
 _REQUEST_SECONDS: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
@@ -61,10 +61,8 @@ _UNUSED: Final = sum(1 << number for number in UNUSED_CAPABILITIES.values())
 _IMPORTED: Final = (boot, isolation, run_command)  # what `main` imports when a boot runs: here it has been
 _LIMITS: Final = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _CGROUPS: Final = "/sys/fs/cgroup"
-_PR_SET_NAME: Final = 15
 _KEEPER_NAME: Final = b"hypernode-keep"
 """As ps(1) and top(1) show it: at most 15 bytes."""
-_libc: Final = ctypes.CDLL(None)
 
 
 class _Asked(NamedTuple):
@@ -117,7 +115,7 @@ def _be_keeper(connection: socket.socket, asked: _Asked) -> NoReturn:
     try:
         os.setsid()
         os.chdir("/")
-        _libc.prctl(_PR_SET_NAME, _KEEPER_NAME, 0, 0, 0)
+        prctl(SET_NAME, _KEEPER_NAME)
         telling, log = asked.descriptors
         null = os.open(os.devnull, os.O_RDWR)
         for number, descriptor in ((0, null), (1, null), (2, log)):

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from vmhost.hanging_up import ends_with_terminal
+
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """What ends a command in order: SIGINT, SIGTERM, and SIGHUP unless it was started to ignore that (`nohup`)."""
-    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    hung_up = (signal.SIGHUP,) if ends_with_terminal() else ()
     return (signal.SIGINT, signal.SIGTERM, *hung_up)
 
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from hypernode.cli.options import JsonOption, LinkArgument, ListenOption, PeerOption, RefreshOption, run
+from hypernode.cli.options import (
+    JsonNotesOption,
+    JsonOption,
+    LinkArgument,
+    ListenOption,
+    PeerOption,
+    RefreshOption,
+    run,
+)
 
 PlaceArgument = Annotated[str, typer.Argument(metavar="LINK[:PATH]", help="hyper://KEY[@VERSION]:PATH in the image.")]
 VolumeArgument = Annotated[str, typer.Argument(metavar="VOLUME", help="A name that boot --keep was given.")]
@@ -82,14 +90,14 @@ def ls(
     run("ls", place=place, recursive=recursive, peers=peer or [], as_json=as_json)
 
 
-def cat(place: PlaceArgument, peer: PeerOption = None) -> None:
+def cat(place: PlaceArgument, peer: PeerOption = None, as_json: JsonNotesOption = False) -> None:
     """Print a file of an image; only its blocks are fetched.
 
     [bold]Examples[/bold]
 
         hypernode cat hyper://KEY@2:/etc/os-release
     """
-    run("cat", place=place, peers=peer or [])
+    run("cat", place=place, peers=peer or [], as_json=as_json)
 
 
 def checkout(

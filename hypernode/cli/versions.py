@@ -35,20 +35,22 @@ from hypernode.cli.tables import plain, print_table, size_text
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_BY_CODE, EXIT_OK
 
+_PARTS: Final = frozenset({"changes", "data", "entries", "version"})
 _LETTERS: Final = {"added": "A", "removed": "D", "changed": "M", "metadata": "m"}
 
 Arguments = Mapping[str, Any]
 
 
 async def _ask(config: Config, request: VersionRequest, hear: Callable[[str, Json], None] | None = None) -> Json:
-    """The result; events that `hear` does not get show as progress."""
+    """The result; events that are parts of it go to `hear`, others show as progress."""
     async with reach_node(config) as node:
         with EventPrinter() as printer:
 
             def heard(kind: str, fields: Json) -> None:
-                if hear is not None:
+                if hear is not None and kind in _PARTS:
                     hear(kind, fields)
-                printer(kind, fields)
+                else:
+                    printer(kind, fields)
 
             return await node.client.call(request, heard)
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final
 
 from hypernode.start_protocol import ANSWER_SECONDS, BOOT, CODE, HEAD, PID
+from vmhost.hanging_up import ends_with_terminal
 
 _LOST: Final = 125
 _FORWARDED: Final = (
@@ -77,7 +78,7 @@ def _accompany(connection: socket.socket, double: int) -> int:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     for number in _FORWARDED:
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+        if number is not signal.SIGHUP or ends_with_terminal():
             signal.signal(number, forward)
     signal.signal(signal.SIGTSTP, pause)
     try:

@@ -20,7 +20,8 @@ from hypernode.api.server import Call
 from hypernode.api.snapshot_requests import SnapshotContainer
 from hypernode.containers.health import follow
 from hypernode.containers.keeper import Keeper, parse_signal
-from hypernode.containers.logs import LOG_TICK_SECONDS, LogLine, read_log, stamped
+from hypernode.containers.logs import LOG_TICK_SECONDS, LogLine, read_log, shown
+from hypernode.containers.names import new_id
 from hypernode.containers.output import Output
 from hypernode.containers.wishes import updated
 from hypernode.errors import BadRequest
@@ -101,7 +102,7 @@ async def show_log(frames: Frames, lines: Iterator[LogLine], request: asked.Cont
         found: list[tuple[int, bytearray]] = []
         size = 0
         for line in lines:
-            kind, data = KINDS[line.stream], stamped(line) if request.timestamps else line.data
+            kind, data = KINDS[line.stream], _shown(line, request)
             if found and found[-1][0] == kind:
                 found[-1][1].extend(data)
             else:
@@ -116,6 +117,10 @@ async def show_log(frames: Frames, lines: Iterator[LogLine], request: asked.Cont
         for kind, data in found:
             await frames.send(kind, bytes(data))
     return last
+
+
+def _shown(line: LogLine, request: asked.ContainerLogs) -> bytes:
+    return shown(line, timestamps=request.timestamps, as_json=request.as_json)
 
 
 def _output(keeper: Keeper) -> Output:
@@ -144,7 +149,7 @@ async def _follow(keeper: Keeper, request: asked.ContainerLogs, call: Call) -> N
                 async for line in following:
                     if line.time >= since and (request.until is None or line.time < request.until):
                         since = line.time + LOG_TICK_SECONDS
-                        await frames.send(KINDS[line.stream], stamped(line) if request.timestamps else line.data)
+                        await frames.send(KINDS[line.stream], _shown(line, request))
         await frames.control(exit=0)
 
 
@@ -168,6 +173,7 @@ async def _attach(keeper: Keeper, request: asked.AttachContainer, call: Call) ->
     output = _output(keeper)
     machine = keeper.running()
     with output.attached() as pieces:
+        printed = output.printed() if request.replay else []
         async with streaming(call, tty=keeper.container.spec.asked.tty) as frames, trio.open_nursery() as nursery:
 
             async def take() -> None:
@@ -189,6 +195,8 @@ async def _attach(keeper: Keeper, request: asked.AttachContainer, call: Call) ->
 
             nursery.start_soon(take)
             keeper.tell("attach")
+            for stream, data in printed:
+                await frames.send(KINDS[stream], data)
             async for stream, data in pieces:
                 await frames.send(KINDS[stream], data)
             if keeper.ended.is_set():
@@ -209,8 +217,9 @@ async def _exec(keeper: Keeper, request: asked.ExecInContainer, call: Call) -> N
     if keeper.state.status != "running":
         raise Conflict(f"container {keeper.container.spec.name} is {keeper.state.status}", "unpause it first")
     try:
-        keeper.tell("exec_create: " + " ".join(spec.argv)[:100])
-        await (_exec_detached if request.detach else _exec_spec)(keeper, spec, call)
+        told = _Exec(keeper, spec)
+        told.tell("exec_create")
+        await (_exec_detached if request.detach else _exec_spec)(told, call)
     except (ProgramNotFound, ProgramNotExecutable) as error:
         async with streaming(call) as frames:  # as shells say it
             await frames.send(STDERR, f"hypernode: {error.message}\n".encode())
@@ -218,28 +227,45 @@ async def _exec(keeper: Keeper, request: asked.ExecInContainer, call: Call) -> N
             await frames.control(exit=EXIT_NOT_FOUND_INSIDE if is_missing else EXIT_NOT_EXECUTABLE)
 
 
-async def _exec_detached(keeper: Keeper, spec: ExecSpec, call: Call) -> None:
+class _Exec:
+    """A further program, with an id that its events and its `ready` have."""
+
+    def __init__(self, keeper: Keeper, spec: ExecSpec) -> None:
+        self.keeper = keeper
+        self.spec = spec
+        self.id = new_id()
+
+    def tell(self, action: str, **attributes: object) -> None:
+        """An event of Docker's name; those of its beginning have the command in theirs."""
+        words = "" if action == "exec_die" else ": " + " ".join(self.spec.argv)[:100]
+        self.keeper.tell(action + words, execID=self.id, **attributes)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Running]:
+        async with self.keeper.running().open_exec(self.spec) as running:
+            self.tell("exec_start", pid=running.pid)
+            yield running
+
+
+async def _exec_detached(further: _Exec, call: Call) -> None:
     """It runs on when the client has gone; what it prints is lost."""
 
     async def run(task_status: trio.TaskStatus[int]) -> None:
         with suppress(MachineGone):
-            async with keeper.running().open_exec(spec) as running:
-                keeper.tell("exec_start: " + " ".join(spec.argv)[:100], pid=running.pid)
+            async with further.open() as running:
                 task_status.started(running.pid)
-                keeper.tell("exec_die", exitCode=await follow(running, bytearray()))
+                further.tell("exec_die", exitCode=await follow(running, bytearray()))
 
-    pid = await keeper.nursery.start(run)
-    async with streaming(call, pid=pid) as frames:
+    pid = await further.keeper.nursery.start(run)
+    async with streaming(call, id=further.id, pid=pid) as frames:
         await frames.control(exit=0)
 
 
-async def _exec_spec(keeper: Keeper, spec: ExecSpec, call: Call) -> None:
-    async with keeper.running().open_exec(spec) as running:
-        keeper.tell("exec_start: " + " ".join(spec.argv)[:100], pid=running.pid)
-        async with streaming(call, pid=running.pid) as frames:
-            code = await _serve_exec(running, frames)
-            keeper.tell("exec_die", exitCode=code)
-            await frames.control(exit=code)
+async def _exec_spec(further: _Exec, call: Call) -> None:
+    async with further.open() as running, streaming(call, id=further.id, pid=running.pid) as frames:
+        code = await _serve_exec(running, frames)
+        further.tell("exec_die", exitCode=code)
+        await frames.control(exit=code)
 
 
 async def _serve_exec(running: Running, frames: Frames) -> int:

@@ -41,11 +41,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`failures`: in a row; `output`: what the last check printed, or why it could not be run."""
+    """`failures`: in a row."""
 
     status: str = STARTING
     failures: int = 0
-    output: str = ""
 
 
 def check_wishes(asked: CreateContainer) -> None:
@@ -89,18 +88,21 @@ def _first(wish: float | None, image: float, usual: float) -> float:
     return min(max(image, HEALTH_SECONDS_MIN), HEALTH_SECONDS_MAX) if image else usual
 
 
-def next_health(health: Health, check: Check, ran_seconds: float, failure: str | None, output: str) -> Health:
-    """After a check; `failure` None: it passed. Pure."""
-    if failure is None:
-        return Health(HEALTHY, 0, output)
+def next_health(health: Health, check: Check, ran_seconds: float, *, passed: bool) -> Health:
+    """After a check. Pure."""
+    if passed:
+        return Health(HEALTHY)
     if health.status == STARTING and ran_seconds < check.start_period:
-        return Health(STARTING, health.failures, failure)
+        return health
     failures = health.failures + 1
-    return Health(UNHEALTHY if failures >= check.retries else health.status, failures, failure)
+    return Health(UNHEALTHY if failures >= check.retries else health.status, failures)
 
 
-async def run_check(machine: Machine, check: Check) -> tuple[str | None, str]:
-    """Why it failed (None: it passed), and what it printed. Raises `MachineGone`."""
+async def run_check(machine: Machine, check: Check) -> tuple[int, str]:
+    """Its exit code and what it printed; -1 and why, where it did not end in time or could not be run.
+
+    Raises `MachineGone`.
+    """
     output = bytearray()
     with trio.move_on_after(check.timeout):
         try:
@@ -109,10 +111,9 @@ async def run_check(machine: Machine, check: Check) -> tuple[str | None, str]:
         except MachineGone:
             raise
         except HyperError as error:  # there is no such program, say
-            return error.message, ""
-        text = output.decode("utf-8", "replace")
-        return (None if code == 0 else text or f"exit code {code}"), text
-    return _TIMED_OUT, ""
+            return -1, error.message
+        return code, output.decode("utf-8", "replace")
+    return -1, _TIMED_OUT
 
 
 async def follow(running: Running, output: bytearray) -> int:

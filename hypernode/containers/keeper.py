@@ -30,7 +30,7 @@ from hypernode.containers.model import EXITED, PAUSED, RESTARTING, RUNNING, now_
 from hypernode.containers.output import Output, Streams
 from hypernode.containers.snapshots import SnapshotStore
 from hypernode.containers.store import Container, ContainerStore
-from hypernode.limits import CLOSE_SECONDS
+from hypernode.limits import CLOSE_SECONDS, HEALTH_LOG_MAX
 from vmhost.errors import MachineGone
 from vmhost.machine import Machine
 from vmhost.nspawn import Limits
@@ -65,12 +65,15 @@ class Keeper:
         self._ready: Mapping[str, Any] = {}
         self._runs_as = container.spec.asked
         self._is_saving = False
+        self._is_stopping = False
         self._booted_at = 0.0
+        self._began = 0.0
         self._run_ended = trio.Event()
         self._scope = trio.CancelScope()
         self._checking = trio.CancelScope()
-        self._sender: trio.MemorySendChannel[TellContainer] | None = None
+        self._sender: trio.MemorySendChannel[TellContainer | Callable[[], None]] | None = None
         self.on_started: Callable[[], None] = _ignore
+        """Called when its program runs, once the node was told so: who hears of both hears of them in this order."""
         self.timings: dict[str, float] = {}
         """Seconds of each stage of the start of this run: the node's, then `start`, up to its program's running."""
 
@@ -86,14 +89,17 @@ class Keeper:
         """An event of Docker's name. Lost where no node takes it."""
         told = {"image": self.state.link, **attributes}
         event = TellContainer(self.container.spec.id, action, tuple(f"{name}={value}" for name, value in told.items()))
+        self._queue(event)
+
+    def _queue(self, item: TellContainer | Callable[[], None]) -> None:
         if self._sender is not None:
             with suppress(trio.WouldBlock, trio.ClosedResourceError):
-                self._sender.send_nowait(event)
+                self._sender.send_nowait(item)
 
     @asynccontextmanager
     async def telling(self) -> AsyncIterator[None]:
         """Hand events on to the node, for the block; all of them by its end."""
-        self._sender, receiver = trio.open_memory_channel[TellContainer](_TOLD_MAX)
+        self._sender, receiver = trio.open_memory_channel[TellContainer | Callable[[], None]](_TOLD_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hand_on, receiver)
             try:
@@ -101,9 +107,12 @@ class Keeper:
             finally:
                 self._sender.close()
 
-    async def _hand_on(self, receiver: trio.MemoryReceiveChannel[TellContainer]) -> None:
+    async def _hand_on(self, receiver: trio.MemoryReceiveChannel[TellContainer | Callable[[], None]]) -> None:
         client = Client(dial_socket(self._config))
         async for event in receiver:
+            if not isinstance(event, TellContainer):
+                event()
+                continue
             with suppress(OSError, HyperError), trio.move_on_after(_TELL_SECONDS, shield=True):
                 await client.call(event)
 
@@ -118,8 +127,7 @@ class Keeper:
             link=ready["link"],
             version=ready["version"],
             command=tuple(ready["argv"]),
-            image_labels=tuple(f"{name}={value}" for name, value in image["labels"].items()),
-            exposed=tuple(image["ports"]),
+            image=image,
             stop_signal=self.container.spec.asked.stop_signal or image["stop_signal"] or "SIGTERM",
         )
 
@@ -135,23 +143,25 @@ class Keeper:
     def started(self, machine: Machine, ports: tuple[str, ...] = (), check: Check | None = None) -> None:
         """Its program runs. `check`: of its health."""
         self.machine = machine
-        self.timings["start"] = trio.current_time() - self._booted_at
+        self._began = trio.current_time()
+        self.timings["start"] = self._began - self._booted_at
         self._put(
             status=RUNNING,
             pid=machine.pid,
             started_at=now_text(),
-            finished_at="",
             exit_code=0,
+            error="",
+            oom_killed=False,
             ports=ports,
             health="" if check is None else STARTING,
             health_failures=0,
-            health_output="",
+            health_log=(),
         )
         self.tell("start")
         self._checking = trio.CancelScope()
         if check is not None:
             self.nursery.start_soon(self._watch_health, machine, check)
-        self.on_started()
+        self._queue(self.on_started)
 
     async def _watch_health(self, machine: Machine, check: Check) -> None:
         """Until it ends."""
@@ -161,15 +171,21 @@ class Keeper:
                 await trio.sleep(check.interval)
                 if self.state.status != RUNNING:
                     continue
-                failure, output = await run_check(machine, check)
-                before, health = health, next_health(health, check, trio.current_time() - began, failure, output)
-                self._put(health=health.status, health_failures=health.failures, health_output=health.output)
+                start = now_text()
+                code, output = await run_check(machine, check)
+                log = {"start": start, "end": now_text(), "exit_code": code, "output": output}
+                before, health = health, next_health(health, check, trio.current_time() - began, passed=code == 0)
+                self._put(
+                    health=health.status,
+                    health_failures=health.failures,
+                    health_log=(*self.state.health_log, log)[-HEALTH_LOG_MAX:],
+                )
                 if health.status != before.status:
                     self.tell(f"health_status: {health.status}")
 
     def end_run(self, exit_code: int, error: str = "", *, oom_killed: bool = False, again: bool = False) -> None:
         """It ended; `again`: and is to be run again."""
-        self.machine = None
+        machine, self.machine = self.machine, None
         self._checking.cancel()
         restarts = self.state.restart_count + again
         self._put(
@@ -186,8 +202,10 @@ class Keeper:
         )
         if oom_killed:
             self.tell("oom")
-        self.tell("die", exitCode=exit_code)
-        if self.state.stopped:
+        ran_seconds = 0 if machine is None else int(trio.current_time() - self._began)
+        self.tell("die", exitCode=exit_code, execDuration=ran_seconds)
+        if self._is_stopping:
+            self._is_stopping = False
             self.tell("stop")
         self._run_ended.set()
 
@@ -211,6 +229,7 @@ class Keeper:
         """Ask it to end, wait, end it. Carried to its end also when nobody waits for that any more."""
         asked = self.container.spec.asked
         self._put(stopped=True)
+        self._is_stopping = True
         machine = self.machine
         if machine is None:
             self._scope.cancel()  # it is being booted, or waits to be run again
@@ -228,6 +247,7 @@ class Keeper:
         with trio.move_on_after(seconds):
             await run_ended.wait()
         if not run_ended.is_set():
+            self.tell("kill", signal=int(signal.SIGKILL))
             machine.kill()
 
     async def kill(self, name: str) -> None:

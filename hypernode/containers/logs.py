@@ -12,17 +12,18 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from hypernode.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
+from hypernode.limits import CONTAINER_LOG_BYTES, CONTAINER_LOG_FILES, CONTAINER_LOG_FILES_MAX, LOG_LINE_BYTES_MAX
 
 STREAMS: Final = ("stdout", "stderr")
 _SNAPSHOTS_MAX: Final = 10
+_READ_BYTES: Final = 1 << 20
 LOG_TICK_SECONDS: Final = 5e-7
 """Less than between any two lines: their times are whole microseconds, each later than the one before."""
 
@@ -39,8 +40,11 @@ class LogLine:
 class LogWriter:
     """Takes pieces of output as they come, and writes whole lines. A full disk loses lines, not the container."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int = CONTAINER_LOG_BYTES, count: int = CONTAINER_LOG_FILES) -> None:
+        """`count` files of at most `size` bytes, which is more than a line."""
         self._path = path
+        self._size = size
+        self._count = count
         self._file = -1
         self._last = 0
         self._pending = {stream: bytearray() for stream in STREAMS}
@@ -77,21 +81,29 @@ class LogWriter:
             self._file = -1
 
     def _append(self, written: list[LogLine]) -> None:
-        lines = b"".join(map(_encode, written))
-        if not lines:
+        if not written:
             return
         with suppress(OSError):
-            if self._file >= 0 and os.fstat(self._file).st_size + len(lines) > LOG_FILE_BYTES_MAX:
-                self._rotate()
-            os.write(self._file, lines)
+            room = self._size - (os.fstat(self._file).st_size if self._file >= 0 else 0)
+            piece = bytearray()
+            for raw in map(_encode, written):
+                if len(piece) + len(raw) > room:
+                    os.write(self._file, piece)
+                    self._rotate()
+                    piece.clear()
+                    room = self._size
+                piece += raw
+            os.write(self._file, piece)
 
     def _rotate(self) -> None:
         os.close(self._file)
         self._file = -1
-        names = [_numbered(self._path, number) for number in range(LOG_FILES_MAX)]
+        names = [_numbered(self._path, number) for number in range(self._count)]
         for older, newer in reversed(list(zip(names[1:], names[:-1], strict=True))):
             with suppress(FileNotFoundError):
                 newer.replace(older)
+        with suppress(OSError):
+            names[0].unlink()  # where there is no older one to become
         self._open()
 
     def _open(self) -> None:
@@ -104,49 +116,69 @@ def read_log(
 ) -> Iterator[LogLine]:
     """The lines at or after `since` and before `until`, of those the last `tail`; oldest first.
 
-    All that is there now is read at once, at most LOG_FILES_MAX * LOG_FILE_BYTES_MAX bytes; lines are made of it one
-    by one, and for a tail only its own. Blocks.
+    What is there now is opened at once; it is read as lines are taken, for a tail from its end. Blocks.
     """
 
     def is_wanted(line: LogLine) -> bool:
         return (since is None or line.time >= since) and (until is None or line.time < until)
 
-    rows = [row for data in _snapshot(path) for row in data.splitlines()]
     if tail is None:
-        return filter(is_wanted, _parsed(rows))
-    return reversed(list(islice(filter(is_wanted, _parsed(reversed(rows))), tail)))
+        return filter(is_wanted, _parsed(_rows(path)))
+    return reversed(list(islice(filter(is_wanted, _parsed(_rows_from_end(path))), tail)))
 
 
-def _snapshot(path: Path) -> list[bytes]:
-    """The files' content, oldest first. They may be renamed meanwhile, when one of them is full: then once more."""
-    found: list[bytes] = []
+def _snapshot(path: Path, stack: ExitStack) -> list[tuple[BinaryIO, int]]:
+    """The files with their sizes at this moment, oldest first; open until `stack` closes them.
+
+    They may be renamed meanwhile, when one of them is full: then once more.
+    """
+    found: list[tuple[BinaryIO, int]] = []
     for _ in range(_SNAPSHOTS_MAX):
-        before = _inodes(path)
-        found = [_content(_numbered(path, number)) for number in reversed(range(LOG_FILES_MAX))]
+        stack.close()
+        before, found = _inodes(path), []
+        for number in reversed(before):
+            with suppress(FileNotFoundError):
+                file = stack.enter_context(_numbered(path, number).open("rb"))
+                found.append((file, os.fstat(file.fileno()).st_size))
         if before == _inodes(path):
             break
     return found
 
 
-def _inodes(path: Path) -> list[int]:
-    found = []
-    for number in range(LOG_FILES_MAX):
-        try:
-            found.append(_numbered(path, number).stat().st_ino)
-        except FileNotFoundError:
-            found.append(0)
+def _inodes(path: Path) -> dict[int, int]:
+    """Of the files that are there, by number."""
+    found = {}
+    for number in range(CONTAINER_LOG_FILES_MAX):
+        with suppress(FileNotFoundError):
+            found[number] = _numbered(path, number).stat().st_ino
     return found
 
 
-def _content(path: Path) -> bytes:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        return file.read(LOG_FILE_BYTES_MAX + LOG_LINE_BYTES_MAX)
-    return b""
+def _rows(path: Path) -> Iterator[bytes]:
+    with ExitStack() as stack:
+        for file, size in _snapshot(path, stack):
+            while size and (row := file.readline(size)):
+                size -= len(row)
+                yield row
 
 
-def stamped(line: LogLine) -> bytes:
-    """The line with its time before it."""
-    return _time_text(line.time).encode() + b" " + line.data
+def _rows_from_end(path: Path) -> Iterator[bytes]:
+    with ExitStack() as stack:
+        for file, end in reversed(_snapshot(path, stack)):
+            rest = b""
+            while end:
+                start = max(0, end - _READ_BYTES)
+                rest, *rows = (os.pread(file.fileno(), end - start, start) + rest).split(b"\n")
+                yield from reversed(rows)
+                end = start
+            yield rest
+
+
+def shown(line: LogLine, *, timestamps: bool = False, as_json: bool = False) -> bytes:
+    """The line, with its time before it, or as it is kept."""
+    if as_json:
+        return _encode(line)
+    return _time_text(line.time).encode() + b" " + line.data if timestamps else line.data
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -62,7 +63,10 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """How it fares. Times as in RFC 3339; `pid` is the program's on this host, 0 when there is none."""
+    """How it fares. Times as in RFC 3339: of its last start and its last end.
+
+    `pid` is the program's on this host, 0 when there is none.
+    """
 
     status: str = CREATED
     pid: int = 0
@@ -82,9 +86,8 @@ class ContainerState:
     link: str = ""
     version: int = 0
     command: tuple[str, ...] = ()
-    image_labels: tuple[str, ...] = ()
-    exposed: tuple[str, ...] = ()
-    """Of the image: its labels as NAME=VALUE, and ports that it says it listens on, as PORT/PROTOCOL."""
+    image: dict[str, Any] = field(default_factory=dict)
+    """How its image says that it is run: the fields of `images.version.Config`, labels as an object."""
     stop_signal: str = ""
     """What `stop` sends: the one that was asked for, or the image's."""
     ports: tuple[str, ...] = ()
@@ -94,13 +97,15 @@ class ContainerState:
     health: str = ""
     """`starting`, `healthy` or `unhealthy`; empty where nothing checks it."""
     health_failures: int = 0
-    health_output: str = ""
-    """Of the last check."""
+    health_log: tuple[dict[str, Any], ...] = ()
+    """The last checks, the newest last: `start`, `end`, `exit_code` (-1: it did not end in time, or could not be run),
+    `output`."""
 
 
 def now_text() -> str:
-    """This moment, as it is kept."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """This moment, as it is kept: RFC 3339 with nanoseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
 
 
 def spec_json(spec: ContainerSpec) -> bytes:

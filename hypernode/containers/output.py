@@ -6,15 +6,15 @@ A follower has a bounded queue. Who does not keep up is let go, for neither the 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import trio
 
 from hypernode.containers.logs import LogLine, LogWriter
-from hypernode.limits import ATTACHED_QUEUE_MAX
+from hypernode.limits import ATTACHED_QUEUE_MAX, ATTACHED_REPLAY_BYTES
 
 _PIECE_BYTES: Final = 65536
 _T = TypeVar("_T")
@@ -57,27 +57,39 @@ class _Listeners(Generic[_T]):
 class Output:
     """Of one container, over all its runs."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = LogWriter(log)
+    def __init__(self, log: LogWriter) -> None:
+        self._log = log
         self._pieces = _Listeners[tuple[str, bytes]]()
         self._lines = _Listeners[LogLine]()
         self.attached = self._pieces.listening
         """Pieces as they come: stream, bytes."""
         self.following = self._lines.listening
         """Lines as they are logged."""
+        self._recent = deque[tuple[str, bytes]]()
+        self._recent_bytes = 0
 
     @property
     def is_closed(self) -> bool:
         """Whether nothing more will be printed."""
         return self._lines.is_over
 
+    def printed(self) -> list[tuple[str, bytes]]:
+        """The last pieces of this run."""
+        return list(self._recent)
+
     def take(self, stream: str, data: bytes) -> None:
         self._pieces.tell((stream, data))
+        self._recent.append((stream, data))
+        self._recent_bytes += len(data)
+        while self._recent_bytes - len(self._recent[0][1]) >= ATTACHED_REPLAY_BYTES:
+            self._recent_bytes -= len(self._recent.popleft()[1])
         for line in self._log.write(stream, data):
             self._lines.tell(line)
 
     def flush(self) -> None:
         """A run ended: what it printed last is a line."""
+        self._recent.clear()
+        self._recent_bytes = 0
         for line in self._log.flush():
             self._lines.tell(line)
 

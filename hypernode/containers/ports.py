@@ -16,7 +16,7 @@ import trio
 
 from hyperlog.errors import Conflict, Refused
 from hypernode.containers.datagrams import DatagramRelay
-from hypernode.limits import PUBLISHED_CONNECTIONS_MAX
+from hypernode.limits import PUBLISHED_CONNECTIONS_MAX, PUBLISHED_PORTS_MAX
 from vmhost.machine import Machine
 
 _PIECE_BYTES: Final = 65536
@@ -84,6 +84,19 @@ class Published:
         self.texts += (f"{port.address}:{number}->{port.container}/tcp",)
         serve = partial(trio.serve_listeners, partial(self._relay, port.container), listeners)
         await self._nursery.start(serve)
+
+    async def open_exposed(self, exposed: Sequence[str], *, udp: bool) -> None:
+        """Each of those that an image names (PORT/PROTOCOL) and that is not open yet, at one that is free.
+
+        Raises `Refused` for too many.
+        """
+        protocols = ("tcp", "udp") if udp else ("tcp",)
+        open_already = {text.rpartition("->")[2] for text in self.texts}
+        wanted = [text for text in exposed if text not in open_already and text.partition("/")[2] in protocols]
+        if len(wanted) > PUBLISHED_PORTS_MAX:
+            raise Refused(f"the image names {len(wanted)} ports", "publish those that are needed with --port")
+        for text in wanted:
+            await self.open(parse_port(text))
 
     async def _open_datagrams(self, port: Port) -> None:
         try:

@@ -237,8 +237,7 @@ class ContainerStore:
 
 def labels_of(container: Container) -> Mapping[str, str]:
     """The image's, and over them its own."""
-    image = dict(label.partition("=")[::2] for label in container.read_state().image_labels)
-    return image | container.spec.labels
+    return {**container.read_state().image.get("labels", {}), **container.spec.labels}
 
 
 def _check_free(name: str, names: Mapping[str, Container]) -> None:

@@ -17,6 +17,7 @@ from hypernode.containers.model import SHORT_ID, ContainerSpec
 from hypernode.containers.names import check_name, new_id
 from hypernode.containers.policy import parse_policy
 from hypernode.containers.ports import parse_port
+from hypernode.limits import CONTAINER_LOG_BYTES_MAX, CONTAINER_LOG_BYTES_MIN, CONTAINER_LOG_FILES_MAX
 from vmhost.guest.recipe import PROFILES
 from vmhost.idmap import UserRange
 from vmhost.machines.limits import MEMORY_MIB_MIN
@@ -31,6 +32,8 @@ NETWORKS: Final = {"host": ("none", "user", "host"), "vm": ("none", "user")}
 """By isolation."""
 DRIVES: Final = ("auto", "fuse", "nbd")
 _MEMORY_MIN: Final = 4 << 20
+_MEMORY_MAX: Final = 1 << 52
+"""What 64-bit processors can address at most."""
 _SECONDS_MAX: Final = 86400.0
 
 
@@ -53,7 +56,7 @@ def check(asked: CreateContainer) -> None:
     for text in asked.binds:
         parse_bind(text)
     _check_isolation(asked)
-    if asked.ports and asked.network == "host":
+    if (asked.ports or asked.publish_all) and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
     for text in asked.ports:
         if parse_port(text).protocol == "udp" and asked.isolation == "vm":
@@ -66,11 +69,19 @@ def check(asked: CreateContainer) -> None:
         raise Refused(f"{asked.cpus:g} processors make no sense", "0.01 or more: 1.5 is one and a half")
     if asked.memory is not None and asked.memory < _MEMORY_MIN:
         raise Refused(f"{asked.memory} bytes of memory are too few", f"allow at least {_MEMORY_MIN} bytes")
+    if asked.memory is not None and asked.memory > _MEMORY_MAX:
+        raise Refused(f"no machine has {asked.memory} bytes of memory", "512M, 4G, …")
     if asked.processes is not None and asked.processes < 1:
         raise Refused("a container has at least one process")
     if asked.stop_signal is not None:
         parse_signal(asked.stop_signal)
     check_wishes(asked)
+    if not CONTAINER_LOG_BYTES_MIN <= asked.log_max_size <= CONTAINER_LOG_BYTES_MAX:
+        raise Refused(f"a log file of {asked.log_max_size} bytes makes no sense", "--log-max-size 128k to 1T")
+    if not 1 <= asked.log_max_files <= CONTAINER_LOG_FILES_MAX:
+        raise Refused(
+            f"{asked.log_max_files} files of a log make no sense", f"--log-max-files 1 to {CONTAINER_LOG_FILES_MAX}"
+        )
     if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
         raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
 

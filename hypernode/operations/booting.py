@@ -211,17 +211,7 @@ def _describe(node: Node, image: OpenImage) -> Mapping[str, Any]:
         "version": image.resolved.number,
         "image_bytes": version.image_bytes,
         "known": image.log.writable or is_kept(node, image.log, image.resolved.entry),
-        "config": {
-            "entrypoint": version.config.entrypoint,
-            "cmd": version.config.cmd,
-            "env": version.config.env,
-            "user": version.config.user,
-            "workdir": version.config.workdir,
-            "ports": version.config.ports,
-            "labels": dict(version.config.labels),
-            "stop_signal": version.config.stop_signal,
-            "healthcheck": None if version.config.healthcheck is None else asdict(version.config.healthcheck),
-        },
+        "config": {**asdict(version.config), "labels": dict(version.config.labels)},
     }
 
 

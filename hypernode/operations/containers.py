@@ -6,8 +6,9 @@ Needs no node: where none runs, a command answers its own requests from the home
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from hypernode.operations.listing import list_names
 from hypernode.operations.snapshots import operate_on_snapshots
 
 _PIECE_BYTES: Final = 65536
+Names = Sequence[tuple[str, str | None]]
 
 
 def dial_containers(config: Config, nursery: trio.Nursery) -> Dial:
@@ -71,12 +73,13 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
             if container.is_kept():
                 with suppress(_KeeperEnded):
                     await _hand_on(host, container, asked.StopContainer(container.spec.id, request.seconds), call)
+            started = await _start(host, container.spec.id, call)
             host.tell(container, "restart")
-            return await _start(host, container.spec.id, call)
+            return started
         case asked.ListContainers():
             return await _list(host, request)
         case asked.InspectContainer():
-            return describe(await host.find(request.container))
+            return describe(await host.find(request.container), _image_names(host))
         case asked.RemoveContainer():
             return await _remove(host, request, call)
         case asked.RenameContainer():
@@ -97,8 +100,7 @@ async def operate_on_containers(host: ContainerHost, request: ContainerRequest, 
 
 
 async def _create(host: ContainerHost, request: asked.CreateContainer) -> Mapping[str, Any]:
-    images = read_names(str(host.config.home)) if host.node is None else list_names(host.node)
-    request = with_links(request, images)
+    request = with_links(request, _image_names(host))
     check(request)
     container = await trio.to_thread.run_sync(partial(host.store.create, request))
     host.tell(container, "create")
@@ -113,6 +115,8 @@ async def _start(host: ContainerHost, text: str, call: Call) -> Mapping[str, Any
     state = container.read_state()
     if state.status in LIVING:  # as Docker: it runs, which is what was asked for
         return {"id": container.spec.id, "link": state.link, "version": state.version, "timings": {}}
+    if state.restart_count:  # of those by its policy, which begins anew
+        container.write_state(replace(state, restart_count=0))
     return await start_container(host, container, on_event)
 
 
@@ -140,22 +144,28 @@ async def _wait_volume(host: ContainerHost, container: Container) -> None:
 async def _list(host: ContainerHost, request: asked.ListContainers) -> Mapping[str, Any]:
     await host.reconcile(host.store.list())
     wanted = [text.partition("=") for text in request.labels]
-    rows = []
+    rows, names = [], _image_names(host)
     for container in host.store.list():
         labels = labels_of(container)
         fits = all(name in labels and (not equals or labels[name] == value) for name, equals, value in wanted)
-        row = describe(container)
+        row = describe(container, names)
         if fits and (request.all or row["state"]["status"] in LIVING):
             rows.append(row)
     return {"containers": rows}
 
 
-def describe(container: Container) -> dict[str, Any]:
-    """Everything that is known of it."""
+def _image_names(host: ContainerHost) -> Names:
+    return read_names(str(host.config.home)) if host.node is None else list_names(host.node)
+
+
+def describe(container: Container, names: Names) -> dict[str, Any]:
+    """Everything that is known of it. `names`: link and name of each image here."""
     spec, state = container.spec, container.read_state()
+    link = (state.link or spec.asked.link).partition("@")[0]
     return {
         "id": spec.id,
         "name": spec.name,
+        "image": dict(names).get(link),
         "created": spec.created,
         "foreground": spec.foreground,
         "labels": labels_of(container),

@@ -34,7 +34,7 @@ def test_a_container_gets_well_by_a_program_that_runs_on(home: Home) -> None:
     check = ["--health-cmd", "busybox test -e /tmp/ok || { echo not yet; exit 1; }", "--health-interval", "0.2s"]
     home.boot("--name", "sick", *check, "--health-retries", "2", script=_FOREVER)
     wait_until(lambda: home.state("sick")["health"] == "unhealthy", "it is unhealthy")
-    assert home.state("sick")["health_output"] == "not yet\n"
+    assert home.state("sick")["health_log"][-1]["output"] == "not yet\n"
     assert home.names("--filter", "health=unhealthy") == ["sick"]
 
     home.do("exec", "--detach", "sick", "sh", "-c", "echo > /tmp/ok; sleep 1000")

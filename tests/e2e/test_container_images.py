@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -86,6 +87,34 @@ def test_what_the_image_says_holds_unless_something_else_is_asked_for(home: Home
     assert home.wait_log("two", "ready").splitlines()[:2] == ["mine " + home.inspect("two")["id"][:12], "0"]
     home.do("stop", "--time", "100", "two")
     assert home.state("two")["exit_code"] == 8
+
+
+def test_what_a_socket_of_dockers_needs_is_there(home: Home) -> None:
+    options = ["--name", "one", "-i", "-P", "--log-max-size", "128k", "--log-max-files", "1", "--entrypoint", ""]
+    script = "printf 'a prompt> '; while read line; do echo got $line; done"
+    identity = home.do("boot", "-d", *options, home.link, "--", "sh", "-c", script).strip()
+    first = home.state("one")
+    assert [re.sub(r"^0.0.0.0:\d{4,5}->", "", text) for text in first["ports"]] == ["53/udp", "8080/tcp"]
+    assert all(text in home.do("ps") for text in first["ports"])
+    assert (first["image"]["workdir"], first["image"]["env"][0]) == ("/made/by/nobody", "NAME=of the image")
+    with running(home.node.start("attach", "--replay", "one")) as attached:
+        assert attached.communicate("word\n", timeout=120)[0] == "a prompt> got word\n"  # its input ended, and so it
+    home.wait_status("one", "exited")
+    home.do("start", "one")
+    assert home.do("exec", "one", "sh", "-c", "exit 7", status=7) == ""
+    home.do("restart", "--time", "0", "one")
+    home.do("kill", "one")
+    home.wait_status("one", "exited")
+    home.do("rm", "one")
+    lines = home.do("events", "--since", "1h", "--no-follow", "--json", "--filter", f"id={identity}").splitlines()
+    events = [(event["action"].partition(":")[0], event["attributes"]) for event in map(json.loads, lines)]
+    assert [action for action, _ in events] == [
+        *("create", "start", "attach", "die", "start", "exec_create", "exec_start", "exec_die"),
+        *("kill", "kill", "die", "stop", "start", "restart", "kill", "die", "destroy"),
+    ]
+    assert len({told["execID"] for action, told in events if action.startswith("exec_")}) == 1
+    assert all(re.fullmatch(r"\d+", told["execDuration"]) for action, told in events if action == "die")
+    assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.\d{9}Z", first["started_at"])
 
 
 def test_who_follows_a_log_too_slowly_misses_nothing(home: Home) -> None:

@@ -86,6 +86,7 @@ def test_every_setting_can_be_set_in_every_way(tmp_path: Path) -> None:
         Kind.RATIO: "1.5",
         Kind.RATE: "2M",
         Kind.SIZE: "5G",
+        Kind.COUNT: "5",
         Kind.LISTEN: "/ip4/127.0.0.1/tcp/0",
     }
     text = {one.name: texts.get(one.kind, NODE if one.kind is Kind.PEERS else f"{tmp_path}/x") for one in SETTINGS}
@@ -94,7 +95,7 @@ def test_every_setting_can_be_set_in_every_way(tmp_path: Path) -> None:
     variables = {BY_NAME[name].variable: value for name, value in text.items()}
     from_variables = choose(variables, {}, write(tmp_path / "empty.toml", ""))
     flags: dict[str, object] = {
-        name: {Kind.SWITCH: True, Kind.SECONDS: 7.0, Kind.RATIO: 1.5}.get(BY_NAME[name].kind, value)
+        name: {Kind.SWITCH: True, Kind.SECONDS: 7.0, Kind.RATIO: 1.5, Kind.COUNT: 5}.get(BY_NAME[name].kind, value)
         for name, value in text.items()
     }
     flags |= {name: [value] for name, value in text.items() if BY_NAME[name].kind in (Kind.LISTEN, Kind.PEERS)}

@@ -75,24 +75,24 @@ def test_so_many_failures_in_a_row_make_it_unhealthy_and_one_pass_healthy() -> N
     check = Check(("x",), retries=2)
     health = Health()
     seen = []
-    for failure in ("no", "no", "no", None, "no", None, "no", "no"):
-        health = next_health(health, check, 100.0, failure, "")
+    for passed in (False, False, False, True, False, True, False, False):
+        health = next_health(health, check, 100.0, passed=passed)
         seen.append(health.status)
     assert seen == [STARTING, UNHEALTHY, UNHEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, UNHEALTHY]
 
 
 def test_failures_of_the_start_period_do_not_count_until_one_passed() -> None:
     check = Check(("x",), start_period=10.0, retries=1)
-    assert next_health(Health(), check, 5.0, "no", "").status == STARTING
-    passed = next_health(Health(), check, 5.0, None, "yes")
-    assert passed == Health(HEALTHY, 0, "yes")
-    assert next_health(passed, check, 6.0, "no", "").status == UNHEALTHY
-    assert next_health(Health(), check, 10.0, "no", "").status == UNHEALTHY
+    assert next_health(Health(), check, 5.0, passed=False).status == STARTING
+    passed = next_health(Health(), check, 5.0, passed=True)
+    assert passed == Health(HEALTHY)
+    assert next_health(passed, check, 6.0, passed=False).status == UNHEALTHY
+    assert next_health(Health(), check, 10.0, passed=False).status == UNHEALTHY
 
 
 def _row(**changes: Any) -> dict[str, Any]:
     state = {"status": "exited", "exit_code": 3, "health": "", "link": "hyper://abc"}
-    row = {"id": "0123", "name": "web-1", "created": "2026-01-02T00:00:00Z", "labels": {"job": "x"}}
+    row = {"id": "0123", "name": "web-1", "created": "2026-01-02T00:00:00Z", "labels": {"job": "x"}, "image": "shop"}
     return {**row, "state": state, "config": {"link": "mine"}, **changes}
 
 
@@ -112,6 +112,8 @@ def _row(**changes: Any) -> dict[str, Any]:
         (("health=none",), True),
         (("ancestor=hyper://ab",), True),
         (("ancestor=mine",), True),
+        (("ancestor=shop",), True),
+        (("ancestor=sho",), False),
         (("until=2026-01-03",), True),
         (("until=2026-01-01",), False),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -18,13 +19,13 @@ from hypernode.cli import tar_files
 from hypernode.cli.container_options import environment
 from hypernode.cli.detach_keys import DETACH_KEYS, DetachKeys, parse_keys
 from hypernode.containers.keeper import parse_signal
-from hypernode.containers.logs import LogWriter, read_log, stamped
+from hypernode.containers.logs import LogWriter, read_log, shown
 from hypernode.containers.model import DEAD, EXITED, RUNNING, ContainerState
 from hypernode.containers.policy import RestartPolicy, next_delay, parse_policy
 from hypernode.containers.ports import Port, parse_port
 from hypernode.containers.store import ContainerStore
 from hypernode.containers.wishes import check
-from hypernode.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
+from hypernode.limits import CONTAINER_LOG_BYTES_MIN, LOG_LINE_BYTES_MAX
 
 LINK = "hyper://key"
 ASKED = CreateContainer(LINK)
@@ -260,21 +261,29 @@ def test_a_log_gives_back_what_was_printed(tmp_path: Path) -> None:
     assert [line.data for line in read_log(tmp_path / "log", tail=2)] == [b"two\n", b"no end"]
     later = read_log(tmp_path / "log", since=lines[1].time, until=lines[3].time)
     assert [line.data for line in later] == [b"bad \xff\xfe\n", b"two\n"]
-    assert stamped(lines[0]).endswith(b"Z one\n")
+    assert shown(lines[0], timestamps=True).endswith(b"Z one\n")
+    assert json.loads(shown(lines[1], as_json=True))["log"].encode("utf-8", "surrogateescape") == b"bad \xff\xfe\n"
 
 
-def test_a_log_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
-    writer = LogWriter(tmp_path / "log")
-    line = b"x" * (LOG_LINE_BYTES_MAX - 9)
-    count = LOG_FILE_BYTES_MAX * (LOG_FILES_MAX + 1) // LOG_LINE_BYTES_MAX
-    for number in range(count):
-        writer.write("stdout", line + b"%08d\n" % number)
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_log_is_bounded_and_keeps_the_newest(tmp_path: Path, files: int) -> None:
+    size = CONTAINER_LOG_BYTES_MIN
+    writer = LogWriter(tmp_path / "log", size, files)
+    piece = b"".join(b"%08d\n" % number for number in range(4000))  # more than a file takes, once it is JSON
+    for _ in range(3):
+        writer.write("stdout", piece)
+    writer.write("stderr", b"\xff" * LOG_LINE_BYTES_MAX)
     writer.close()
-    files = list(tmp_path.iterdir())
-    assert len(files) == LOG_FILES_MAX
-    assert all(path.stat().st_size <= LOG_FILE_BYTES_MAX for path in files)
-    lines = list(read_log(tmp_path / "log", tail=3))
-    assert [int(line.data[-9:-1]) for line in lines] == [count - 3, count - 2, count - 1]
+    found = list(tmp_path.iterdir())
+    assert len(found) == files
+    assert all(path.stat().st_size <= size for path in found)
+    lines = list(read_log(tmp_path / "log"))
+    assert [line.data for line in lines] == [*piece.splitlines(keepends=True) * 3, b"\xff" * LOG_LINE_BYTES_MAX][
+        -len(lines) :
+    ]
+    assert len(lines) == 1 if files == 1 else len(lines) > size // 100
+    assert list(read_log(tmp_path / "log", tail=3)) == lines[-3:]
+    assert list(read_log(tmp_path / "log", tail=10**6)) == lines
 
 
 def test_a_line_without_end_is_kept_in_pieces(tmp_path: Path) -> None:
