@@ -12,11 +12,15 @@ vs_stock_debian_vm  ours ÷ a Debian VM: cloud kernel, initramfs-tools' initrd, 
 vs_busybox_floor    ours ÷ a guest that has nothing but busybox and the modules, and runs the container by chroot
 template_vs_cold    restored from a template ÷ booted
 overhead_mb         memory of QEMU on the host (PSS) − that of the container's control group in the guest, in MB; it is
-  overhead_guest_mb       the guest's memory (without the container's): its kernel, what the initrd unpacked, slab
+  overhead_guest_mb       what the machine wrote of its guest's memory (without the container's)
+  overhead_template_mb    what it only read of it: pages of the template's file, in the host's page cache
   overhead_translated_mb  code that the emulator translated
-  overhead_program_mb     QEMU's program and libraries, pages that all of its processes share
+  overhead_program_mb     QEMU's program and libraries; most of it pages of files, too
   overhead_heap_mb        the rest of QEMU's own
 overhead_untranslated_mb  without the translated code: an estimate of what it would be under KVM, where there is none
+overhead_second_mb  what a second machine of the same template adds to that, without its container's: what it shares
+                    with the first one is here already
+overhead_second_untranslated_mb   the same without the translated code
 
 "Ours" is a restored template, which is how containers are started; `cold_vs_…` are the same for a boot.
 """
@@ -32,8 +36,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -53,16 +58,18 @@ from vmhost.guest.packages import Archive
 from vmhost.guest.pool import Pool
 from vmhost.guest.recipe import Recipe, recipe
 from vmhost.guest.tree import File
-from vmhost.guest.words import TEMPLATE_WORD, guest_words
+from vmhost.guest.words import guest_words
 from vmhost.machines.platforms import find_platforms, host_arch
 from vmhost.machines.qemu import QemuDriver
 from vmhost.machines.qemu_argv import Platform, channel_socket, qemu_argv
 from vmhost.machines.spec import FileDisk, MachineSpec, Model
+from vmhost.machines.template import begun_from, make_template
 
 _WORD: Final = "first-output"
 _SECONDS: Final = 300.0
 _MEMORY_MIB: Final = 512
 _SETTLE_SECONDS: Final = 10.0
+_PARTS: Final = ("guest", "template", "translated", "program", "heap")
 _NSPAWN: Final = (
     "systemd-nspawn -q --register=no --keep-unit --as-pid2 --private-network --link-journal=no --resolv-conf=off "
     "--timezone=off --console=pipe -D /run/c/root"
@@ -182,27 +189,57 @@ async def first_output(agent: Agent, command: str) -> None:
         seen += data
 
 
+@asynccontextmanager
 async def ours(
     spec: MachineSpec, platform: Platform, directory: Path, template: Path | None
-) -> tuple[float, dict[str, float]]:
-    """Seconds from QEMU's start until the container speaks; and the memory on top of the container's, in MB by part."""
+) -> AsyncIterator[tuple[float, Memory]]:
+    """A machine in which the container has spoken: seconds from QEMU's start until then, and its memory."""
+    restore = None
     start = time.monotonic()
-    async with QemuDriver(platform).running(spec, directory, restore=template) as machine:
+    if template is not None:
+        spec, restore = begun_from(template, spec)
+    async with QemuDriver(platform).running(spec, directory, restore=restore) as machine:
         async with open_agent(directory / channel_socket(PORT_NAME), deadline=_SECONDS, silence=_SECONDS) as agent:
             if template is not None:
                 await agent.reseed("host=bench")
             await first_output(agent, f"echo {_WORD}; exec sleep 1000")
             seconds = time.monotonic() - start
             used = await container_bytes(agent)
-            deadline = time.monotonic() + _SETTLE_SECONDS
-            parts = memory_parts(machine.pid, spec.memory_mib << 20)
-            while time.monotonic() < deadline:  # the guest gives free pages back, by and by
-                await trio.sleep(0.5)
-                parts = min(
-                    parts, memory_parts(machine.pid, spec.memory_mib << 20), key=lambda found: sum(found.values())
-                )
-    parts["guest"] -= used
-    return seconds, {name: count / 1e6 for name, count in parts.items()}
+            await trio.sleep(_SETTLE_SECONDS)  # the guest gives free pages back, by and by
+            yield seconds, Memory(machine.pid, spec.memory_mib << 20, used)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of this host, that a QEMU takes above its container's."""
+
+    pid: int
+    guest_bytes: int
+    container_bytes: int
+
+    def parts(self) -> dict[str, float]:
+        """In MB (PSS), by what it is."""
+        found = memory_parts(self.pid, self.guest_bytes)
+        found["guest"] -= self.container_bytes
+        return {name: count / 1e6 for name, count in found.items()}
+
+
+async def measure_memory(
+    spec: MachineSpec, platform: Platform, directory: Path, template: Path
+) -> tuple[float, dict[str, float]]:
+    """Seconds to the first machine's first output; what it takes of this host, and what another one adds."""
+    other = directory / "second"
+    other.mkdir(exist_ok=True)
+    async with ours(spec, platform, directory, template) as (seconds, first):
+        alone = first.parts()
+        async with ours(spec, platform, other, template) as (_seconds, second):
+            shared, added = first.parts(), second.parts()
+    more = {name: added[name] + shared[name] - alone[name] for name in alone}
+    return seconds, {
+        **alone,
+        "second": sum(more.values()),
+        "second_untranslated": sum(more.values()) - more["translated"],
+    }
 
 
 async def container_bytes(agent: Agent) -> int:
@@ -213,31 +250,25 @@ async def container_bytes(agent: Agent) -> int:
 
 def memory_parts(pid: int, guest_bytes: int) -> dict[str, int]:
     """What a QEMU takes of this host (PSS), by what it is. `guest_bytes`: the size of its guest's memory."""
-    parts = dict.fromkeys(("guest", "translated", "program", "heap"), 0)
+    parts = dict.fromkeys(_PARTS, 0)
     part = "heap"
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, *fields = line.split()
         if name == "Pss:":
-            parts[part] += int(fields[0]) * 1024
+            parts["template" if part == "guest" else part] += int(fields[0]) * 1024
+        elif name == "Anonymous:" and part == "guest":
+            parts["guest"] += int(fields[0]) * 1024
+            parts["template"] -= int(fields[0]) * 1024
         elif not name.endswith(":"):
             begin, end = (int(word, 16) for word in name.split("-"))
             path = " ".join(fields[4:])
-            if end - begin == guest_bytes and not path:
+            if end - begin == guest_bytes:
                 part = "guest"
             elif fields[0] == "rwxp":
                 part = "translated"
             else:
                 part = "program" if path.startswith("/") else "heap"
     return parts
-
-
-async def save_template(spec: MachineSpec, platform: Platform, directory: Path) -> Path:
-    path = directory / "template.state"
-    async with QemuDriver(platform).running(spec, directory) as machine:
-        async with open_agent(directory / channel_socket(PORT_NAME), deadline=_SECONDS) as agent:
-            await agent.ping()
-        await machine.save(path)
-    return path
 
 
 async def measure(rounds: int, scratch: Path) -> dict[str, float]:
@@ -251,12 +282,13 @@ async def measure(rounds: int, scratch: Path) -> dict[str, float]:
     our_guest = partial(common, name="ours", kernel=str(guest.kernel), initrd=str(guest.initrd), channels=(PORT_NAME,))
     machine = scratch / "machine"
     machine.mkdir()
-    template = await save_template(our_guest(words=(TEMPLATE_WORD,)), platform, machine)
+    template = scratch / "template"
+    await make_template(QemuDriver(platform), our_guest(), template, seconds=_SECONDS)
     times: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        seconds, _over = await ours(our_guest(words=guest_words("bench", None)), platform, machine, None)
-        times["cold"].append(seconds)
-        seconds, overhead = await ours(our_guest(words=(TEMPLATE_WORD,)), platform, machine, template)
+        async with ours(our_guest(words=guest_words("bench", None)), platform, machine, None) as (seconds, _memory):
+            times["cold"].append(seconds)
+        seconds, overhead = await measure_memory(our_guest(), platform, machine, template)
         times["template"].append(seconds)
         for part, megabytes in overhead.items():
             times[f"overhead_{part}"].append(megabytes)
@@ -283,15 +315,16 @@ async def find_or_build(scratch: Path) -> Guest:
 
 def figures(packed_bytes: int, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     middle = {name: statistics.median(values) for name, values in times.items()}
-    parts = {f"{name}_mb": value for name, value in middle.items() if name.startswith("overhead_")}
+    memory = {f"{name}_mb": value for name, value in middle.items() if name.startswith("overhead_")}
+    whole = sum(middle[f"overhead_{part}"] for part in _PARTS)
     return {
         "guest_mb": packed_bytes / 1e6,
         "vs_stock_debian_vm": middle["template"] / middle["stock"],
         "vs_busybox_floor": middle["template"] / middle["floor"],
         "template_vs_cold": middle["template"] / middle["cold"],
-        "overhead_mb": sum(parts.values()),
-        **parts,
-        "overhead_untranslated_mb": sum(parts.values()) - parts["overhead_translated_mb"],
+        "overhead_mb": whole,
+        **memory,
+        "overhead_untranslated_mb": whole - middle["overhead_translated"],
         "cold_vs_stock_debian_vm": middle["cold"] / middle["stock"],
         "cold_vs_busybox_floor": middle["cold"] / middle["floor"],
         **{f"{name}_seconds": middle[name] for name in ("template", "cold", "floor", "stock")},

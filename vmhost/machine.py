@@ -15,7 +15,7 @@ several tasks at once, and may be cancelled.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,8 +172,21 @@ class Machine(Protocol):
     async def connect(self, port: int) -> trio.abc.Stream:
         """A TCP connection with what listens on `port` of the container's loopback. Raises OSError."""
 
-    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
-        """A UDP socket connected with `port` of the container's loopback. Raises OSError, HostUnfit."""
+    async def open_datagrams(self, port: int) -> Datagrams:
+        """A UDP socket connected with `port` of the container's loopback. Raises OSError."""
+
+
+class Datagrams(Protocol):
+    """A connected UDP socket, such as trio's own."""
+
+    def send(self, data: bytes, /) -> Awaitable[int]:
+        """One datagram, which may be lost. Raises OSError."""
+
+    def recv(self, bufsize: int, /) -> Awaitable[bytes]:
+        """The next one. Raises ConnectionError while nobody listens, another OSError once nothing comes any more."""
+
+    def close(self) -> None:
+        """Nobody sends or receives any more."""
 
 
 class Runner(Protocol):

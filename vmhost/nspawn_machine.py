@@ -24,7 +24,7 @@ from hyperlog.errors import NotFound, Refused, Unavailable
 from vmhost import archiving, limits
 from vmhost.cgroup import ContainerGroup, entrances_of
 from vmhost.errors import HostUnfit, MachineGone
-from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
+from vmhost.machine import Datagrams, ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.mount_syscalls import read_in_mount_thread
 from vmhost.network_namespace import in_network
 from vmhost.nspawn import DEFAULT_PATH, Limits, NspawnSpec
@@ -295,7 +295,7 @@ class NspawnMachine:
     async def connect(self, port: int) -> trio.abc.Stream:
         return trio.SocketStream(await self._connect(socket.SOCK_STREAM, port))
 
-    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
+    async def open_datagrams(self, port: int) -> Datagrams:
         return await self._connect(socket.SOCK_DGRAM, port)
 
     async def _connect(self, kind: int, port: int) -> trio.socket.SocketType:

@@ -7,21 +7,22 @@ that is idle for a minute ends; when there are too many, the one idle for longes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import trio
 
 from hypernode.limits import DATAGRAM_FLOWS_MAX, DATAGRAM_IDLE_SECONDS
+from vmhost.machine import Datagrams
 
 _DATAGRAM_BYTES: Final = 65536
 
-OpenInside = Callable[[], Awaitable[trio.socket.SocketType]]
+OpenInside = Callable[[], Awaitable[Datagrams]]
 """A socket connected with what listens inside. Raises OSError."""
 
 
 class _Flow:
-    def __init__(self, inside: trio.socket.SocketType) -> None:
+    def __init__(self, inside: Datagrams) -> None:
         self.inside = inside
         self.scope = trio.CancelScope()
         self.used()
@@ -53,23 +54,32 @@ class DatagramRelay:
         if sender in self._flows:
             return self._flows[sender]
         if len(self._flows) >= DATAGRAM_FLOWS_MAX:
-            oldest = min(self._flows, key=lambda one: self._flows[one].scope.deadline)
-            self._flows.pop(oldest).scope.cancel()
+            self._end_oldest()
         try:
             flow = _Flow(await self._open_inside())
         except OSError:
+            self._end_oldest()  # there may be too many in there; the sender's next one finds room
             return None
         self._flows[sender] = flow
         nursery.start_soon(self._answer, sender, flow)
         return flow
 
+    def _end_oldest(self) -> None:
+        if self._flows:
+            oldest = min(self._flows, key=lambda one: self._flows[one].scope.deadline)
+            self._flows.pop(oldest).scope.cancel()
+
     async def _answer(self, sender: Any, flow: _Flow) -> None:
-        with flow.scope, flow.inside:
+        with flow.scope, closing(flow.inside):
             while True:
-                with suppress(ConnectionError):
+                try:
                     data = await flow.inside.recv(_DATAGRAM_BYTES)
-                    flow.used()
-                    with suppress(OSError):
-                        await self._outside.sendto(data, sender)
+                except ConnectionError:
+                    continue
+                except OSError:
+                    break
+                flow.used()
+                with suppress(OSError):
+                    await self._outside.sendto(data, sender)
         if self._flows.get(sender) is flow:
             del self._flows[sender]

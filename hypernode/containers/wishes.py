@@ -59,8 +59,7 @@ def check(asked: CreateContainer) -> None:
     if (asked.ports or asked.publish_all) and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
     for text in asked.ports:
-        if parse_port(text).protocol == "udp" and asked.isolation == "vm":
-            raise Refused(f"port {text!r}: only tcp reaches a virtual machine", "udp goes with --isolation host")
+        parse_port(text)
     if asked.hostname is not None and not _HOST_NAME.fullmatch(asked.hostname):
         raise Refused(f"{asked.hostname!r} is no host name", "letters, digits and dashes")
     if asked.workdir is not None and not asked.workdir.startswith("/"):

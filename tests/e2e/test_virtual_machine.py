@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,27 @@ MIB = 1 << 20
 _MOVED_MAX = 0.15
 _SECONDS = 400.0  # of one boot, on a machine that has other things to do
 _PROGRAM = "import json,sys,os; print(json.dumps([sys.stdin.read(), os.uname().release, os.getpid() > 1])); sys.exit(7)"
+_ECHO = """
+import socket
+server = socket.socket(type=socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+while True:
+    data, sender = server.recvfrom(65536)
+    server.sendto(b"inside: " + data, sender)
+"""
+_ASK = """
+import socket, sys
+asking = socket.socket(type=socket.SOCK_DGRAM)
+asking.connect(("127.0.0.1", int(sys.argv[1])))
+asking.settimeout(1)
+while True:
+    try:
+        asking.send(b"word" * 9000)
+        print(end=asking.recv(65536).decode())
+        break
+    except OSError:  # it is still starting
+        continue
+"""
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +110,15 @@ def test_a_machine_in_the_background_is_reached_into(world: World, guest: str, t
 
 
 def use_a_machine_in_the_background(booter: Node, world: World, guest: str, tmp_path: Path) -> None:
-    options = ("--trust", "--detach", "--name", "box", "--memory", "256M")
-    made = booter.run(*boot(booter, world, "sleep", "1000", options=options), seconds=_SECONDS)
+    options = ("--trust", "--detach", "--name", "box", "--memory", "256M", "-p", "127.0.0.1:0:53/udp")
+    made = booter.run(*boot(booter, world, "python3", "-c", _ECHO, options=options), seconds=_SECONDS)
     assert made.returncode == 0, made.stderr
     try:
+        published = json.loads(booter.run("inspect", "box").stdout)[0]["state"]["ports"][0]
+        assert published.endswith("->53/udp")
+        asking = [*world.hosts.right.enter, sys.executable, "-c", _ASK, published.partition("->")[0].rpartition(":")[2]]
+        answer = subprocess.run(asking, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+        assert answer == "inside: " + "word" * 9000
         second = booter.run("exec", "box", "sh", "-c", "cat /proc/sys/kernel/osrelease; exit 9")
         assert (second.returncode, second.stdout.strip()) == (9, guest), second.stderr
         (tmp_path / "file").write_text("copied in")

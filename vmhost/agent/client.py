@@ -98,6 +98,14 @@ class Agent:
         request: dict[str, Encodable] = {"op": "connect", "port": port}
         return await self._accepted(request | _about("container", container))
 
+    async def connect_datagrams(self, port: int, *, container: str | None = None) -> Session:
+        """A UDP socket connected with a port of the loopback: what is sent at once is one datagram, and what is read.
+
+        Raises Unavailable.
+        """
+        request: dict[str, Encodable] = {"op": "connect", "port": port, "datagrams": 1}
+        return await self._accepted(request | _about("container", container))
+
     async def archive(self, path: str, *, container: str | None = None) -> Session:
         """A tar of the absolute `path` on the session's stdout, whose first member is named by its last part.
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from hyperlog.errors import Refused, Unavailable
+from hyperlog.errors import HyperError, Refused, Unavailable
 from vmhost.agent import limits as bounds
 from vmhost.agent.client import Agent
 from vmhost.agent.multiplexer import words
 from vmhost.agent.saved import saved_sessions
 from vmhost.agent.session import Session
 from vmhost.agent.statistics import container_usage, process_rows
-from vmhost.errors import AgentLost, HostUnfit, MachineGone
-from vmhost.machine import ExecSpec, ProcessRow, TerminalSize, Usage
+from vmhost.errors import AgentLost, MachineGone
+from vmhost.machine import Datagrams, ExecSpec, ProcessRow, TerminalSize, Usage
 from vmhost.machines.driver import VirtualMachine
 from vmhost.machines.limits import GUEST_OWN_MIB
 from vmhost.nspawn import Limits, NspawnSpec
@@ -57,6 +58,7 @@ class AgentMachine:
         self._saving = trio.Lock()
         self._idle = 0 if lead is None else lead.program_pid
         self._paused: AbstractContextManager[None] | None = None
+        self._datagrams = 0
 
     @property
     def oom_killed(self) -> bool:
@@ -201,9 +203,21 @@ class AgentMachine:
                 raise ConnectionRefusedError(error.message) from error
         return _Connection(session)
 
-    async def open_datagrams(self, port: int) -> trio.socket.SocketType:
-        self._check_running()
-        raise HostUnfit(f"no datagram reaches port {port} in a virtual machine", "publish tcp")
+    async def open_datagrams(self, port: int) -> Datagrams:
+        if self._datagrams >= bounds.DATAGRAM_SESSIONS_MAX or self._paused is not None:
+            raise OSError(errno.EAGAIN, "no more datagrams are taken at the moment")
+        with ExitStack() as undo:
+            self._datagrams += 1
+            undo.callback(self._closed_datagrams)
+            try:
+                session = await self._agent.connect_datagrams(port, container=self._spec.machine)
+            except HyperError as error:
+                raise OSError(errno.EHOSTUNREACH, error.message) from error
+            undo.pop_all()
+        return _Datagrams(session, self._closed_datagrams)
+
+    def _closed_datagrams(self) -> None:
+        self._datagrams -= 1
 
 
 class AgentRunning:
@@ -265,6 +279,39 @@ class _Connection(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._session.aclose()
+
+
+class _Datagrams:
+    """A session as a UDP socket. Implements `vmhost.machine.Datagrams`."""
+
+    def __init__(self, session: Session, on_close: Callable[[], None]) -> None:
+        self._session = session
+        self._on_close = on_close
+
+    async def send(self, data: bytes, /) -> int:
+        if data:  # an empty one would be the session's end
+            with _as_os_error():
+                await self._session.stdin.send_whole(data)
+        return len(data)
+
+    async def recv(self, bufsize: int, /) -> bytes:
+        with _as_os_error():
+            data = await self._session.stdout.receive_some()
+        if not data:
+            raise OSError(errno.ENOTCONN, "the container has ended")
+        return data[:bufsize]
+
+    def close(self) -> None:
+        self._session.abandon()
+        self._on_close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except (HyperError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise OSError(errno.ENOTCONN, "the container has ended") from error
 
 
 @contextmanager

@@ -67,6 +67,15 @@ class Input(trio.abc.SendStream):
                 return credit
             await self.granted.park()
 
+    async def send_whole(self, data: bytes) -> bool:
+        """In one frame, now; whether there was room for that. Raises as `send_all` does."""
+        async with self._guard:
+            await self._line.wait_room()
+            has_room = len(data) <= min(await self._credit(), protocol.CHUNK_BYTES)
+            if has_room:
+                self._line.put(self._line.state.send(self._number, data))
+            return has_room
+
     async def wait_send_all_might_not_block(self) -> None:
         async with self._guard:
             await self._line.wait_room()
@@ -259,9 +268,13 @@ class Session:
     ) -> None:
         await self.aclose()
 
+    def abandon(self) -> None:
+        """Kill what runs of it."""
+        self._line.abandon(self._number)
+
     async def aclose(self) -> None:
         """Kill what runs of it, and wait until the guest has let go of it, for a bounded time."""
-        self._line.abandon(self._number)
+        self.abandon()
         with trio.move_on_after(limits.ABANDON_SECONDS, shield=True):
             await self._line.wait_released(self._number)
         await trio.lowlevel.checkpoint()

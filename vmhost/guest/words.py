@@ -13,8 +13,6 @@ from hyperlog.errors import Refused
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _KEY: Final = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/]{32,}={0,3}( [ !#-~]*)?")
-TEMPLATE_WORD: Final = "hyper.template=1"
-"""No drives, no network, no host key yet: the machine is to be saved, and told who it is when it was restored."""
 
 
 def guest_words(host: str | None, ssh_key: str | None) -> tuple[str, ...]:

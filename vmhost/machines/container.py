@@ -42,7 +42,7 @@ from vmhost.machines.output import collect
 from vmhost.machines.program_streams import ProgramStreams, outcome_of
 from vmhost.machines.setup import LAYER, MachineHost, MachineSetup, RestorePoint, bind_tag
 from vmhost.machines.spec import Accelerator, MachineSpec
-from vmhost.machines.template import WORDS, make_template
+from vmhost.machines.template import WORDS, begun_from, discard_template, make_template
 from vmhost.nbd_server import BLOB, METADATA
 from vmhost.nspawn import Bind, NspawnSpec, nspawn_argv
 
@@ -111,7 +111,7 @@ class MachineRunner:
 
     async def _try_drivers(self, machine: MachineSpec, run: _Run) -> int:
         if self._restore is not None:
-            return await self._run_on(self._hosts[0], replace(machine, words=WORDS), run, self._restore.state)
+            return await self._run_on(self._hosts[0], replace(machine, words=WORDS), self._restore.state, run)
         for place, host in enumerate(self._hosts, start=1):
             try:
                 return await self._attempt(host, machine, run)
@@ -127,13 +127,13 @@ class MachineRunner:
         saved = await self._template(host, machine)
         if saved is not None:
             try:
-                return await self._run_on(host, replace(machine, words=WORDS), run, saved)
+                return await self._run_on(host, *begun_from(saved, machine), run)
             except (MachineFailed, MachineHangs) as error:
                 if run.has_started:
                     raise
                 self._note(f"the saved machine is of no use, one is booted: {error.message}")
-                await trio.to_thread.run_sync(partial(saved.unlink, missing_ok=True))
-        return await self._run_on(host, machine, run, None)
+                await trio.to_thread.run_sync(discard_template, saved)
+        return await self._run_on(host, machine, None, run)
 
     async def _template(self, host: MachineHost, machine: MachineSpec) -> Path | None:
         """The saved machine to begin from, made now if need be. Raises MachineFailed where another host may do."""
@@ -142,7 +142,7 @@ class MachineRunner:
         if not await trio.to_thread.run_sync(host.template.exists):
             seconds = limits.KVM_SILENT_SECONDS if host.is_quick else limits.BOOT_SECONDS
             try:
-                await make_template(host.driver, replace(machine, words=WORDS), host.template, seconds=seconds)
+                await make_template(host.driver, machine, host.template, seconds=seconds)
             except Unavailable as error:
                 if host.is_quick:
                     raise MachineFailed(error.message, error.hint) from None
@@ -150,7 +150,7 @@ class MachineRunner:
                 return None
         return host.template
 
-    async def _run_on(self, host: MachineHost, machine: MachineSpec, run: _Run, saved: Path | None) -> int:
+    async def _run_on(self, host: MachineHost, machine: MachineSpec, saved: Path | None, run: _Run) -> int:
         outcome: int | Exception = AssertionError("it did not run")
         run.about = host.about
         async with host.driver.running(machine, self._setup.directory, restore=saved) as vm:

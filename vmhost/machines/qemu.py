@@ -5,7 +5,8 @@ when we were killed are sockets without an owner, which the next one replaces. I
 why it ended is put together from its exit status, its own last words, the control session and the console.
 
 Saved states go through a descriptor that is handed over by the control socket: QEMU itself runs no program and opens
-nothing later on.
+nothing later on. Memory that is a file (`MemoryFile`) stays out of them, but for that of a machine which only began
+from one. Such a machine is started by whole_file.py, which keeps it from making holes in the file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -45,6 +47,7 @@ from vmhost.machines.spec import Accelerator, MachineSpec
 from vmhost.network import user_network
 from vmhost.process import ChildProcess, open_child
 
+_WHOLE_FILE: Final = Path(__file__).with_name("whole_file.py")
 _POLL_SECONDS: Final = 0.005
 _PACKAGES: Final = {"amd64": "apt install qemu-system-x86", "arm64": "apt install qemu-system-arm"}
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: (.+)")
@@ -83,6 +86,8 @@ class QemuMachine:
         await self._command("stop")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            memory = self.spec.memory_file
+            await self._leave_memory_out(memory is not None and not memory.is_copied)
             # Unbounded: the default keeps to 128 MiB a second, for the network's sake.
             await self._command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
             await self._command("getfd", send_fd=descriptor, fdname="state")
@@ -130,6 +135,7 @@ class QemuMachine:
     async def _restore(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            await self._leave_memory_out(self.spec.memory_file is not None)
             await self._command("getfd", send_fd=descriptor, fdname="state")
             await self._command("migrate-incoming", uri="fd:state")
             with trio.fail_after(limits.SAVE_SECONDS):
@@ -143,6 +149,12 @@ class QemuMachine:
         if status not in ("prelaunch", "paused", "postmigrate"):
             raise MachineFailed(f"the saved machine came back as {status!r}")
         await self._command("cont")
+
+    async def _leave_memory_out(self, wanted: bool) -> None:
+        """Of the state that is written or read next."""
+        await self._command(
+            "migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": wanted}]
+        )
 
     async def _wait_restored(self) -> object:
         while True:
@@ -209,11 +221,13 @@ class QemuDriver:
             silence = stack.enter_context(nothing())
             shown = serving(spec.shares, directory, nothing=silence, errors=errors.theirs)
             servers = await stack.enter_async_context(shown)
-            enter: list[str] = []
+            before: list[str] = []
             if spec.is_apart:
-                enter = ["nsenter", f"--net={await stack.enter_async_context(user_network())}", "--"]
+                before += ["nsenter", f"--net={await stack.enter_async_context(user_network())}", "--"]
+            if spec.memory_file is not None and spec.memory_file.is_copied:
+                before += [sys.executable, "-I", "-S", str(_WHOLE_FILE)]
             starting = open_child(
-                [*enter, program, *argv[1:]],
+                [*before, program, *argv[1:]],
                 stdin=silence,
                 stdout=console.theirs,
                 stderr=errors.theirs,

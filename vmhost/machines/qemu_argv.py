@@ -6,7 +6,8 @@
   Where that rate is not known, q35 is used, which has an ACPI timer.
 - `force-legacy=off`: virtio 1.0 over MMIO; the balloon's reporting of free pages needs it.
 - Disks are found by serial number: on MMIO their order is not that of the command line.
-- The server of a shared directory maps the guest's memory, so that lies in a file without a name then.
+- The server of a shared directory maps the guest's memory, so that lies in a file without a name then; a machine that
+  begins from a template maps the template's (template.py).
 - Sockets and logs are named relative to the machine's directory, in which QEMU runs: socket addresses are short.
 """
 
@@ -61,9 +62,10 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
     argv = [
         PROGRAMS[platform.arch],
         "-name", spec.name,
-        *_processor(platform, shared_memory=bool(spec.shares)),
+        *_processor(platform),
         "-smp", str(spec.cpus),
         "-m", f"{spec.memory_mib}M",
+        "-object", _memory(spec),
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -90,8 +92,6 @@ def qemu_argv(spec: MachineSpec, platform: Platform, *, restoring: bool = False)
     for place, disk in enumerate(spec.disks):
         argv += ["-blockdev", _backend(disk, place)]
         argv += ["-device", f"virtio-blk-{suffix},drive=disk{place},serial={disk.serial}"]
-    if spec.shares:
-        argv += ["-object", f"memory-backend-memfd,id=memory,size={spec.memory_mib}M,share=on"]
     for place, share in enumerate(spec.shares):
         argv += ["-chardev", f"socket,id=share{place},path={share_socket(place)}"]
         argv += ["-device", f"vhost-user-fs-{suffix},chardev=share{place},tag={share.tag}"]
@@ -114,10 +114,19 @@ def kernel_words(spec: MachineSpec, platform: Platform) -> Sequence[str]:
     return [*words, *spec.words]
 
 
-def _processor(platform: Platform, *, shared_memory: bool) -> list[str]:
-    model = platform.model.value
-    if shared_memory:
-        model += ",memory-backend=memory"
+def _memory(spec: MachineSpec) -> str:
+    # Under one name whatever it is: a saved state has that.
+    size = f"id=memory,size={spec.memory_mib}M"
+    if spec.shares:
+        return f"memory-backend-memfd,{size},share=on"
+    file = spec.memory_file
+    if file is None:
+        return f"memory-backend-ram,{size}"
+    return f"memory-backend-file,{size},share={'off' if file.is_copied else 'on'},mem-path={_quoted(file.path)}"
+
+
+def _processor(platform: Platform) -> list[str]:
+    model = f"{platform.model.value},memory-backend=memory"
     if platform.model is Model.VIRT and platform.accelerator is not Accelerator.TCG:
         model += ",gic-version=max"
     accelerator = platform.accelerator.value

@@ -75,7 +75,7 @@ class MachineSetup:
 
 @dataclass(frozen=True, slots=True)
 class MachineHost:
-    """What runs it. `template`: where a saved machine lies or is to lie, for the next ones to begin from.
+    """What runs it. `template`: the directory where a saved machine lies or is to lie, for the next ones to begin from.
 
     `is_quick`: a machine that has said nothing within seconds will not.
     """

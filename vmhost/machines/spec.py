@@ -80,6 +80,18 @@ class SharedDirectory:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """A machine's memory is that file of the host's, as large as it.
+
+    `is_copied`: the machine only begins from it; each page is its own from when it is written, and all others, with
+    other machines that began from it, are the host's page cache. Else it is written there, and the file made.
+    """
+
+    path: str
+    is_copied: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PortForward:
     """What reaches the host's port goes to the guest's. The host's address is the loopback unless said otherwise."""
 
@@ -104,6 +116,8 @@ class MachineSpec:
     """Of the kernel's command line, besides those that the driver needs."""
     cpus: int = 1
     memory_mib: int = limits.MEMORY_MIB_DEFAULT
+    memory_file: MemoryFile | None = None
+    """None: it is of no file, or, with `shares`, of one without a name."""
     disks: tuple[Disk, ...] = ()
     shares: tuple[SharedDirectory, ...] = ()
     channels: tuple[str, ...] = ()
@@ -127,6 +141,7 @@ class MachineSpec:
             raise Refused(
                 f"a machine cannot have {self.memory_mib} MiB of memory", hint=f"{limits.MEMORY_MIB_MIN} MiB or more"
             )
+        assert self.memory_file is None or not self.shares, "one memory cannot be two files"
         for word in self.words:
             if not _WORD.fullmatch(word):
                 raise Refused(f"not a word for a kernel's command line: {word!r}")

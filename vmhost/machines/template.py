@@ -5,6 +5,13 @@ makes one: its kernel was told to keep the drivers of disks and network for late
 mounted. It is restored with the disks that a machine has, then woken: fresh randomness, its own time, name and
 address; only then the drivers look, and find the disks of this machine.
 
+Its memory is a file that each machine maps for itself: a page is read from there until the machine writes it, and only
+then takes memory of its own. Whatever machines have not written they share, as the host's page cache, and restoring
+reads nothing. The file never changes, and may be removed while machines run on it.
+
+    templates/NAME/memory    as large as the machine's; holes where its guest has nothing
+    templates/NAME/state     processors and devices
+
 A saved state fits exactly what it was saved from, so its name has all of that: QEMU and its version, this host's model
 of processor, the guest's build, the board, the processors, the memory, the number of disks and channels. The rate of
 the host's clock goes with the model, since no two measurements of it agree. A state says nothing of any container, and
@@ -32,13 +39,15 @@ from vmhost.agent.client import open_agent
 from vmhost.agent.protocol import PORT_NAME
 from vmhost.machines import limits
 from vmhost.machines.driver import MachineDriver
-from vmhost.machines.hypervisor_process import is_in_use
+from vmhost.machines.hypervisor_process import is_in_use, make_durable
 from vmhost.machines.qemu import qemu_program
 from vmhost.machines.qemu_argv import Platform, qemu_argv
-from vmhost.machines.spec import FileDisk, MachineSpec
+from vmhost.machines.spec import FileDisk, MachineSpec, MemoryFile
 
+_SAVED: Final = "saved"
 WORDS: Final = ("hyper.template=1",)
 """Of the kernel's command line, in a template and in what is made of it."""
+_MEMORY: Final = "memory"
 _STATE: Final = "state"
 
 
@@ -57,6 +66,7 @@ def template_name(spec: MachineSpec, platform: Platform, guest: str, version: st
         spec,
         name="template",
         disks=tuple(FileDisk(disk.serial, "", read_only=True) for disk in spec.disks),
+        memory_file=None,
         mac=None,
         ports=(),
     )
@@ -75,8 +85,22 @@ def qemu_version(platform: Platform) -> str:
     return f"{done.stdout.decode('utf-8', 'replace').splitlines()[0]} {status.st_size} {status.st_mtime_ns}"
 
 
+def begun_from(template: Path, spec: MachineSpec) -> tuple[MachineSpec, Path]:
+    """A machine like `spec` that goes on from a template, and the state to restore it from. Pure."""
+    memory = MemoryFile(str(template / _MEMORY), is_copied=True)
+    return replace(spec, words=WORDS, memory_file=memory), template / _STATE
+
+
+def discard_template(template: Path) -> None:
+    """One that is of no use; nothing happens if it has gone. Machines that run on it go on. Blocks."""
+    gone = template.with_name(f"{template.name}-{os.urandom(4).hex()}")
+    with suppress(OSError):  # the next one finds a template or none, never half of one
+        template.rename(gone)
+        _clear(gone)
+
+
 async def make_template(driver: MachineDriver, spec: MachineSpec, path: Path, *, seconds: float) -> None:
-    """Boot a machine like `spec` within `seconds`, save it at `path`. Raises Unavailable, NoHypervisor."""
+    """Boot a machine like `spec` within `seconds`, save it as `path`, a directory. Raises Unavailable, NoHypervisor."""
     place = path.with_name(f"{path.name}-{os.urandom(4).hex()}")
     await trio.to_thread.run_sync(_clear_abandoned, path.parent)
     await trio.to_thread.run_sync(_make_place, place, len(spec.disks))
@@ -84,6 +108,8 @@ async def make_template(driver: MachineDriver, spec: MachineSpec, path: Path, *,
         like = replace(
             spec,
             name="template",
+            words=WORDS,
+            memory_file=MemoryFile(str(place / _SAVED / _MEMORY), is_copied=False),
             disks=tuple(
                 FileDisk(disk.serial, str(place / f"disk{number}"), read_only=True)
                 for number, disk in enumerate(spec.disks)
@@ -97,31 +123,31 @@ async def make_template(driver: MachineDriver, spec: MachineSpec, path: Path, *,
                 with vm.channel_path(PORT_NAME) as channel:
                     async with open_agent(channel, deadline=seconds) as agent:
                         await agent.ping()
-                await vm.save(place / _STATE)
+                await vm.save(place / _SAVED / _STATE)
             except HyperError as error:
                 failure = error
         if failure is not None:
             raise failure
-        await trio.to_thread.run_sync(_install, place / _STATE, path)
+        await trio.to_thread.run_sync(_install, place / _SAVED, path)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(_clear, place)
 
 
 def _make_place(place: Path, disks: int) -> None:
-    place.mkdir(mode=0o700, parents=True)
+    (place / _SAVED).mkdir(mode=0o700, parents=True)
     for number in range(disks):
         (place / f"disk{number}").write_bytes(bytes(limits.TEMPLATE_DISK_BYTES))
 
 
-def _install(state: Path, path: Path) -> None:
-    """In its place, and the ones that were used longest ago away."""
-    state.replace(path)
-    others = sorted(
-        (one for one in path.parent.iterdir() if one.is_file()), key=lambda one: one.stat().st_mtime, reverse=True
-    )
-    for old in others[limits.TEMPLATES_MAX :]:
-        old.unlink(missing_ok=True)
+def _install(saved: Path, path: Path) -> None:
+    """In its place, durably, and the oldest ones away."""
+    make_durable([saved / _MEMORY, saved])
+    with suppress(OSError):  # somebody else's is there by now, and as good
+        saved.rename(path)
+    found = (one for one in path.parent.iterdir() if one.is_dir() and "-" not in one.name)
+    for old in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True)[limits.TEMPLATES_MAX :]:
+        discard_template(old)
 
 
 def _clear_abandoned(directory: Path) -> None:

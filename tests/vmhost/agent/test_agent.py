@@ -212,6 +212,44 @@ async def test_copying_in_and_out(agent: Agent, tmp_path: Path) -> None:
             await into.wait()
 
 
+async def test_datagrams_keep_their_bounds(agent: Agent) -> None:
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
+        await server.bind(("127.0.0.1", 0))
+        async with await agent.connect_datagrams(server.getsockname()[1]) as session:
+            for size in (1, 60_000, 2, 65_507):
+                assert await session.stdin.send_whole(b"a" * size)
+                data, sender = await server.recvfrom(65536)
+                assert data == b"a" * size
+                for answer in (b"", b"b" * size, b"c"):
+                    await server.sendto(answer, sender)
+                assert await session.stdout.receive_some() == b"b" * size
+                assert await session.stdout.receive_some() == b"c"
+            assert not await session.stdin.send_whole(bytes(protocol.CHUNK_BYTES + 1))
+
+
+async def test_datagrams_that_nobody_takes_are_lost(agent: Agent) -> None:
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
+        await server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    async with await agent.connect_datagrams(port) as session:
+        for _ in range(20):
+            await session.stdin.send_whole(b"anybody there?")
+        await agent.ping()
+        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
+            await server.bind(("127.0.0.1", port))
+            async with trio.open_nursery() as nursery:
+
+                async def ask() -> None:
+                    while True:
+                        await session.stdin.send_whole(b"now?")
+                        await trio.sleep(0.05)
+
+                nursery.start_soon(ask)
+                with trio.fail_after(SECONDS):
+                    assert await server.recv(100) == b"now?"
+                nursery.cancel_scope.cancel()
+
+
 async def test_the_kernels_tables(agent: Agent) -> None:
     tables = await agent.usage_tables()
     assert {"stat", "meminfo", "net", "load", "uptime"} <= tables.keys()

@@ -14,6 +14,7 @@ from vmhost.machines.spec import (
     Accelerator,
     FileDisk,
     MachineSpec,
+    MemoryFile,
     Model,
     NbdDisk,
     PortForward,
@@ -38,7 +39,7 @@ def test_a_machine_that_is_apart_has_another_network_than_what_is_outside_of_it(
 
 def test_an_emulated_microvm_is_told_the_clock_without_which_it_hangs() -> None:
     argv = qemu_argv(make_spec(), TCG)
-    assert options(argv, "-machine") == ["microvm"]
+    assert options(argv, "-machine") == ["microvm,memory-backend=memory"]
     assert options(argv, "-accel") == [f"tcg,tb-size={limits.TRANSLATED_MIB}"]
     assert options(argv, "-append")[0].split() == [
         "console=ttyS0", *KERNEL_WORDS, "cryptomgr.notests", "tsc_early_khz=2500000",
@@ -71,7 +72,10 @@ def test_other_platforms() -> None:
     assert "console=ttyAMA0" in options(mac, "-append")[0]
     assert "virtio-rng-pci" in options(mac, "-device")
     foreign = qemu_argv(make_spec(), Platform("arm64", Accelerator.TCG, Model.VIRT))
-    assert (options(foreign, "-machine"), options(foreign, "-cpu")) == (["virt"], ["max,pauth-impdef=on"])
+    assert (options(foreign, "-machine"), options(foreign, "-cpu")) == (
+        ["virt,memory-backend=memory"],
+        ["max,pauth-impdef=on"],
+    )
     assert "tsc_early_khz" not in options(foreign, "-append")[0]
     windows = qemu_argv(make_spec(), Platform("amd64", Accelerator.WHPX, Model.Q35))
     assert options(windows, "-accel") == ["whpx,kernel-irqchip=off"]
@@ -110,6 +114,16 @@ def test_a_network_with_ports() -> None:
 def test_devices_that_are_passed_through() -> None:
     argv = qemu_argv(make_spec(pci_devices=("0000:01:00.0",)), Platform("amd64", Accelerator.KVM, Model.Q35))
     assert "vfio-pci,host=0000:01:00.0" in options(argv, "-device")
+
+
+def test_what_its_memory_is() -> None:
+    def memory(**changes: object) -> list[str]:
+        return options(qemu_argv(make_spec(**changes), TCG), "-object")
+
+    file = "memory-backend-file,id=memory,size=512M"
+    assert memory() == ["memory-backend-ram,id=memory,size=512M"]
+    assert memory(memory_file=MemoryFile("/a,b", is_copied=False)) == [f"{file},share=on,mem-path=/a,,b"]
+    assert memory(memory_file=MemoryFile("/a", is_copied=True)) == [f"{file},share=off,mem-path=/a"]
 
 
 def test_a_restored_machine_waits_for_its_state() -> None:

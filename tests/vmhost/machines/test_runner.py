@@ -88,7 +88,7 @@ class Place:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.template = directory / "saved"
-        self.template.touch()
+        self.template.mkdir()
         self.unfit: list[str] = []
         self.notes: list[str] = []
 

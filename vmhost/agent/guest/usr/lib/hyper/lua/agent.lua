@@ -156,14 +156,15 @@ function Agent:open(number, request)
   self:start(number, request, container)
 end
 
--- To a TCP port of a container's loopback. A socket belongs to the network in which it was made.
+-- To a TCP port of a container's loopback, or a UDP port if it is for datagrams. A socket belongs to the network in which it was made.
 function Agent:connect(number, request, container)
   local ours = posix.open("/proc/self/ns/net", posix.O_RDONLY)
   local theirs = container and posix.open(("/proc/%d/ns/net"):format(container.leader), posix.O_RDONLY)
   if theirs then
     C.setns(theirs, posix.CLONE_NEWNET)
   end
-  local fd = C.socket(2, 1 + posix.O_CLOEXEC + posix.O_NONBLOCK, 0) -- AF_INET, SOCK_STREAM
+  local kind = request.datagrams and 2 or 1 -- SOCK_DGRAM, SOCK_STREAM
+  local fd = C.socket(2, kind + posix.O_CLOEXEC + posix.O_NONBLOCK, 0) -- AF_INET
   if theirs then
     assert(C.setns(ours, posix.CLONE_NEWNET) == 0)
     C.close(theirs)
@@ -175,6 +176,7 @@ function Agent:connect(number, request, container)
   C.connect(fd, address, ffi.sizeof(address))
   local session = Session.new(self.loop, number, { input = posix.duplicate(fd), outputs = { fd } })
   session.connection, session.connecting, session.input.writable = fd, true, false
+  session.datagrams = request.datagrams ~= nil
   self.sessions[number], self.count = session, self.count + 1
 end
 

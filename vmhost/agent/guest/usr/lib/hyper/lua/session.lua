@@ -69,6 +69,11 @@ function Session:feed(body, length)
     self:pump_input()
     return true
   end
+  if self.datagrams then -- one in each frame: what there is no room for is lost, as is what nobody listens for
+    C.write(input.fd, body, length)
+    self.granted = self.granted + length
+    return true
+  end
   local held = input.held - input.at
   if held + length > WINDOW then
     return false
@@ -163,11 +168,14 @@ end
 function Session:pump_outputs(wire)
   local any = false
   for channel, output in pairs(self.outputs) do
-    if output.readable and output.credit > 0 and wire:has_room() then
+    -- A datagram is read whole or not at all.
+    if output.readable and output.credit > (self.datagrams and 65535 or 0) and wire:has_room() then
       local count = wire:send_from(output.fd, channel, self.number, output.credit)
       if not count then
         output.readable = false
         output.drained = self.ended ~= nil
+      elseif count == 0 and self.datagrams then
+        any = true -- an empty one, or word that nobody listens
       elseif count == 0 then
         self.loop:forget(output.fd)
         self.outputs[channel] = nil
