@@ -90,7 +90,7 @@ class Start:
         self._prefetching = trio.CancelScope()
         self._missed: dict[int, int] = {}
         self.trace: Trace | None = None
-        self._is_own = False
+        self._is_foretold = False
         self._packed: Sequence[Trace] = ()
         self._blob: TracedBlob | None = None
         self.is_sparse = False
@@ -104,13 +104,15 @@ class Start:
         return sum(self._missed.values())
 
     def prefetch(
-        self, trace: Trace | None, source: StoredSource, *, is_own: bool = False, packed: Sequence[Trace] = ()
+        self, trace: Trace | None, source: StoredSource, *, is_foretold: bool = False, packed: Sequence[Trace] = ()
     ) -> None:
-        """As soon as the version is known: to fetch a hot blob needs no manifest. `is_own`: it is of this command.
+        """As soon as the version is known: to fetch a hot blob needs no manifest.
+
+        `is_foretold`: it is of this command, or of one that starts the same way; else it tells of the beginning only.
 
         `packed`: whose hot blobs are here already, be they of other commands.
         """
-        self.trace, self._is_own, self._packed = trace, is_own, packed
+        self.trace, self._is_foretold, self._packed = trace, is_foretold, packed
         if trace is not None and trace.hot:
             self._fetch(source, trace.hot)
 
@@ -140,9 +142,9 @@ class Start:
             number = bisect_right(manifest.structure.block_starts, trace.runs[0].first) - 1
             self.is_sparse = self.is_sparse or not source.has_nowait(manifest.block(number).id)
 
-    def follow(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
+    def follow(self, trace: Trace, manifest: Manifest, source: StoredSource, *, is_foretold: bool) -> None:
         """Use a trace that was found late, and fits the manifest."""
-        self.trace = trace
+        self.trace, self._is_foretold = trace, is_foretold
         self._fetch_own(trace, manifest, source)
 
     def _fetch_own(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
@@ -161,7 +163,7 @@ class Start:
     def _fetch(self, source: StoredSource, blocks: Sequence[StoredBlock]) -> None:
         missing = [block for block in blocks if not source.has_nowait(block.id)]
         if missing:
-            self.is_sparse = True
+            self.is_sparse = self.is_sparse or self._is_foretold
             self.nursery.start_soon(self._prefetch, source, iter(missing))
 
     async def _prefetch(self, source: StoredSource, wanted: Iterator[StoredBlock]) -> None:
@@ -175,7 +177,7 @@ class Start:
         near to what will be. (Who watches has all reads come to this process.)
         """
         starts = manifest.structure.block_starts
-        pace = Pace(manifest.block_count, foretold=self.trace is not None and self._is_own)
+        pace = Pace(manifest.block_count, foretold=self.trace is not None and self._is_foretold)
         last_miss = trio.Event()
 
         def missed(block: Block) -> None:

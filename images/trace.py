@@ -36,12 +36,13 @@ from images.limits import (
     TRACE_PROGRAM_BYTES_MAX,
 )
 from images.manifest import Block
+from images.program_start import COMMON_GRANULES, is_interpreter, start_digest
 
 FORMAT: Final = 1
 _KIND_KEY: Final = "image_trace"
 _ID_BYTES: Final = 32
 _WIDTHS: Final[dict[str, Width]] = {"firsts": "I", "counts": "H", "ages": "B", "block_stored": "I"}
-_KEYS: Final = frozenset((_KIND_KEY, "manifest", "command", "program", "block_ids", *_WIDTHS))
+_KEYS: Final = frozenset((_KIND_KEY, "manifest", "command", "program", "start", "block_ids", *_WIDTHS))
 
 
 class Touched(NamedTuple):
@@ -56,7 +57,8 @@ class Touched(NamedTuple):
 class Trace:
     """What starting one command of one manifest touches. `hot`: the blocks that hold those granules, or nothing.
 
-    `command` is the digest of the whole argument vector, which may hold secrets; `program` its first word.
+    `command` is the digest of the whole argument vector, which may hold secrets; `program` its first word; `start`
+    what is the same of commands that start the same way (program_start.py), zeros if nobody knows.
     """
 
     manifest: ManifestId
@@ -64,6 +66,7 @@ class Trace:
     program: str
     runs: tuple[Touched, ...]
     hot: tuple[StoredBlock, ...] = ()
+    start: bytes = bytes(_ID_BYTES)
 
     @property
     def granule_count(self) -> int:
@@ -84,6 +87,17 @@ class Trace:
         for run in self.runs:
             yield from range(run.first, run.first + run.length)
 
+    def head(self, granules: int) -> Trace:
+        """The trace of what is touched first, that many granules at most: a multiple of those of a block."""
+        assert granules % BLOCK_GRANULES_MAX == 0
+        runs, room = [], granules
+        for run in self.runs:
+            if room <= 0:
+                break
+            runs.append(run._replace(length=min(run.length, room)))
+            room -= run.length
+        return replace(self, runs=tuple(runs), hot=self.hot[: granules // BLOCK_GRANULES_MAX])
+
     def encode(self) -> bytes:
         """The entry's value, canonical."""
         record: dict[str, Encodable] = {
@@ -91,6 +105,7 @@ class Trace:
             "manifest": self.manifest,
             "command": self.command,
             "program": self.program,
+            "start": self.start,
             "firsts": pack(column("I", (run.first for run in self.runs))),
             "counts": pack(column("H", (run.length for run in self.runs))),
             "ages": pack(column("B", (run.age for run in self.runs))),
@@ -221,13 +236,13 @@ def decode_trace(value: bytes) -> Trace | None:
     program = fields["program"]
     if not isinstance(program, str) or len(program.encode()) > TRACE_PROGRAM_BYTES_MAX or not _is_plain(program):
         raise TraceCorrupt("the program of a boot trace is malformed")
-    manifest, command = _octets(fields, "manifest"), _octets(fields, "command")
-    if len(manifest) != _ID_BYTES or len(command) != _ID_BYTES:
+    manifest, command, start = (_octets(fields, key) for key in ("manifest", "command", "start"))
+    if any(len(digest) != _ID_BYTES for digest in (manifest, command, start)):
         raise TraceCorrupt("an id of odd length in a boot trace")
     columns = {key: _column(fields, key, width) for key, width in _WIDTHS.items()}
     runs = _runs(columns)
     hot = _hot(_octets(fields, "block_ids"), columns["block_stored"], sum(run.length for run in runs))
-    return Trace(ManifestId(manifest), command, program, runs, hot)
+    return Trace(ManifestId(manifest), command, program, runs, hot, start)
 
 
 def _is_plain(text: str) -> bool:
@@ -294,15 +309,21 @@ class Traces:
     """Entries that claim to be a trace of something and are malformed."""
 
     def choose(self, argv: Sequence[str]) -> Trace | None:
-        """The trace for a command: its own, else one of the same program (its start is much the same), else none."""
+        """The trace for a command: its own, else one that is alike, else none."""
         own = self.by_command.get(command_digest(argv))
         return self.alike(argv) if own is None else own
 
     def alike(self, argv: Sequence[str]) -> Trace | None:
-        """The newest of the same program."""
-        program = program_name(argv)
-        found = [trace for trace in self.by_command.values() if program and trace.program == program]
-        return found[-1] if found else None
+        """The newest that starts the same way; else of an interpreter's newest, what all its starts read."""
+        start, program = start_digest(argv), program_name(argv)
+        newest_first = list(self.by_command.values())[::-1]
+        for trace in newest_first:
+            if trace.start == start:
+                return trace
+        if not is_interpreter(program):
+            return None
+        found = next((trace for trace in newest_first if trace.program == program), None)
+        return None if found is None else found.head(COMMON_GRANULES)
 
 
 NO_TRACES: Final = Traces({})

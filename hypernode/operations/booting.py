@@ -37,9 +37,9 @@ from hypernode.recording import RecordingBlob
 from hypernode.tables import tell_hot_table
 from hypernode.volumes import Volume
 from images.catalog import Resolved
+from images.program_start import start_digest
 from images.reader import BlobReader
 from images.source import StoredSource
-from images.trace import command_digest
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, require
 from vmhost.lifeline import can_be_held
@@ -196,10 +196,10 @@ async def _open_to_boot(node: Node, request: Boot, call: Call, start: Start) -> 
             check_may_record(log, request.record)
         argv = _argv(request, resolved)
         trace = find_trace(node, log, resolved, argv) if request.prefetch else None
-        if trace is not None and trace.hot:
-            tell_hot_table(node.swarm, log.key, trace)
-        is_own = trace is not None and trace.command == command_digest(argv)
-        start.prefetch(trace, source, is_own=is_own, packed=packed_here(log, resolved, source))
+        is_foretold = trace is not None and trace.start == start_digest(argv)
+        if trace is not None and trace.hot and is_foretold:
+            tell_hot_table(node.swarm, log.key, trace)  # of another one's it is a part, which has no name
+        start.prefetch(trace, source, is_foretold=is_foretold, packed=packed_here(log, resolved, source))
 
     return await open_image(node, request.link, request.peers, refresh=request.refresh, tell=tell, begin=begin)
 

@@ -25,6 +25,7 @@ from images.hot import granules_here, hot_content, pack_hot, read_granules
 from images.limits import HOT_BLOBS_MAX
 from images.manifest import Manifest
 from images.manifest_store import load_manifest
+from images.program_start import start_digest
 from images.reader import BlobReader
 from images.source import StoredSource
 from images.trace import Trace, check_fits, command_digest, learn, merge, program_name, traces_of
@@ -73,7 +74,8 @@ async def follow_earlier(node: Node, image: OpenImage, argv: Sequence[str], star
         except (BlockMissing, Corrupt):
             continue
         if follower is not None:
-            start.follow(follower, image.manifest, image.source)
+            is_foretold = follower.start == start_digest(argv)
+            start.follow(follower, image.manifest, image.source, is_foretold=is_foretold)
             return
 
 
@@ -100,7 +102,7 @@ async def learn_start(node: Node, image: OpenImage, argv: Sequence[str], start: 
         if granules:
             runs = learn(node.traces.get(manifest, command), granules, start.expected - set(granules))
             try:
-                node.traces.keep(Trace(manifest, command, program_name(argv), runs))
+                node.traces.keep(Trace(manifest, command, program_name(argv), runs, start=start_digest(argv)))
             except StoreFull as error:
                 _log.info("what a start read is not remembered: %s", error.message)
 
@@ -128,7 +130,7 @@ async def keep_recording(
     before = traces_of(log, resolved.entry, manifest).by_command.get(command)
     if how == PRIVATE:
         before = node.traces.get(manifest, command) or before
-    trace = Trace(manifest, command, program_name(argv), merge(before, granules))
+    trace = Trace(manifest, command, program_name(argv), merge(before, granules), start=start_digest(argv))
     if how == PRIVATE:
         node.traces.keep(trace)
     else:
@@ -202,4 +204,4 @@ async def _carried(trace: Trace, before: Manifest, after: Manifest) -> Trace | N
     """`trace` of one manifest as one of the other; None if nothing of it is there. Raises `TraceCorrupt`."""
     check_fits(trace, before.blob_bytes)
     runs = await trio.to_thread.run_sync(carry, trace, before, after)
-    return Trace(after.id, trace.command, trace.program, runs) if runs else None
+    return replace(trace, manifest=after.id, runs=runs, hot=()) if runs else None

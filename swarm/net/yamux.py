@@ -37,6 +37,9 @@ from swarm.limits import (
 
 HEADER: Final = struct.Struct(">BBHII")
 WINDOW_FIRST: Final = 256 << 10
+WINDOW_OPENED: Final = 1 << 20
+"""Of a stream that we open, from its beginning, while a session's streams have less than half of what they may have
+all together: who opens one asks, and what is answered need not stop after 256 KiB until we are heard to read it."""
 FRAME_BYTES_MAX: Final = 288 << 10
 """Payload of one frame that we send."""
 
@@ -162,6 +165,10 @@ class Yamux:
         self._next_id += 2
         self.flows[flow.id] = flow
         self._say(Kind.WINDOW, SYN, flow.id, 0)
+        more = WINDOW_OPENED - WINDOW_FIRST
+        if self._granted + more <= WINDOW_BYTES_PER_CONNECTION_MAX // 2 and self._widen(flow, more):
+            flow.may_come += more
+            self._say(Kind.WINDOW, 0, flow.id, more)
         return flow
 
     def data(self, flow: Flow, wanted: int) -> tuple[bytes, int]:
@@ -248,18 +255,23 @@ class Yamux:
         due = flow.window - flow.may_come - flow.unread
         if due * 2 < flow.window:
             return
-        memory, more = self._memory, flow.window
-        if (
-            flow.window < WINDOW_BYTES_MAX
-            and self._granted + more <= WINDOW_BYTES_PER_CONNECTION_MAX
-            and memory.granted + more <= WINDOW_BYTES_ALL_MAX
-        ):
-            self._granted += more
-            memory.granted += more
-            flow.window += more
-            due += more
+        due += self._widen(flow, flow.window)
         flow.may_come += due
         self._say(Kind.WINDOW, 0, flow.id, due)
+
+    def _widen(self, flow: Flow, more: int) -> int:
+        """Make a window larger by `more` bytes, or, where there is no room for that, by none; returns by how many."""
+        memory = self._memory
+        if (
+            flow.window + more > WINDOW_BYTES_MAX
+            or self._granted + more > WINDOW_BYTES_PER_CONNECTION_MAX
+            or memory.granted + more > WINDOW_BYTES_ALL_MAX
+        ):
+            return 0
+        self._granted += more
+        memory.granted += more
+        flow.window += more
+        return more
 
     # ---------------------------------------------------------------------------------------------------- receiving
 

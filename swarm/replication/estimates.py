@@ -51,7 +51,12 @@ class Estimates:
             self._sample_since = now
 
     def idle(self) -> None:
-        """It owes nothing any more: the time until it does again says nothing about it."""
+        """It owes nothing any more: the time until it does again says nothing about it.
+
+        Unless most of a window came before there was time to measure: on a short path that would be so for ever.
+        """
+        if self._sample_bytes * 2 >= self.window:
+            self.window = min(self.window * 2, REQUEST_BYTES_IN_FLIGHT_MAX)
         self._sample_since = None
         self._sample_bytes = 0
 

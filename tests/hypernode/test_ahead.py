@@ -75,7 +75,7 @@ async def test_a_boot_prefetches_its_hot_blob_before_the_manifest_is_here(world:
     world.store.evict([identifier for identifier, _ in world.store.ids()])
     world.remote.asked.clear()
     async with beside_a_boot(None) as start:
-        start.prefetch(packed, world.source)
+        start.prefetch(packed, world.source, is_foretold=True)
         assert start.is_sparse
         await trio.testing.wait_all_tasks_blocked()
         assert world.remote.asked == [block.id for block in packed.hot]
@@ -94,7 +94,7 @@ async def test_what_an_earlier_start_read_through_a_hot_blob_is_not_fetched_agai
     own = Trace(world.manifest.id, bytes(31) + b"1", "x", runs_of(granules))
     async with beside_a_boot(None) as start:
         blob = TracedBlob(world.reader(), world.source)
-        start.prefetch(own, world.source, is_own=True, packed=[packed])
+        start.prefetch(own, world.source, is_foretold=True, packed=[packed])
         start.attach(blob, world.manifest, world.source)
         await trio.testing.wait_all_tasks_blocked()
         assert blob.read_nowait(3 * GRANULE_BYTES, GRANULE_BYTES) is not None

@@ -23,6 +23,7 @@ from images.errors import ImageTooNew, TraceCorrupt
 from images.hot import TracedBlob, find_lie, pack_hot, read_granules
 from images.ingest import StoredBlock
 from images.limits import BLOB_GRANULES_MAX, GRANULE_BYTES, TRACE_AGE_MAX, TRACE_GRANULES_MAX
+from images.program_start import COMMON_GRANULES, start_digest
 from images.trace import Touched, Trace, command_digest, decode_trace, learn, merge, runs_of, traces_of
 from tests.hyperlog.replicas import sync, team
 from tests.images.test_reader import SIZES, World
@@ -34,7 +35,7 @@ GRANULES = sum(SIZES)
 
 def trace_of(granules: list[int], *, hot: int = 0, argv: tuple[str, ...] = ARGV) -> Trace:
     blocks = tuple(StoredBlock(BlockId(bytes([number]) * 32), 100 + number) for number in range(hot))
-    return Trace(MANIFEST, command_digest(argv), argv[0], runs_of(granules), blocks)
+    return Trace(MANIFEST, command_digest(argv), argv[0], runs_of(granules), blocks, start_digest(argv))
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, unique=True), st.booleans())
@@ -149,9 +150,53 @@ def test_whose_hot_blob_counts(tmp_path: Path) -> None:
     adviser.append(plain.encode(), kind=Kind.TRACE)
     sync(adviser, owner)
     assert _chosen(owner, version) == hot
-    assert _chosen(owner, version, "python3", "other.py") == hot
+    assert _chosen(owner, version, *ARGV, "more") == hot
     assert _chosen(owner, version, "sh") is None
     assert traces_of(owner, version, ManifestId(b"x" * 32)).choose(ARGV) is None
+
+
+def test_of_another_script_a_start_takes_what_its_interpreter_reads(tmp_path: Path) -> None:
+    (owner,) = team(tmp_path, 1)
+    version = owner.append(b"a version").id
+    granules = COMMON_GRANULES + 40
+    long = trace_of(list(range(granules)), hot=-(-granules // 16), argv=("python3", "app.py"))
+    shell = trace_of([1, 2], hot=1, argv=("sh", "-c", "serve --all"))
+    server = trace_of([3], argv=("nginx", "-g", "daemon off;"))
+    for trace in (long, shell, server):
+        owner.append(trace.encode())
+    assert _chosen(owner, version, "python3", "-u", "app.py", "--port", "80") == long
+    head = _chosen(owner, version, "python3", "other.py")
+    assert head is not None
+    assert list(head.granules()) == list(range(COMMON_GRANULES))
+    assert head.hot == long.hot[: COMMON_GRANULES // 16]
+    assert replace(decode_trace(head.encode()) or head, runs=long.runs, hot=long.hot) == long
+    assert _chosen(owner, version, "sh", "-c", "serve --all", "sh") == shell
+    assert _chosen(owner, version, "sh", "-c", "something else") is None
+    assert _chosen(owner, version, "sh") is None
+    assert _chosen(owner, version, "nginx", "-T") == server
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_alike"),
+    [
+        (("nginx",), ("nginx", "-g", "x"), True),
+        (("nginx",), ("/usr/sbin/nginx",), False),
+        (("sh", "-c", "a b"), ("sh", "-c", "a b", "name", "1"), True),
+        (("sh", "-c", "a"), ("sh", "-c", "b"), False),
+        (("bash", "-eo", "pipefail", "-c", "a"), ("bash", "-eo", "pipefail", "-c", "b"), False),
+        (("bash", "-lc", "a"), ("bash", "-c", "a"), True),
+        (("python3", "-m", "http.server"), ("python3", "-u", "-m", "http.server", "80"), True),
+        (("python3", "-X", "dev", "a.py"), ("python3", "a.py"), True),
+        (("python3.11", "a.py"), ("python3.11", "b.py"), False),
+        (("/usr/bin/perl", "-ne", "print"), ("/usr/bin/perl", "-ne", "print 1"), False),
+        (("bash",), ("bash", "-i"), True),
+        (("env", "A=1", "nginx"), ("env", "A=2", "nginx"), False),
+        (("timeout", "9", "nginx"), ("timeout", "9", "nginx"), True),
+        ((), ("x",), False),
+    ],
+)
+def test_which_commands_start_the_same_way(one: tuple[str, ...], other: tuple[str, ...], is_alike: bool) -> None:
+    assert (start_digest(one) == start_digest(other)) is is_alike
 
 
 def test_another_writers_hot_blob_is_only_advice(tmp_path: Path) -> None:

@@ -239,3 +239,18 @@ def test_a_miss_goes_last_to_who_says_not_to_hold_it() -> None:
     assert asked(scheduler.plan(0)) == [("holder", 0)]
     scheduler.remove_peer("holder")
     assert asked(scheduler.plan(0)) == [("stale", 0)]
+
+
+def test_who_answers_all_it_may_owe_before_that_can_be_measured_is_asked_for_more() -> None:
+    scheduler = make("a", wants=300, lane=Lane.PREFETCH)
+    rounds = []
+    now = 0.0
+    while asks := scheduler.plan(now):
+        now += 0.02
+        rounds.append(len(asks))
+        for ask in asks:
+            scheduler.delivered("a", ask.block, SIZE, now)
+            scheduler.drop(ask.block)
+    assert rounds[1] > 1.5 * rounds[0]
+    assert rounds[2] > 1.5 * rounds[1]
+    assert sum(rounds) == 300

@@ -21,7 +21,7 @@ from swarm.limits import (
     WINDOW_BYTES_MAX,
     WINDOW_BYTES_PER_CONNECTION_MAX,
 )
-from swarm.net.yamux import ACK, FIN, HEADER, RST, SYN, WINDOW_FIRST, Code, Flow, Kind, Memory, Yamux
+from swarm.net.yamux import ACK, FIN, HEADER, RST, SYN, WINDOW_FIRST, WINDOW_OPENED, Code, Flow, Kind, Memory, Yamux
 
 
 def frame(kind: int, flags: int, stream: int, value: int, payload: bytes = b"", version: int = 0) -> bytes:
@@ -165,12 +165,13 @@ def test_anything_at_all_is_understood_or_misbehaviour(pieces: list[bytes]) -> N
     memory = Memory()
     yamux = server(memory)
     own = [yamux.open() for _ in range(3)]
+    yamux.take_output()
     try:
         for number, piece in enumerate(pieces):
             yamux.receive(piece, number / 100)
     except PeerMisbehaved:
         yamux.goodbye(Code.PROTOCOL_ERROR)
-    assert len(yamux.take_output()) <= 12 * (3 + 2 + sum(map(len, pieces)) // 12)
+    assert len(yamux.take_output()) <= 12 * (2 + sum(map(len, pieces)) // 12)
     for flow in own:
         yamux.take(flow, 1 << 20)
     yamux.end()
@@ -217,6 +218,24 @@ def test_a_reader_that_reads_is_granted_more_up_to_the_bound_of_the_connection()
     windows = [flow.may_come for flow in flows]
     assert max(windows) == WINDOW_BYTES_MAX
     assert sum(windows) <= WINDOW_BYTES_PER_CONNECTION_MAX + 3 * WINDOW_FIRST
+
+
+def test_what_answers_a_stream_that_we_open_may_be_long_at_once_while_there_is_room() -> None:
+    memory = Memory()
+    yamux = server(memory)
+    flows = [yamux.open() for _ in range(OPENED_STREAMS_MAX)]
+    said = yamux.take_output()
+    heads = [HEADER.unpack_from(said, at) for at in range(0, len(said), HEADER.size)]
+    for flow in flows:
+        assert flow.may_come == WINDOW_FIRST + sum(value for _, _, _, stream, value in heads if stream == flow.id)
+    assert flows[0].may_come == WINDOW_OPENED
+    assert flows[-1].may_come == WINDOW_FIRST
+    assert 0 < memory.granted <= WINDOW_BYTES_PER_CONNECTION_MAX // 2
+    yamux.receive(frame(Kind.WINDOW, ACK, flows[0].id, 0) + data(flows[0].id, bytes(WINDOW_OPENED)), 0)
+    with pytest.raises(PeerMisbehaved):
+        yamux.receive(data(flows[0].id, bytes(1)), 0)
+    yamux.end()
+    assert memory.granted == 0
 
 
 def test_unread_bytes_of_all_connections_are_bounded() -> None:
