@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 import trio
 
-from hyperlog.errors import Refused
 from tests.support import fake_cloud_hypervisor
+from tests.vmhost.machines.driving import (
+    SECONDS,
+    hear_it,
+    hold_and_make_smaller,
+    start_what_does_not_come_up,
+    start_what_it_does_not_have,
+)
 from vmhost.agent.vsock import VsockAddress, connect_vsock
 from vmhost.machines.cloud_hypervisor import (
     CloudHypervisorDriver,
@@ -22,11 +28,10 @@ from vmhost.machines.cloud_hypervisor import (
     machine_end,
     restored_config,
 )
-from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed, NoHypervisor
+from vmhost.machines.errors import CommandFailed, MachineBusy, MachineFailed
 from vmhost.machines.spec import KERNEL_WORDS, FileDisk, MachineSpec, NbdDisk, SharedDirectory
 from vmhost.machines.vmm_api import ask
 
-_SECONDS = 120.0
 _LINE = "hypernode.agent.0"
 _DISK = FileDisk("metadata", "/meta", read_only=True, direct=True)
 
@@ -79,35 +84,25 @@ def test_the_command_line() -> None:
 async def test_what_it_does_not_have_is_refused(
     driver: CloudHypervisorDriver, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    with pytest.raises(Refused):
-        async with driver.running(make_spec(**changes), tmp_path / "machine"):
-            pass
+    await start_what_it_does_not_have(driver, make_spec(**changes), tmp_path / "machine")
     assert not (tmp_path / "machine" / "argv.json").exists()
 
 
 async def test_a_machine_from_its_start_to_its_end(driver: CloudHypervisorDriver, tmp_path: Path) -> None:
     place = tmp_path / "machine"
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), place) as machine:
             assert json.loads((place / "argv.json").read_text()) == cloud_hypervisor_argv(make_spec())[1:]
             with pytest.raises(MachineBusy):
                 async with driver.running(make_spec(), place):
                     pass
-            for _ in range(2):  # twice is once
-                await machine.pause()
-            for _ in range(2):
-                await machine.resume()
-            await machine.set_memory(256)
-            with pytest.raises(Refused):
-                await machine.set_memory(1024)
+            await hold_and_make_smaller(machine)
             assert asked(place) == [
                 ["vm.pause", None],
                 ["vm.resume", None],
                 ["vm.resize", {"desired_balloon": 256 << 20}],
             ]
-            while not machine.speech.console_bytes:  # noqa: ASYNC110  (nobody tells)
-                await trio.sleep(0.01)
-            assert machine.speech.last_words() == "the console last said: hyper: 0.1 userspace"
+            await hear_it(machine)
             await check_line(machine)
             os.kill(machine.pid, signal.SIGUSR1)
             end = await machine.wait()
@@ -133,7 +128,7 @@ async def check_line(machine: CloudHypervisorMachine) -> None:
 
 async def test_a_saved_machine_goes_on_with_other_disks(driver: CloudHypervisorDriver, tmp_path: Path) -> None:
     place, saved = tmp_path / "machine", tmp_path / "saved"
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), place) as machine:
             await machine.save(saved)
             machine.kill()
@@ -153,18 +148,14 @@ async def test_a_saved_machine_goes_on_with_other_disks(driver: CloudHypervisorD
 
 
 async def test_what_does_not_come_up_says_why(driver: CloudHypervisorDriver, tmp_path: Path) -> None:
-    with trio.fail_after(_SECONDS), pytest.raises(MachineFailed, match="the kernel cannot be read"):
-        async with driver.running(make_spec(words=("rude",)), tmp_path / "machine"):
-            pass
-    with pytest.raises(NoHypervisor):
-        async with CloudHypervisorDriver("no-such-program").running(make_spec(), tmp_path / "machine"):
-            pass
+    rude, missing = make_spec(words=("rude",)), CloudHypervisorDriver("no-such-program")
+    await start_what_does_not_come_up(driver, missing, rude, tmp_path / "machine")
 
 
 async def test_the_api_refuses_and_is_not_believed(
     driver: CloudHypervisorDriver, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), tmp_path / "machine"):
             path = str(tmp_path / "machine" / "api.sock")
             with pytest.raises(CommandFailed, match=r"vm\.resume: status 405"):

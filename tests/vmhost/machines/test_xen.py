@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from hyperlog.errors import Refused
 from tests.support import fake_xl
-from vmhost.machines.errors import CommandFailed, MachineFailed, NoHypervisor
+from tests.vmhost.machines.driving import (
+    SECONDS,
+    hear_it,
+    hold_and_make_smaller,
+    start_what_does_not_come_up,
+    start_what_it_does_not_have,
+)
+from vmhost.machines.errors import CommandFailed
 from vmhost.machines.spec import KERNEL_WORDS, Accelerator, FileDisk, MachineSpec, NbdDisk, SharedDirectory
 from vmhost.machines.xen import XenDriver, domain_config, domain_end
 
-_SECONDS = 120.0
 _LINE = "hypernode.agent.0"
 _DISKS = (FileDisk("metadata", "/meta", read_only=True), FileDisk("blob", "/blob", read_only=False))
 
@@ -66,15 +71,13 @@ def test_the_configuration() -> None:
     ],
 )
 async def test_what_it_does_not_have_is_refused(driver: XenDriver, tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(Refused):
-        async with driver.running(make_spec(**changes), tmp_path / "machine"):
-            pass
+    await start_what_it_does_not_have(driver, make_spec(**changes), tmp_path / "machine")
     assert not (tmp_path / "commands").exists()
 
 
 async def test_a_machine_from_its_start_to_its_end(driver: XenDriver, tmp_path: Path) -> None:
     place = tmp_path / "machine"
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), place) as machine:
             assert machine.accelerator is Accelerator.XEN
             assert machine.accelerator.is_boundary
@@ -83,18 +86,10 @@ async def test_a_machine_from_its_start_to_its_end(driver: XenDriver, tmp_path: 
             assert ["create", "-F", f"{place}/domain.cfg"] in fake_xl.commands(tmp_path)
             with machine.channel_path(_LINE) as path:
                 assert path.endswith(f"/{_LINE}.sock")
-            for _ in range(2):  # twice is once
-                await machine.pause()
-            for _ in range(2):
-                await machine.resume()
-            await machine.set_memory(256)
-            with pytest.raises(Refused):
-                await machine.set_memory(1024)
+            await hold_and_make_smaller(machine)
             asked = [one for one in fake_xl.commands(tmp_path) if one[0] not in ("domid", "create", "console")]
             assert asked == [["pause", "box"], ["unpause", "box"], ["mem-set", "box", "256m"]]
-            while not machine.speech.console_bytes:  # noqa: ASYNC110  (nobody tells)
-                await trio.sleep(0.01)
-            assert machine.speech.last_words() == "the console last said: hyper: 0.1 userspace"
+            await hear_it(machine)
             (tmp_path / "box.domain").write_text("0")
             end = await machine.wait()
     assert (end.by_guest, end.reason) == (True, "the guest turned itself off")
@@ -103,7 +98,7 @@ async def test_a_machine_from_its_start_to_its_end(driver: XenDriver, tmp_path: 
 
 async def test_whatever_happens_the_domain_is_ended(driver: XenDriver, tmp_path: Path) -> None:
     place, domain = tmp_path / "machine", tmp_path / "box.domain"
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), place) as machine:
             assert domain.exists()
             machine.kill()
@@ -121,7 +116,7 @@ async def test_whatever_happens_the_domain_is_ended(driver: XenDriver, tmp_path:
 
 async def test_a_saved_machine_goes_on(driver: XenDriver, tmp_path: Path) -> None:
     place, saved = tmp_path / "machine", tmp_path / "saved"
-    with trio.fail_after(_SECONDS):
+    with trio.fail_after(SECONDS):
         async with driver.running(make_spec(), place) as machine:
             await machine.save(saved)
             assert ["save", "-p", "box", str(saved)] in fake_xl.commands(tmp_path)
@@ -136,12 +131,8 @@ async def test_a_saved_machine_goes_on(driver: XenDriver, tmp_path: Path) -> Non
 
 
 async def test_what_does_not_come_up_says_why(driver: XenDriver, tmp_path: Path) -> None:
-    with trio.fail_after(_SECONDS), pytest.raises(MachineFailed, match="the kernel cannot be read"):
-        async with driver.running(make_spec(words=("rude",)), tmp_path / "machine"):
-            pass
-    with pytest.raises(NoHypervisor):
-        async with XenDriver("no-such-program").running(make_spec(), tmp_path / "machine"):
-            pass
+    rude, missing = make_spec(words=("rude",)), XenDriver("no-such-program")
+    await start_what_does_not_come_up(driver, missing, rude, tmp_path / "machine")
 
 
 @pytest.mark.parametrize(
