@@ -284,6 +284,10 @@ def machine_end(
         )
     if status == -signal.SIGKILL:
         return MachineEnd(by_guest=False, reason="QEMU was killed, by somebody or for want of memory on this host")
+    if status == -signal.SIGBUS:
+        return MachineEnd(
+            by_guest=False, reason="QEMU was ended by signal 7: the disk that its memory is a file of is full"
+        )
     said = " / ".join(printable_lines(words)[-2:])
     if status < 0:
         return MachineEnd(by_guest=False, reason=f"QEMU was ended by signal {-status}" + (f": {said}" if said else ""))

@@ -120,6 +120,7 @@ def test_what_a_guest_says_cannot_act_on_a_terminal() -> None:
         (-signal.SIGKILL, None, b"", False, False, "killed"),
         (-signal.SIGKILL, None, b"", True, False, "from here"),
         (-signal.SIGSEGV, None, b"", False, False, "signal 11"),
+        (-signal.SIGBUS, None, b"", False, False, "disk that its memory is a file of is full"),
         (1, None, b"qemu: could not load kernel\n", False, False, "could not load kernel"),
         (1, None, b"", False, False, "status 1"),
     ],
