@@ -66,6 +66,9 @@ class Blocks:
             self._numbers = {one: number for number, one in enumerate(self.ids())}
         return self.payload(self._numbers[block])
 
+    get_cached = get
+    """They are in memory, as what a seeder was asked for before."""
+
     def has(self, block: BlockId, /) -> bool:
         return block in self._numbers
 

@@ -6,8 +6,8 @@
 Two processes on loopback, 256 MiB in 64 KiB blocks, every block's hash checked on arrival. Contenders take turns, and
 medians are compared, so that what the machine does besides hits all of them. What is compared, and what differs:
 
-- ours: two whole swarms. 64 tasks ask for one block each; sessions, scheduling and the thread that reads the blocks
-  are in it; the blocks are in memory.
+- ours: two whole swarms. 64 tasks ask for one block each; sessions and scheduling are in it; the blocks are in memory,
+  where no thread has to wait for a disk.
 - py_libp2p: the same job on a stock host, stock noise and stock yamux: every block is asked for by its hash, 64 at a
   time, 32 in one write, over one open stream, and no scheduling, other peers or limits are in it. So this is the
   best case of what one writes oneself on top of the stock library.

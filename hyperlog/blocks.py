@@ -90,6 +90,12 @@ class BlockStore:
             raise BlockMissing("the block has rotted on disk", "it is fetched again from a peer that has it")
         return payload
 
+    def get_cached(self, identifier: BlockId) -> bytes | None:
+        """As `get`, if the kernel has it in memory; None for anything else. Never waits for the disk of the packs."""
+        raw = self._store.get(_PREFIX + identifier)
+        payload = None if raw is None else self._read_cached(_place(raw))
+        return payload if payload is not None and block_id(payload) == identifier else None
+
     def place(self, identifier: BlockId) -> Place | None:
         """Where the block's payload itself lies (behind its header), for who reads packs elsewhere and verifies."""
         raw = self._store.get(_PREFIX + identifier)
@@ -268,6 +274,17 @@ class BlockStore:
             if error.errno in _ROT:
                 return None
             raise Unavailable(f"a block cannot be read: {error.strerror}") from error
+
+    def _read_cached(self, place: Place) -> bytes | None:
+        descriptor, payload = self._descriptors.get(place.pack), bytearray(place.length)
+        try:
+            if descriptor is None or os.preadv(
+                descriptor, [payload], place.offset + _HEADER.size, os.RWF_NOWAIT
+            ) != len(payload):
+                return None
+        except OSError:  # not in memory, or a file system that cannot tell
+            return None
+        return bytes(payload)
 
     def _adopt(self, pack: int, offset: int) -> bool:
         descriptor = self._descriptors[pack]

@@ -32,10 +32,14 @@ _TURN_SECONDS: Final = 0.05
 
 
 class BlockBook(Protocol):
-    """What the swarm needs of a block store. Called from worker threads, unless `SwarmConfig.disk_threads` is 0."""
+    """What the swarm needs of a block store. `get` is called from worker threads, unless `disk_threads` is 0."""
 
     def get(self, block_id: BlockId, /) -> bytes:
         """The stored bytes, verified. Raises `BlockMissing`."""
+        ...
+
+    def get_cached(self, block_id: BlockId, /) -> bytes | None:
+        """As `get`, from memory; None: only `get` can tell, and may wait for a disk."""
         ...
 
     def has(self, block_id: BlockId, /) -> bool:
@@ -111,10 +115,13 @@ class BlockServer:
         asked = self._take_asked(lane)
         if not asked:
             return
-        if self._policy.disk is None:
-            found = self._read(asked)
+        found = self._read_cached(asked)
+        rest = asked[len(found) :]
+        if rest and self._policy.disk is not None:
+            found += await trio.to_thread.run_sync(self._read, rest, limiter=self._policy.disk)
         else:
-            found = await trio.to_thread.run_sync(self._read, asked, limiter=self._policy.disk)
+            found += self._read(rest)
+            await trio.lowlevel.checkpoint()
         self._loaded[lane].extend(found)
 
     def _take_asked(self, lane: Lane) -> list[Wanted]:
@@ -142,6 +149,16 @@ class BlockServer:
             return None
         self._policy.totals.soon_said += 1
         return Why.SOON
+
+    def _read_cached(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
+        """The first of them, up to one that a disk may have to be waited for."""
+        found: list[tuple[Wanted, bytes | None]] = []
+        for wanted in asked:
+            payload = self._policy.blocks.get_cached(wanted.block)
+            if payload is None:
+                break
+            found.append((wanted, payload))
+        return found
 
     def _read(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
         found: list[tuple[Wanted, bytes | None]] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import trio
@@ -32,6 +33,7 @@ from swarm.limits import (
     IDLE_BYTE_SECONDS,
     LOOK_EVENTS,
     PING_SECONDS,
+    PROMPT_CHUNK_BYTES_MAX,
     PROMPT_SECONDS,
     READ_CHUNK_BYTES,
     SERVED_WORTH_SECONDS,
@@ -71,7 +73,7 @@ class Owner(Protocol):
 
     def on_heard(self, live: LiveSession) -> None: ...
     def on_exchange(self, live: LiveSession, frame: bytes) -> None: ...
-    def on_block(self, live: LiveSession, came: BlockCame) -> None: ...
+    def on_blocks(self, live: LiveSession, came: Sequence[BlockCame]) -> None: ...
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None: ...
     def on_table(self, live: LiveSession, table: TableId) -> None: ...
     def on_holds(self, live: LiveSession, told: HoldsTold) -> None: ...
@@ -145,19 +147,20 @@ class LiveSession:
 
     # ------------------------------------------------------------------------------------------------ say something
 
-    def request(self, blocks: Sequence[tuple[BlockId, int]], lane: Lane, *, is_patient: bool) -> list[int]:
-        """Ask for blocks of at most so many bytes each; the numbers of the requests."""
+    def request(self, blocks: Sequence[tuple[BlockId, int]], lane: Lane, *, is_patient: bool) -> None:
+        """Ask for blocks of at most so many bytes each."""
         self._wake.set()
-        return self._session.request(blocks, lane, is_patient=is_patient)
+        self._session.request(blocks, lane, is_patient=is_patient)
 
-    def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool) -> list[int]:
-        """Ask for consecutive blocks of a table that is shared; the numbers of the requests."""
+    def request_run(self, table: Table, first: int, count: int, lane: Lane, *, is_patient: bool) -> None:
+        """Ask for consecutive blocks of a table that is shared."""
         self._wake.set()
-        return self._session.request_run(table, first, count, lane, is_patient=is_patient)
+        self._session.request_run(table, first, count, lane, is_patient=is_patient)
 
-    def hurry(self, number: int, lane: Lane) -> None:
-        """A request is more urgent now."""
-        self._session.hurry(number, lane)
+    def hurry(self, block: BlockId, lane: Lane) -> None:
+        """What was asked for is more urgent now."""
+        for number in self._session.numbers_of(block):
+            self._session.hurry(number, lane)
         self._wake.set()
 
     def shares_table(self, table: TableId) -> bool:
@@ -179,8 +182,10 @@ class LiveSession:
         self._session.tell_gained(table, numbers)
         self._wake.set()
 
-    def cancel(self, number: int) -> None:
-        self._session.cancel(number)
+    def cancel(self, block: BlockId) -> None:
+        """No longer wanted."""
+        for number in self._session.numbers_of(block):
+            self._session.cancel(number)
         self._wake.set()
 
     def tell_peers(self, peers: Peers) -> None:
@@ -266,13 +271,18 @@ class LiveSession:
                 rest.appendleft(data[room:])
                 data = data[:room]
             room -= len(data)
-            for event in self._session.receive(data):
-                self._dispatch(event)
-                number += 1
-                if number % LOOK_EVENTS == 0 and self._stopwatch.elapsed() > 4 * SLICE_SECONDS:
-                    took += await self._pay(0)
-                    self._stopwatch.start(exactly=self._took_too_much)
-        self._wake.set()
+            for kind, events in groupby(self._session.receive(data), type):
+                if kind is BlockCame:
+                    self._on_blocks([event for event in events if isinstance(event, BlockCame)])
+                    continue
+                for event in events:
+                    self._dispatch(event)
+                    number += 1
+                    if number % LOOK_EVENTS == 0 and self._stopwatch.elapsed() > 4 * SLICE_SECONDS:
+                        took += await self._pay(0)
+                        self._stopwatch.start(exactly=self._took_too_much)
+        if self._session.has_output or self._session.asked_lane is not None:
+            self._wake.set()
         took += await self._pay(self._slice_bytes - room)
         if took < SLICE_SECONDS:
             self._slice_bytes = min(2 * self._slice_bytes, READ_CHUNK_BYTES)
@@ -304,11 +314,6 @@ class LiveSession:
                 if self._exchange_unread > EXCHANGE_UNREAD_MAX:
                     raise PeerTooSlow("the peer talks about entries but does not read the answers")
                 self._owner.on_exchange(self, frame)
-            case BlockCame():
-                for counters in (self.moved, self._counters, self._totals):
-                    counters.blocks_in += 1
-                    counters.block_bytes_in += len(event.payload)
-                self._owner.on_block(self, event)
             case BlockRefused():
                 self._owner.on_refused(self, event)
             case BlocksAsked():
@@ -321,6 +326,13 @@ class LiveSession:
                 self._owner.on_peers(self, event)
             case Ended(reason):
                 self._ended = reason
+
+    def _on_blocks(self, came: Sequence[BlockCame]) -> None:
+        size = sum([len(one.payload) for one in came])
+        for counters in (self.moved, self._counters, self._totals):
+            counters.blocks_in += len(came)
+            counters.block_bytes_in += size
+        self._owner.on_blocks(self, came)
 
     async def _write(self) -> None:
         with self._sending:
@@ -346,7 +358,8 @@ class LiveSession:
         await self._stream.send_all(data)
         self._sending.deadline = math.inf
         now = trio.current_time()
-        self._chunk_bytes = WRITE_CHUNK_BYTES * (2 if now - began < PROMPT_SECONDS else 1)
+        is_prompt = now - began < PROMPT_SECONDS
+        self._chunk_bytes = min(2 * self._chunk_bytes, PROMPT_CHUNK_BYTES_MAX) if is_prompt else WRITE_CHUNK_BYTES
         self.meter_out.add(len(data), now)
         for counters in (self.moved, self._counters, self._totals):
             counters.bytes_out += len(data)

@@ -13,7 +13,8 @@ that neighbours of a table go out as one request for a run.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -34,35 +35,37 @@ from swarm.replication.tables import Table, TableId
 from swarm.stats import Counters
 
 
-class _Transfer:
-    """One block under way. `payload` is there once it `is_over`, unless it failed."""
-
-    __slots__ = ("asks", "is_over", "lane", "logs", "payload", "waits")
-
-    def __init__(self, lane: Lane) -> None:
-        self.is_over = False
-        self.payload: bytes | None = None
-        self.lane = lane
-        self.logs: set[LogKey] = set()
-        self.waits: list[_Wait] = []
-        self.asks = 0
-
-    def end(self) -> None:
-        self.is_over = True
-        for wait in self.waits:
-            wait.over.set()
-
-
 class _Wait:
-    """Somebody who waits for a block of `log`, `until` then at the longest."""
+    """Somebody who waits for a block of `log`, `until` then at the longest. `payload` is there if it came.
 
-    __slots__ = ("lane", "log", "over", "until")
+    As an event for one task, without what an event costs: there is one of these for every block.
+    """
+
+    __slots__ = ("_task", "is_over", "lane", "log", "payload", "until")
 
     def __init__(self, log: LogKey, lane: Lane, until: float) -> None:
         self.log = log
         self.lane = lane
         self.until = until
-        self.over = trio.Event()
+        self.payload: bytes | None = None
+        self.is_over = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def end(self, payload: bytes | None = None) -> None:
+        self.payload = payload
+        self.is_over = True
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def over(self) -> None:
+        assert not self.is_over
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +103,8 @@ class Fetcher:
         bucket = None if policy.download_limit is None else TokenBucket(policy.download_limit)
         self._scheduler: Scheduler[LiveSession] = Scheduler(policy.chance, bucket)
         self._tables: dict[TableId, Table] = {}
-        self._transfers: dict[BlockId, _Transfer] = {}
-        self._numbers: dict[tuple[LiveSession, BlockId], int] = {}
-        self._waits: dict[_Wait, None] = {}
-        self._waiting: dict[LogKey, int] = {}
+        self._waits: dict[BlockId, list[_Wait]] = {}
+        self._waiting: Counter[LogKey] = Counter()
         self._hopeless_since: dict[LogKey, float] = {}
         self._came_at: dict[LogKey, float] = {}
         self._busy = trio.Event()
@@ -115,7 +116,7 @@ class Fetcher:
     @property
     def wanted_count(self) -> int:
         """Blocks that somebody waits for."""
-        return len(self._transfers)
+        return len(self._waits)
 
     @property
     def in_flight_count(self) -> int:
@@ -135,7 +136,7 @@ class Fetcher:
 
     def is_waiting(self, log: LogKey) -> bool:
         """Whether anybody waits for a block of `log`."""
-        return self._waiting.get(log, 0) > 0
+        return self._waiting[log] > 0
 
     async def get(self, log: LogKey, block: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
         """The verified bytes of `block` from any peer of `log`. `lane`: how urgent it is.
@@ -151,33 +152,31 @@ class Fetcher:
             )
         # No block is longer, and peers take a request that says more for an attack.
         wait = _Wait(log, lane, trio.current_time() + self.policy.give_up_seconds)
-        transfer = self._begin(block, min(bytes_max, BLOCK_BYTES_MAX), wait)
+        self._begin(block, min(bytes_max, BLOCK_BYTES_MAX), wait)
         try:
-            await wait.over.wait()
+            await wait.over()
         finally:
-            self._leave(block, transfer, wait)
-        payload = transfer.payload
+            self._waiting[log] -= 1
+            if not wait.is_over:
+                self._leave(block, wait)
+        payload = wait.payload
         if payload is None:
             raise NoProvider(f"nobody delivered block {to_text(block)[:12]}…: {self._why_none(log)}")
         if len(payload) > bytes_max:
             raise Corrupt(f"block {to_text(block)[:12]}… has {len(payload)} bytes where {bytes_max} were announced")
         return payload
 
-    def _begin(self, block: BlockId, bytes_max: int, wait: _Wait) -> _Transfer:
-        # No await in here: two callers must not both start a transfer.
+    def _begin(self, block: BlockId, bytes_max: int, wait: _Wait) -> None:
+        # No await in here, or from here to the wait: two callers must not both start a transfer.
         log, lane = wait.log, wait.lane
-        transfer = self._transfers.get(block)
-        if transfer is None:
-            transfer = self._transfers[block] = _Transfer(lane)
-        transfer.waits.append(wait)
-        transfer.logs.add(log)
-        self._waits[wait] = None
-        self._waiting[log] = self._waiting.get(log, 0) + 1
+        waits = self._waits.get(block)
+        if waits is None:
+            self._waits[block] = [wait]
+        else:
+            waits.append(wait)
+        self._waiting[log] += 1
         for live in self._scheduler.want(block, bytes_max, log, lane):
-            number = self._numbers.get((live, block))
-            if number is not None:
-                live.hurry(number, lane)
-        transfer.lane = min(transfer.lane, lane)
+            live.hurry(block, lane)
         if lane is Lane.MISS and not self._due.is_set():
             # At once; those that come before others had their turn go together.
             self._send_asks()
@@ -187,23 +186,18 @@ class Fetcher:
         self._busy.set()
         if self._scheduler.peers_of(log) == 0:
             self._hurry(log)
-        return transfer
 
-    def _leave(self, block: BlockId, transfer: _Transfer, wait: _Wait) -> None:
-        transfer.waits.remove(wait)
-        del self._waits[wait]
-        self._waiting[wait.log] -= 1
-        if not self._waiting[wait.log]:
-            del self._waiting[wait.log]
-        if not transfer.waits and not transfer.is_over:
-            del self._transfers[block]
+    def _leave(self, block: BlockId, wait: _Wait) -> None:
+        waits = self._waits[block]
+        waits.remove(wait)
+        if not waits:
             self._drop(block)
 
     def _drop(self, block: BlockId) -> None:
+        """Nobody waits for it any more."""
+        del self._waits[block]
         for live in self._scheduler.drop(block):
-            number = self._numbers.get((live, block))
-            if number is not None:
-                live.cancel(number)
+            live.cancel(block)
 
     # ------------------------------------------------------------------------------------------------------- tables
 
@@ -232,35 +226,33 @@ class Fetcher:
     def remove_peer(self, live: LiveSession) -> None:
         """The session ended: what it owed is asked elsewhere."""
         self._scheduler.remove_peer(live)
-        for key in [key for key in self._numbers if key[0] is live]:
-            del self._numbers[key]
         self._send_asks()
 
     def on_heard(self, live: LiveSession) -> None:
         self._scheduler.heard(live, trio.current_time())
 
-    def on_block(self, live: LiveSession, came: BlockCame) -> None:
-        block, now = came.block, trio.current_time()
-        self._numbers.pop((live, block), None)
-        size = len(came.payload)
-        self._scheduler.delivered(live, block, size, now)
-        transfer = self._transfers.pop(block, None)
-        if transfer is None:
-            self._totals.blocks_duplicate += 1
-            self._totals.bytes_duplicate += size
-        else:
-            self._totals.lane_blocks[transfer.lane] += 1
-            self._totals.lane_bytes[transfer.lane] += size
-            for log in transfer.logs:
+    def on_blocks(self, live: LiveSession, came: Iterable[BlockCame]) -> None:
+        """All that came at once: what is asked for next is decided once."""
+        totals, now = self._totals, trio.current_time()
+        for _, block, payload in came:
+            size = len(payload)
+            want = self._scheduler.delivered(live, block, size, now)
+            if want is None:
+                totals.blocks_duplicate += 1
+                totals.bytes_duplicate += size
+                continue
+            totals.lane_blocks[want.lane] += 1
+            totals.lane_bytes[want.lane] += size
+            for log in want.logs:
                 self._came_at[log] = now
-            transfer.payload = came.payload
-            transfer.end()
-            self._drop(block)
+            for wait in self._waits.pop(block, ()):
+                wait.end(payload)
+            for other in want.asked:
+                other.cancel(block)
             self._on_came(block)
         self._due.set()
 
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
-        self._numbers.pop((live, came.block), None)
         self._scheduler.refused(live, came.block, trio.current_time(), came.why)
         if came.why is Why.CANCELLED:
             self._due.set()
@@ -277,13 +269,16 @@ class Fetcher:
                 await self._look_after_late()
         finally:
             self._stopped = True
-            for transfer in self._transfers.values():
-                transfer.end()
-            self._transfers.clear()
+            for waits in self._waits.values():
+                for wait in waits:
+                    wait.end()
+            self._waits.clear()
 
     async def _send_forever(self) -> None:
         while True:
             await self._due.wait()
+            # Those who were woken by what came have their turn first: what they want next goes out in one message.
+            await trio.lowlevel.checkpoint()
             self._due = trio.Event()
             self._send_asks()
 
@@ -293,7 +288,7 @@ class Fetcher:
             now = trio.current_time()
             look_at = self._scheduler.look_at(now)
             self._has_timer = look_at < now + TICK_SECONDS
-            give_up_at = min((wait.until for wait in self._waits), default=look_at)
+            give_up_at = min((wait.until for waits in self._waits.values() for wait in waits), default=look_at)
             with trio.move_on_at(min(look_at, give_up_at, now + TICK_SECONDS)):
                 # Whoever begins to wait urgently may have to be looked after sooner than all that is under way.
                 await self._urged.wait()
@@ -303,44 +298,40 @@ class Fetcher:
             self._send_asks()
             self._give_up(trio.current_time())
             self._end_hopeless(trio.current_time())
-            if not self._transfers and not self._scheduler.in_flight:
+            if not self._waits and not self._scheduler.in_flight:
                 self._busy = trio.Event()
 
     def _give_up(self, now: float) -> None:
         """Let those go who have waited for too long."""
-        for wait in self._waits:
-            if wait.until <= now:
-                # While others of this log come, one after the other, the turn of what can wait will come too.
-                came_at = self._came_at.get(wait.log, float("-inf"))
-                later = now if wait.lane is Lane.MISS else came_at + self.policy.give_up_seconds
-                wait.until = max(wait.until, later)
-                if later <= now:
-                    wait.over.set()
+        late = [(block, wait) for block, waits in self._waits.items() for wait in waits if wait.until <= now]
+        for block, wait in late:
+            # While others of this log come, one after the other, the turn of what can wait will come too.
+            came_at = self._came_at.get(wait.log, float("-inf"))
+            later = now if wait.lane is Lane.MISS else came_at + self.policy.give_up_seconds
+            wait.until = max(wait.until, later)
+            if later <= now:
+                wait.end()
+                self._leave(block, wait)
 
     def _end_hopeless(self, now: float) -> None:
         """Let those go who wait for a log all of whose peers were dropped, once others had time to be found."""
-        hopeless = {log for log in self._waiting if self._is_hopeless(log)}
+        hopeless = {log for log, count in self._waiting.items() if count and self._is_hopeless(log)}
         self._hopeless_since = {log: self._hopeless_since.get(log, now) for log in hopeless}
         over = {log for log, since in self._hopeless_since.items() if now - since >= HOPELESS_SECONDS}
         if not over:
             return
-        for block, transfer in list(self._transfers.items()):
-            if transfer.logs <= over:
-                del self._transfers[block]
-                transfer.end()
+        for block, waits in list(self._waits.items()):
+            if all(wait.log in over for wait in waits):
+                for wait in waits:
+                    wait.end()
                 self._drop(block)
 
     def _send_asks(self) -> None:
-        asks = self._scheduler.plan(trio.current_time())
-        for ask in asks:
-            transfer = self._transfers[ask.block]
-            transfer.asks += 1
-            self._totals.requests_repeated += transfer.asks > 1
         by_peer: dict[LiveSession, list[Ask[LiveSession]]] = {}
-        for ask in asks:
+        for ask in self._scheduler.plan(trio.current_time()):
             by_peer.setdefault(ask.peer, []).append(ask)
-        for live, its in by_peer.items():
-            self._send(live, its)
+        for live, asks in by_peer.items():
+            self._send(live, asks)
 
     def _send(self, live: LiveSession, asks: Sequence[Ask[LiveSession]]) -> None:
         """Send asks to one peer; neighbours in a table that it knows as one run, others of one urgency together."""
@@ -357,10 +348,7 @@ class Fetcher:
                 ):
                     count += 1
                 group = asks[at : at + count]
-                numbers = live.request(
-                    [(one.block, one.bytes_max) for one in group], ask.lane, is_patient=ask.is_patient
-                )
-                self._note(live, group, numbers)
+                live.request([(one.block, one.bytes_max) for one in group], ask.lane, is_patient=ask.is_patient)
                 at += count
                 continue
             while (
@@ -369,18 +357,13 @@ class Fetcher:
                 and _follows(asks[at], asks[at + count], count)
             ):
                 count += 1
-            numbers = live.request_run(table, ask.place[1], count, ask.lane, is_patient=ask.is_patient)
-            self._note(live, asks[at : at + count], numbers)
+            live.request_run(table, ask.place[1], count, ask.lane, is_patient=ask.is_patient)
             at += count
 
     def _shared_table(self, live: LiveSession, ask: Ask[LiveSession]) -> Table | None:
         """The table in which a block can be asked for by its number."""
         table = None if ask.place is None else self._tables.get(ask.place[0])
         return table if table is not None and live.shares_table(table.id) else None
-
-    def _note(self, live: LiveSession, asks: Sequence[Ask[LiveSession]], numbers: Sequence[int]) -> None:
-        for ask, number in zip(asks, numbers, strict=True):
-            self._numbers[live, ask.block] = number
 
 
 def _follows(first: Ask[LiveSession], other: Ask[LiveSession], distance: int) -> bool:

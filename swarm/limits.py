@@ -63,8 +63,9 @@ BLOCK_TURNS_MAX: Final = 4
 
 WRITE_CHUNK_BYTES: Final = 128 << 10
 PROMPT_SECONDS: Final = 0.002
-"""Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames. Twice as many
-after a stream that took the last ones in so short a time."""
+PROMPT_CHUNK_BYTES_MAX: Final = 512 << 10
+"""Frames handed to a stream at once: big enough to be cheap, small enough not to hold up control frames. Twice as many,
+up to the last, each time that the stream took them in so short a time."""
 
 READ_AHEAD_BYTES: Final = 1 << 20
 """Blocks read at once for one session: a turn of a thread costs as much as sending a block."""

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -279,8 +279,8 @@ class Sessions:
             if live.counters.entries_in > before:
                 self._note_delivered(live)
 
-    def on_block(self, live: LiveSession, came: BlockCame) -> None:
-        self._fetcher.on_block(live, came)
+    def on_blocks(self, live: LiveSession, came: Sequence[BlockCame]) -> None:
+        self._fetcher.on_blocks(live, came)
         self._note_delivered(live)
 
     def on_peers(self, live: LiveSession, peers: Peers) -> None:

@@ -196,7 +196,6 @@ class Counters:
     lane_bytes: list[int] = field(default_factory=lambda: [0] * len(Lane))
     """Blocks that came, by the most urgent lane in which they were wanted."""
     soon_said: int = 0
-    requests_repeated: int = 0
     dials: int = 0
     dials_failed: int = 0
     handshakes_failed: int = 0

@@ -379,7 +379,7 @@ class Swarm:
             blocks_duplicate=totals.blocks_duplicate,
             blocks_wanted=self._fetcher.wanted_count,
             requests_in_flight=self._fetcher.in_flight_count,
-            requests_repeated=totals.requests_repeated,
+            requests_repeated=self._fetcher.counts.repeated,
             dials=totals.dials,
             dials_failed=totals.dials_failed,
             handshakes_failed=totals.handshakes_failed,

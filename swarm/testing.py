@@ -313,6 +313,9 @@ class MemoryBlocks:
             raise BlockMissing("no such block")
         return payload
 
+    def get_cached(self, block: BlockId, /) -> bytes | None:
+        return self._blocks.get(block)
+
     def has(self, block: BlockId, /) -> bool:
         return block in self._blocks
 

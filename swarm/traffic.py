@@ -27,7 +27,7 @@ def block_stats(totals: Counters, fetcher: Fetcher, serving: ServePolicy) -> Blo
         },
         requests=counts.asks,
         requests_in_flight=fetcher.in_flight_count,
-        requests_repeated=totals.requests_repeated,
+        requests_repeated=counts.repeated,
         requests_late=counts.late,
         requests_hedged=counts.hedges,
         answered_soon=counts.soon,

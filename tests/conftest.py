@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import leftovers, real
 from tests.support.debian_root import debian_root as build_debian_root
@@ -20,6 +21,9 @@ _real_outcomes: defaultdict[str, set[str]] = defaultdict(set)
 
 def pytest_configure() -> None:
     leftovers.become_reaper()
+    # How long an example takes says something about the machine, and nothing about what is tested.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,6 +29,7 @@ from swarm.errors import BadAddress, ListenFailed, PeerUnreachable
 from swarm.limits import CLOSE_SECONDS, STREAM_SECONDS, UPGRADE_SECONDS
 from swarm.net import compat
 from swarm.net.admission import Admission, Stage
+from swarm.net.heap import keep_freed_memory
 from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of, peer_id_text
 from swarm.net.interfaces import dialable
 from swarm.net.mdns import announce_and_browse
@@ -46,6 +47,7 @@ class LibP2PNetwork:
 
     def __init__(self, setup: NetworkSetup) -> None:
         compat.install()
+        keep_freed_memory()
         self._setup = setup
         self._pair = key_pair_from_seed(setup.identity_seed)
         self._peer_id = peer_id_of(self._pair)

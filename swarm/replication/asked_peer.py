@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -10,6 +11,7 @@ from hyperlog.lanes import Lane
 from swarm.limits import (
     ABSENT_RETRY_SECONDS,
     ABSENT_RETRY_SECONDS_MAX,
+    ASKED_PEERS_MAX,
     LATE_BULK_SECONDS,
     LATE_SECONDS,
     REQUEST_BYTES_IN_FLIGHT_MAX,
@@ -20,7 +22,7 @@ from swarm.replication.estimates import Estimates
 from swarm.replication.tables import Bits, TableId
 from swarm.replication.wants import Want
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Hashable)
 
 _LATE_TIMES: Final = 4
 
@@ -93,12 +95,14 @@ class AskedPeer(Generic[P]):
         """Seconds until a block that is asked for now would be here."""
         return self.estimates.expected(self.ahead_of(lane) + size)
 
+    def listens(self, now: float) -> bool:
+        """Whether anything may be asked of it."""
+        return not self.is_stalled and self.mute_until <= now
+
     def may_be_asked(self, want: Want[P], now: float) -> bool:
-        """Whether an urgent want may go to it."""
+        """Whether an urgent want may go to it, while it listens."""
         return (
             self.log in want.logs
-            and not self.is_stalled
-            and self.mute_until <= now
             and want.block not in self.owed
             and not self.is_absent(want.block, now)
             and self.has_room(want.lane)
@@ -150,3 +154,23 @@ class AskedPeer(Generic[P]):
     def forget(self, block: BlockId) -> None:
         """Nobody wants the block any more."""
         self._absent.pop(block, None)
+
+
+def soonest(want: Want[P], peers: Iterable[tuple[P, AskedPeer[P]]], now: float) -> P | None:
+    """Who of `peers` (all listen) is expected to answer first: of those who hold it, then of those who have not said.
+
+    Last of those who said that they do not hold it: somebody waits, and what was said may be old.
+    """
+    best: tuple[int, float] | None = None
+    found: P | None = None
+    if len(want.asked) >= ASKED_PEERS_MAX:
+        return None
+    for name, peer in peers:
+        if peer.may_be_asked(want, now):
+            holds = peer.may_have(want)
+            if holds is False and want.asked:
+                continue
+            key = (0 if holds else 1 if holds is None else 2, peer.expected(Lane.MISS, want.size))
+            if best is None or key < best:
+                best, found = key, name
+    return found

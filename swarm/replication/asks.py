@@ -30,6 +30,7 @@ class SchedulerCounts:
     """Since the start."""
 
     asks: int = 0
+    repeated: int = 0
     hedges: int = 0
     late: int = 0
     soon: int = 0

@@ -32,7 +32,7 @@ from swarm.limits import (
     SOON_SECONDS_MAX,
     STALL_SECONDS,
 )
-from swarm.replication.asked_peer import AskedPeer
+from swarm.replication.asked_peer import AskedPeer, soonest
 from swarm.replication.asks import Ask, SchedulerCounts
 from swarm.replication.buckets import TokenBucket
 from swarm.replication.messages import Why
@@ -174,19 +174,24 @@ class Scheduler(Generic[P]):
         return set(want.asked)
 
     def drop(self, block: BlockId) -> Set[P]:
-        """Nobody waits for it any more (it came, or they left). Returns who still owes an answer."""
+        """Nobody waits for it any more. Returns who still owes an answer."""
+        want = self._end(block)
+        return frozenset() if want is None else want.asked
+
+    def _end(self, block: BlockId) -> Want[P] | None:
         want = self._wants.pop(block, None)
         if want is None:
-            return frozenset()
+            return None
         want.is_over = True
         if want.lane is Lane.MISS:
             del self._misses[block]
             self._open_misses.pop(block, None)
         else:
             self._queues[want.lane].note_over()
-        for peer in self._peers.values():
-            peer.forget(block)
-        return want.asked
+        if want.was_refused:
+            for peer in self._peers.values():
+                peer.forget(block)
+        return want
 
     def _enter(self, want: Want[P]) -> None:
         if want.lane is Lane.MISS:
@@ -205,16 +210,21 @@ class Scheduler(Generic[P]):
             state.heard_at = now
             state.is_stalled = False
 
-    def delivered(self, peer: P, block: BlockId, size: int, now: float) -> None:
-        """`peer` sent `block`, `size` bytes of it. Call `drop` for the want itself."""
+    def delivered(self, peer: P, block: BlockId, size: int, now: float) -> Want[P] | None:
+        """`peer` sent `block`, `size` bytes of it. Returns the want that is over, None if there was none.
+
+        Who else owes the block is in its `asked`.
+        """
+        want = self._end(block)
         state = self._peers.get(peer)
-        if state is None:
-            return
-        state.estimates.delivered(size, now)
-        owed = state.answered(block)
-        if owed is not None and not owed.ahead:
-            state.estimates.answered_first(now - owed.asked_at)
-        self._withdraw(peer, block)
+        if state is not None:
+            state.estimates.delivered(size, now)
+            owed = state.answered(block)
+            if owed is not None and not owed.ahead:
+                state.estimates.answered_first(now - owed.asked_at)
+        if want is not None:
+            want.asked.discard(peer)
+        return want
 
     def refused(self, peer: P, block: BlockId, now: float, why: Why) -> None:
         """`peer` answered without sending `block`; unless we had cancelled, it is asked again only after a pause."""
@@ -230,6 +240,7 @@ class Scheduler(Generic[P]):
             state.mute_until = now + MUTE_SECONDS
         if want is None or why in (Why.CANCELLED, Why.NOT_SERVING):
             return
+        want.was_refused = True
         if why is Why.SOON:
             self.counts.soon += 1
             want.soon_since = now if want.soon_since is None else want.soon_since
@@ -302,9 +313,12 @@ class Scheduler(Generic[P]):
         return any(self._peers[name].covers(want.block, now) for name in want.asked)
 
     def _is_to_be_hedged(self, want: Want[P], now: float) -> bool:
-        if self._hedges_saved < 1 or not want.is_single:
+        if self._hedges_saved < 1 or not want.is_single or self._hedge_at(want) > now:
             return False
-        return self._hedge_at(want) <= now and self._soonest(want, now) is not None
+        return soonest(want, self._listening(now), now) is not None
+
+    def _listening(self, now: float) -> list[tuple[P, AskedPeer[P]]]:
+        return [(name, peer) for name, peer in self._peers.items() if peer.listens(now)]
 
     # ---------------------------------------------------------------------------------------------------------- plan
 
@@ -321,9 +335,10 @@ class Scheduler(Generic[P]):
     def _plan_misses(self, asks: list[Ask[P]], now: float) -> bool:
         """False when the download limit is reached."""
         fruitless = 0
-        for block in tuple(self._open_misses):
+        peers = self._listening(now)
+        for block in tuple(self._open_misses) if peers else ():
             want = self._misses[block]
-            name = self._soonest(want, now)
+            name = soonest(want, peers, now)
             if name is None:
                 fruitless += 1
                 if fruitless >= _SCAN_MAX:
@@ -335,31 +350,8 @@ class Scheduler(Generic[P]):
             self._hedges_saved = min(self._hedges_saved + _HEDGED, _HEDGES_SAVED_MAX)
         return True
 
-    def _soonest(self, want: Want[P], now: float) -> P | None:
-        """Who is expected to answer first: of those who hold it, then of those who have not said.
-
-        Last of those who said that they do not hold it: somebody waits, and what was said may be old.
-        """
-        best: tuple[int, float] | None = None
-        found: P | None = None
-        if len(want.asked) >= ASKED_PEERS_MAX:
-            return None
-        for name, peer in self._peers.items():
-            if peer.may_be_asked(want, now):
-                holds = peer.may_have(want)
-                if holds is False and want.asked:
-                    continue
-                key = (0 if holds else 1 if holds is None else 2, peer.expected(Lane.MISS, want.size))
-                if best is None or key < best:
-                    best, found = key, name
-        return found
-
     def _plan_lane(self, lane: Lane, queue: Queue[P], asks: list[Ask[P]], now: float) -> None:
-        ready = [
-            name
-            for name, peer in self._peers.items()
-            if not peer.is_stalled and peer.mute_until <= now and peer.has_stretch(lane) and self._has_told(peer, now)
-        ]
+        ready = [name for name, peer in self._listening(now) if peer.has_stretch(lane) and self._has_told(peer, now)]
         if not ready:
             return
         partial = self._partial_peers()
@@ -417,7 +409,9 @@ class Scheduler(Generic[P]):
             self.counts.late += want.lane is not Lane.MISS
         peer.ask(want, now)
         want.asked.add(name)
-        place = next((place for place in want.places if place[0] in peer.holds), None)
+        want.asks += 1
+        self.counts.repeated += want.asks > 1
+        place = next((place for place in want.places if place[0] in peer.holds), None) if want.places else None
         asks.append(Ask(name, want.block, want.size, want.lane, is_patient, place))
         return True
 

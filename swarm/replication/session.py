@@ -199,6 +199,10 @@ class Session:
         wanted = self._owed[number] = Wanted(number, block, bytes_max, lane, is_patient)
         return wanted
 
+    def numbers_of(self, block: BlockId) -> list[int]:
+        """The requests for a block without an answer: looked for, as they are needed once in a thousand times."""
+        return [number for number, wanted in self._owed.items() if wanted.block == block]
+
     def hurry(self, number: int, lane: Lane) -> None:
         """A request is more urgent now."""
         if self.state is State.OPEN and number in self._owed:

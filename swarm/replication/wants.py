@@ -27,7 +27,10 @@ _WASTE_MAX: Final = 64
 class Want(Generic[P]):
     """One block; `places` says which number it has in which tables. `is_over`: it came, or nobody waits any more."""
 
-    __slots__ = ("asked", "block", "hedged", "is_over", "lane", "logs", "number", "places", "size", "soon_since")
+    __slots__ = (
+        *("asked", "asks", "block", "hedged", "is_over", "lane"),
+        *("logs", "number", "places", "size", "soon_since", "was_refused"),
+    )
 
     def __init__(self, number: int, block: BlockId, size: int, lane: Lane, places: list[tuple[TableId, int]]) -> None:
         self.number = number
@@ -37,9 +40,11 @@ class Want(Generic[P]):
         self.logs: set[LogKey] = set()
         self.places = places
         self.asked: set[P] = set()
+        self.asks = 0
         self.soon_since: float | None = None
         """When somebody first said that it will come from others."""
         self.hedged = False
+        self.was_refused = False
         self.is_over = False
 
     @property

@@ -16,6 +16,7 @@ import pytest
 
 from hyperlog.audit import audit
 from hyperlog.errors import BlockMissing, HyperError, Refused, StoreDamaged, StoreFull, StoreLocked, StoreTooNew
+from hyperlog.ids import block_id
 from hyperlog.repository import open_repository
 
 
@@ -258,6 +259,24 @@ def test_a_disk_that_is_full_from_the_start_is_a_clean_error(tmp_path: Path) -> 
             open_repository(disk / "home")
         (disk / "ballast").unlink()
         open_repository(disk / "home").close()
+
+
+def test_what_is_read_from_memory_is_what_get_would_give(tmp_path: Path) -> None:
+    """Where the file system cannot tell what is in memory, nothing is."""
+    with open_repository(tmp_path) as repository:
+        blocks = repository.blocks
+        good, rotten = blocks.put_new(b"good" * 1000), blocks.put_new(b"rotten" * 1000)
+        place = blocks.place(rotten)
+        assert place is not None
+        with (tmp_path / "blocks" / "000001.pack").open("r+b") as pack:
+            pack.seek(place.offset)
+            pack.write(b"R")
+        can_tell = blocks.get_cached(good) is not None
+        assert blocks.get_cached(good) == (b"good" * 1000 if can_tell else None)
+        assert blocks.get_cached(rotten) is blocks.get_cached(block_id(b"absent")) is None
+        assert list(blocks.set_aside()) == [], "who reads from memory only changes nothing"
+        with pytest.raises(BlockMissing, match="rotted"):
+            blocks.get(rotten)
 
 
 def test_a_lost_pack_is_missing_blocks_and_not_made_anew(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class LyingBlocks:
         payload = self._blocks.get(block_id)
         return payload[:-1] + bytes([payload[-1] ^ 1])
 
+    def get_cached(self, block_id: BlockId, /) -> None:
+        return None
+
     def has(self, block_id: BlockId, /) -> bool:
         return self._blocks.has(block_id)
 

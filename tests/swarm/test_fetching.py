@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from hyperlog.errors import Corrupt, NoProvider
-from hyperlog.ids import block_id
+from hyperlog.ids import BlockId, block_id
 from hyperlog.log import Log
 from swarm.limits import BAN_SECONDS, DEAD_SECONDS, HOPELESS_SECONDS, LATE_SECONDS, STALL_SECONDS, TICK_SECONDS
 from swarm.network import Network, NetworkSetup
@@ -57,6 +57,24 @@ async def fetch_all(swarm: Swarm, log: Log) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(len(IDS)):
             nursery.start_soon(fetch, number)
+
+
+class HalfCached(MemoryBlocks):
+    """Every second block is to be waited for."""
+
+    def get_cached(self, block: BlockId, /) -> bytes | None:
+        return super().get_cached(block) if block[0] % 2 else None
+
+
+async def test_blocks_are_served_from_memory_and_from_disk(
+    clock: MockClock, make_node: MakeNode, log: Log, nursery: trio.Nursery
+) -> None:
+    seeder = await make_node(HalfCached(PAYLOADS)).start(nursery)
+    seeder.swarm.join(log.key)
+    fetcher = await make_node().start(nursery)
+    fetcher.swarm.join(log.key, seeder.addresses)
+    await fetch_all(fetcher.swarm, log)
+    assert fetcher.swarm.statistics().blocks_in == len(IDS)
 
 
 async def test_blocks_come_from_a_peer(clock: MockClock, make_node: MakeNode, log: Log, nursery: trio.Nursery) -> None:
