@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,12 +23,16 @@ async def _bound() -> trio.socket.SocketType:
 
 
 @asynccontextmanager
-async def _relayed(opened: list[trio.socket.SocketType]) -> AsyncIterator[tuple[trio.socket.SocketType, Any]]:
-    """What listens inside, and the address outside."""
+async def _relayed(
+    opened: list[trio.socket.SocketType], most: int = DATAGRAM_FLOWS_MAX + 1
+) -> AsyncIterator[tuple[trio.socket.SocketType, Any]]:
+    """What listens inside, and the address outside. `most`: as many may be open inside at once."""
     with await _bound() as inside, await _bound() as outside:
         place = inside.getsockname()
 
         async def open_inside() -> trio.socket.SocketType:
+            if sum(one.fileno() != -1 for one in opened) >= most:
+                raise OSError("no more of them")
             found = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
             await found.connect(place)
             opened.append(found)
@@ -63,6 +68,51 @@ async def test_senders_are_bounded() -> None:
                 await inside.recvfrom(100)
         await trio.testing.wait_all_tasks_blocked()
         assert sum(one.fileno() != -1 for one in opened) == DATAGRAM_FLOWS_MAX
+
+
+async def test_where_no_more_are_taken_the_oldest_makes_room() -> None:
+    opened: list[trio.socket.SocketType] = []
+    async with _relayed(opened, most=2) as (inside, address):
+        for word in (b"one", b"two", b"three", b"four"):
+            with await _bound() as asking:
+                heard = b""
+                while heard != word:  # the first of the third is lost
+                    await asking.sendto(word, address)
+                    with trio.move_on_after(0.2):
+                        heard = (await inside.recvfrom(100))[0]
+        assert sum(one.fileno() != -1 for one in opened) == 2
+
+
+class _Gone:
+    """A way in that leads nowhere any more."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def send(self, data: bytes, /) -> int:
+        return len(data)
+
+    async def recv(self, bufsize: int, /) -> bytes:
+        raise OSError(errno.ENOTCONN, "it has ended")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_way_in_that_ends_is_opened_anew(nursery: trio.Nursery) -> None:
+    ways: list[_Gone] = []
+
+    async def open_inside() -> _Gone:
+        ways.append(_Gone())
+        return ways[-1]
+
+    with await _bound() as outside, await _bound() as asking, trio.fail_after(_PATIENCE):
+        nursery.start_soon(DatagramRelay(outside, open_inside).run)
+        while len(ways) < 3:
+            await asking.sendto(b"x", outside.getsockname())
+            await trio.sleep(0.01)
+        assert all(way.is_closed for way in ways[:2])
+        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_inside_ends_nothing() -> None:
