@@ -23,7 +23,7 @@ import trio
 
 from hyperlog.errors import NotFound, Refused
 from tests.support.guest import built_guest
-from vmhost.agent import protocol
+from vmhost.agent import limits, protocol
 from vmhost.agent.client import Agent, Mount, open_agent
 from vmhost.agent.machine import AgentMachine
 from vmhost.agent.multiplexer import table
@@ -245,6 +245,26 @@ async def _connections(machine: Machine) -> None:
             assert await stream.receive_some() == b"through"
     with pytest.raises(ConnectionRefusedError):
         await machine.connect(9)
+    await _many_connections(machine)
+
+
+async def _many_connections(machine: Machine) -> None:
+    """They leave room for programs."""
+    async with machine.open_exec(ExecSpec(("nc", "-ll", "-p", "8081", "-e", "cat"), user="root")):
+        streams = [await _connected(machine, 8081) for _ in range(limits.CONNECTIONS_MAX)]
+        with trio.move_on_after(1):
+            await machine.connect(8081)
+            pytest.fail("one more did not wait")
+        async with machine.open_exec(ExecSpec(("true",))) as running:
+            assert await running.wait() == 0
+        for _ in range(2):  # closed twice is closed once
+            await streams[0].aclose()
+        streams[0] = await _connected(machine, 8081)
+        with trio.move_on_after(1):
+            await machine.connect(8081)
+            pytest.fail("one more did not wait")
+        for stream in streams:
+            await trio.aclose_forcefully(stream)
 
 
 async def _connected(machine: Machine, port: int) -> trio.abc.Stream:

@@ -6,7 +6,8 @@ from typing import Final
 
 HUNT_BYTES_MAX: Final = 4 << 20  # of an older stream before the welcome: buffers of QEMU and both kernels, and padding
 SESSIONS_MAX: Final = 64  # at once; the guest has the same
-DATAGRAM_SESSIONS_MAX: Final = 16  # of them, for published UDP ports, whose senders come and go unasked
+CONNECTIONS_MAX: Final = 40  # of them, into published TCP ports; further ones wait
+DATAGRAM_SESSIONS_MAX: Final = 16  # and into UDP ports: whoever knocks from outside leaves some to `exec`
 QUEUE_BYTES: Final = 256 * 1024  # of frames that wait for the line; who would send more waits
 SIGNALS_MAX: Final = 16  # that wait for the line, of one session; more are the same as fewer
 ANSWER_BYTES: Final = 4 << 20  # of one operation: 1024 processes, each with its stat line and command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,7 @@ class AgentMachine:
         self._saving = trio.Lock()
         self._idle = 0 if lead is None else lead.program_pid
         self._paused: AbstractContextManager[None] | None = None
+        self._connections = trio.Semaphore(bounds.CONNECTIONS_MAX)
         self._datagrams = 0
 
     @property
@@ -194,14 +195,16 @@ class AgentMachine:
 
     async def connect(self, port: int) -> trio.abc.Stream:
         self._check_running()
-        with _while_it_runs():
-            try:
-                session = await self._agent.connect(port, container=self._spec.machine)
-            except (AgentLost, MachineGone):
-                raise
-            except Unavailable as error:
-                raise ConnectionRefusedError(error.message) from error
-        return _Connection(session)
+        async with AsyncExitStack() as undo:
+            await undo.enter_async_context(self._connections)
+            with _while_it_runs():
+                try:
+                    session = await self._agent.connect(port, container=self._spec.machine)
+                except (AgentLost, MachineGone):
+                    raise
+                except Unavailable as error:
+                    raise ConnectionRefusedError(error.message) from error
+            return _Connection(session, undo.pop_all())
 
     async def open_datagrams(self, port: int) -> Datagrams:
         if self._datagrams >= bounds.DATAGRAM_SESSIONS_MAX or self._paused is not None:
@@ -259,10 +262,11 @@ class _Checked(trio.abc.ReceiveStream):
 
 
 class _Connection(trio.abc.Stream):
-    """A session as a byte stream; closing it ends the session."""
+    """A session as a byte stream; closing it ends the session, and what was held for it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, held: AsyncExitStack) -> None:
         self._session = session
+        self._held = held
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._session.stdin.send_all(data)
@@ -278,7 +282,8 @@ class _Connection(trio.abc.Stream):
         await self._session.stdin.aclose()
 
     async def aclose(self) -> None:
-        await self._session.aclose()
+        async with self._held:
+            await self._session.aclose()
 
 
 class _Datagrams:
