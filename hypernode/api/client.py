@@ -22,7 +22,7 @@ from typing import Any, Self
 import trio
 
 from hyperlog.errors import HyperError
-from hypernode.api.codec import API_VERSION, RELEASE, Json, decode_failure, decode_object, encode_request
+from hypernode.api.codec import API_VERSION, RELEASE, Json, decode_answer, decode_failure, encode_request
 from hypernode.api.lines import LineReader
 from hypernode.api.node_requests import Hello
 from hypernode.api.requests import Request
@@ -154,7 +154,7 @@ async def _next_final(lines: LineReader, on_event: OnEvent, stop_at: tuple[str, 
             line = None
         if line is None:
             raise NodeGone("the node ended before it answered", "look at its log, and try again")
-        fields = decode_object(line)
+        fields = decode_answer(line)
         match fields:
             case {"error": dict(error)}:
                 raise decode_failure(error)

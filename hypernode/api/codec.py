@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from hyperlog.errors import Conflict, Corrupt, HyperError, NotFound, Refused, Unavailable
@@ -27,6 +27,8 @@ API_VERSION: Final = 1
 _NUMBER_MAX: Final = 1 << 63
 RELEASE: Final = b'{"release":true}\n'
 
+_NEWER: Final = "if the client is of a newer version of hypernode, start the daemon anew, and then the containers"
+
 Json = dict[str, Any]
 
 _KINDS: Final[dict[str, type[HyperError]]] = {
@@ -35,8 +37,10 @@ _KINDS: Final[dict[str, type[HyperError]]] = {
 
 
 def encode_request(request: Request) -> bytes:
-    """One line."""
-    return _line({"v": API_VERSION, "op": request.op, **dataclasses.asdict(request)})
+    """One line. What is as it is by default is left out: an older node need not know what nobody asks for."""
+    usual = {field.name: field.default for field in dataclasses.fields(request)}
+    told = {name: value for name, value in dataclasses.asdict(request).items() if value != usual[name]}
+    return _line({"v": API_VERSION, "op": request.op, **told})
 
 
 def decode_request(line: bytes) -> Request:
@@ -51,12 +55,12 @@ def decode_request(line: bytes) -> Request:
         )
     kind = REQUESTS.get(op) if isinstance(op, str) else None
     if kind is None:
-        raise BadRequest(f"unknown operation {op!r}")
+        raise BadRequest(f"unknown operation {op!r}", _NEWER)
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     for name, value in fields.items():
         if name not in known:
-            raise BadRequest(f"{op} has no field {name!r}")
+            raise BadRequest(f"{op} has no field {name!r}", _NEWER)
         if not _fits(value, known[name]):
             raise BadRequest(f"field {name!r} of {op} has the wrong type")
         if isinstance(value, list):
@@ -67,15 +71,30 @@ def decode_request(line: bytes) -> Request:
         raise BadRequest(f"{op} lacks a field") from None
 
 
-def decode_object(line: bytes, *, is_strict: bool = False) -> Json:
+def decode_object(line: bytes, *, is_strict: bool = False, hook: Callable[[Json], Json] | None = None) -> Json:
     """The JSON object in `line`. Raises `BadRequest`; with `is_strict` also for a field that is there twice."""
     try:
-        value = json.loads(line, object_pairs_hook=_each_once if is_strict else None)
+        value = json.loads(line, object_hook=hook, object_pairs_hook=_each_once if is_strict else None)
     except (ValueError, RecursionError):
         raise BadRequest("not a JSON line") from None
     if not isinstance(value, dict):
         raise BadRequest("not a JSON object")
     return value
+
+
+class Answer(dict[str, Any]):
+    """An object that a node sent. A field that is not there is told in words: nodes outlive upgrades."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Unavailable(
+            f"the node's answer has no {name!r}: it was started with an older version of hypernode",
+            "start the daemon anew, and then the containers",
+        )
+
+
+def decode_answer(line: bytes) -> Answer:
+    """What a node sent, with all objects in it as `Answer`. Raises `BadRequest`."""
+    return Answer(decode_object(line, hook=Answer))
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> Json:

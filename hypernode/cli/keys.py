@@ -149,5 +149,5 @@ async def writers_revoke(config: Config, arguments: Arguments) -> int:
     """Say what holds now."""
     result = await _ask(config, RevokeWriter(arguments["link"], arguments["key"], arguments["reason"] or ""))
     return _answer(
-        arguments, result, f"{result['key']} may not write any more; {result['entries']} entries of it count"
+        arguments, result, f"{result['key']} may not write any more; entries of it that count: {result['entries']}"
     )

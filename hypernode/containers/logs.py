@@ -46,7 +46,7 @@ class LogWriter:
         self._size = size
         self._count = count
         self._file = -1
-        self._last = 0
+        self._last = max((int(line.time * 1e6) for line in read_log(path, tail=1)), default=0)
         self._pending = {stream: bytearray() for stream in STREAMS}
         self._open()
 

@@ -68,7 +68,7 @@ def test_a_writer_is_admitted_publishes_and_is_dismissed(owner: tuple[Daemon, st
         with pytest.raises(Refused):
             ask(other.node, GrantWriter(link, to_text(KeyPair.generate().public)))
 
-        assert "1 entries of it count" in _ok(serving.node, "writers", "revoke", link, key, "--reason", "stolen")
+        assert "entries of it that count: 1" in _ok(serving.node, "writers", "revoke", link, key, "--reason", "stolen")
         wait_until(lambda: _states(other.node, link).get(key) == "dismissed", "the dismissal has arrived")
         with pytest.raises(Refused):
             ask(other.node, Share(_tree(tmp_path, "late"), update=link))

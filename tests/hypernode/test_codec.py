@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.errors import Conflict, Corrupt, HyperError, NotFound, Refused, Unavailable
-from hypernode.api.codec import decode_failure, decode_request, encode_failure, encode_request
+from hypernode.api.codec import decode_answer, decode_failure, decode_request, encode_failure, encode_request
+from hypernode.api.container_requests import CreateContainer
 from hypernode.api.requests import Boot, Images, Mount, Request, Seed, Share, ShowLog, Status, Unmount
 from hypernode.errors import BadRequest
 
@@ -87,3 +88,17 @@ def test_an_error_keeps_its_kind_message_and_hint(kind: type[HyperError]) -> Non
     fields = json.loads(encode_failure(kind("what", "do this")))["error"]
     again = decode_failure(fields)
     assert (type(again), again.message, again.hint) == (kind, "what", "do this")
+
+
+def test_an_older_node_is_asked_only_what_is_wished_and_its_answer_may_lack_a_field() -> None:
+    assert json.loads(encode_request(CreateContainer("hyper://x", name="web"))) == {
+        "v": 1,
+        "op": "container-create",
+        "link": "hyper://x",
+        "name": "web",
+    }
+    answer = decode_answer(b'{"result": {"containers": [{"state": {"pid": 7}}]}}')
+    state = answer["result"]["containers"][0]["state"]
+    assert (state["pid"], state.get("image")) == (7, None)
+    with pytest.raises(Unavailable, match="'image': it was started with an older version"):
+        state["image"]

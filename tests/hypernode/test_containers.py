@@ -308,6 +308,15 @@ def test_a_torn_log_is_read_around_the_tear(tmp_path: Path) -> None:
     assert [line.data for line in read_log(tmp_path / "log")] == [b"one\n", b"two\n"]
 
 
+def test_the_times_of_a_log_grow_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"log": "one\\n", "stream": "stdout", "time": "2099-01-01T00:00:00.000000Z"}\n')
+    writer = LogWriter(tmp_path / "log")
+    writer.write("stdout", b"two\n")
+    writer.close()
+    one, two = read_log(tmp_path / "log")
+    assert two.time > one.time  # who follows asks for what is later
+
+
 # What a container's tar may do here.
 
 
