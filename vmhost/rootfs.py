@@ -38,6 +38,7 @@ def prepare_root(root: str, users: UserRange | None = None) -> None:
     if not _make_directory(root, "usr", 0o755, users):
         raise RootUnusable("the image's /usr is not a directory", hint=_LOOK)
     _make_directory(root, "tmp", 0o1777, users)
+    _make_directory(root, "run", 0o755, users)  # which nspawn does not make where the root is to be read-only
     handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         descriptor = _open_inside(handle, "etc/machine-id", os.O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_SYMLINKS)

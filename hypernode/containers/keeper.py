@@ -37,7 +37,7 @@ from vmhost.nspawn import Limits
 
 _log: Final = logging.getLogger("hypernode.keeper")
 _TOLD_MAX: Final = 64
-_TELL_SECONDS: Final = 2.0
+_TELL_SECONDS: Final = 10.0
 _LOCK_SECONDS: Final = 0.5
 _LOCK_PAUSE_SECONDS: Final = 0.01
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -39,7 +40,9 @@ _CONFIG = {
 def _image(place: Path) -> Path:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
-        tar.add(make_busybox_root(place / "root"), arcname=".")
+        root = make_busybox_root(place / "root")
+        shutil.rmtree(root / "run")
+        tar.add(root, arcname=".")
     return layout(place / "layout", [data.getvalue()], config=_CONFIG)
 
 
@@ -83,7 +86,8 @@ def test_what_the_image_says_holds_unless_something_else_is_asked_for(home: Home
     assert (events["die"]["exitCode"], events["die"]["name"]) == ("9", "one")
     assert (events["die"]["org.example.of"], events["die"]["action"]) == ("image", "mine")
 
-    home.do("boot", "-d", "--name", "two", "--stop-signal", "TERM", "-e", "NAME=mine", "-u", "0", home.link)
+    mine = ["--stop-signal", "TERM", "-e", "NAME=mine", "-u", "0", "--read-only"]
+    home.do("boot", "-d", "--name", "two", *mine, home.link)
     assert home.wait_log("two", "ready").splitlines()[:2] == ["mine " + home.inspect("two")["id"][:12], "0"]
     home.do("stop", "--time", "100", "two")
     assert home.state("two")["exit_code"] == 8
