@@ -7,6 +7,7 @@ raises is translated here. What a stream speaks is agreed by multistream-select.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -32,7 +33,6 @@ from swarm.net.admission import Admission, Stage
 from swarm.net.heap import keep_freed_memory
 from swarm.net.identity import key_pair_from_seed, libp2p_id, peer_id_of, peer_id_text
 from swarm.net.interfaces import dialable
-from swarm.net.mdns import announce_and_browse
 from swarm.net.muxer import Muxer
 from swarm.net.nat.sockets import ListeningPortTCP, listening_ports
 from swarm.net.nat.traversal import Traversal
@@ -85,14 +85,18 @@ class LibP2PNetwork:
                 self._swarm, self._traversal = swarm, traversal
                 nursery.start_soon(traversal.run, addresses)
                 if self._setup.mdns:
-                    name = swarm_name(self._setup.swarm_key)
-                    nursery.start_soon(announce_and_browse, self._peer_id, addresses, serving.found, name)
+                    nursery.start_soon(self._find_neighbours, addresses, serving.found)
                 task_status.started(addresses)
                 await trio.sleep_forever()
             finally:
                 self._swarm = self._traversal = None
                 with trio.move_on_after(4 * CLOSE_SECONDS, shield=True):
                     await swarm.close_all()
+
+    async def _find_neighbours(self, addresses: Sequence[str], found: Callable[[PeerAddress], None]) -> None:
+        """By mDNS, whose library is loaded only now: who waits for the network need not wait for that."""
+        mdns = await trio.to_thread.run_sync(importlib.import_module, "swarm.net.mdns")
+        await mdns.announce_and_browse(self._peer_id, addresses, found, swarm_name(self._setup.swarm_key))
 
     def _make_swarm(self, serving: Serving, transport: ListeningPortTCP) -> compat.FencedSwarm:
         store = PeerStore()

@@ -57,8 +57,9 @@ HEAVY = "swarm.net"
 # The command line loads a command's modules when it is called, so that --help is quick. Elsewhere imports stand at
 # the top of the module, but for what a node does beside booting.
 LAZY_IMPORTS = ("hypernode/cli/", "hypernode/operations/__init__.py")
-# import_module: the command line's table of commands, the network when it is first needed, hyperlog's public names.
-DYNAMIC_IMPORTS = ("hypernode/cli/", "swarm/network.py", "hyperlog/__init__.py")
+# import_module: the command line's table of commands, the network when it is first needed, mDNS once that is up,
+# hyperlog's public names.
+DYNAMIC_IMPORTS = ("hypernode/cli/", "swarm/network.py", "swarm/net/libp2p_network.py", "hyperlog/__init__.py")
 
 
 @dataclass(frozen=True)
