@@ -19,6 +19,7 @@ from hypernode.api.server import bind_socket, serve_socket
 from hypernode.budget import keep_budget
 from hypernode.cli.progress import note
 from hypernode.cli.stop_signals import stop_signals
+from hypernode.cli.task_dump import dump_at_signal
 from hypernode.config import Config
 from hypernode.exit_codes import EXIT_OK
 from hypernode.node import Node, open_node
@@ -89,6 +90,7 @@ async def daemon(config: Config, arguments: Mapping[str, Any]) -> int:
     repository = open_repository(config.home, outside=config.state)
     with trio.open_signal_receiver(*stop_signals()) as signals:
         async with open_node(config, repository, is_daemon=True) as node, trio.open_nursery() as work:
+            await work.start(dump_at_signal)
             await adopt(node)
             node.mounts_nursery.start_soon(node.mounts.prepare)
             await work.start(partial(serve_socket, config.socket, partial(operate, node)))

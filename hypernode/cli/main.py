@@ -192,7 +192,8 @@ def daemon(
     """Run the node for long: seed everything it has, serve the other commands.
 
     Prints one line with its addresses when it is ready. SIGTERM or Ctrl-C ends it in order; started again in the same
-    home, it seeds again what it seeded. One home has one node. With --budget, versions that no pin, volume, mount or
+    home, it seeds again what it seeded; SIGUSR2 has it write to standard error what each of its threads and tasks waits
+    for. One home has one node. With --budget, versions that no pin, volume, mount or
     container needs are removed when the disk fills up. With --ratio, seeds are served no more once they gave so
     many times what they hold. With --http it also serves the API as REST, metrics and a dashboard (`hypernode
     dashboard` says where): who has the token can do then what the node's user can.

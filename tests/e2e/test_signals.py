@@ -46,3 +46,14 @@ def test_interrupted_while_it_imports_a_command_says_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_daemon_tells_what_it_waits_for_and_goes_on(tmp_path: Path) -> None:
+    node, told = Node(tmp_path / "home"), tmp_path / "told"
+    wrapper = ("sh", "-c", f'exec "$@" 2>{told}', "sh")
+    with daemon(node, wrapper=wrapper) as serving:
+        serving.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: "supervise" in told.read_text(), "its tasks are told")
+        assert "Current thread" in told.read_text()
+        assert node.status()["pid"] == serving.process.pid
+    assert "serve_socket" in told.read_text()
