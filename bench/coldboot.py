@@ -16,7 +16,7 @@ wire_ratio_no_trace     the same without one
 raw_ratio_no_trace      raw bytes of the blocks that a start without a trace waits for ÷ bytes of the image
 trace_vs_full_pull      (`pull`, then `boot`) ÷ a traced boot
 no_trace_vs_full_pull   the same for one without a trace
-other_trace_vs_full_pull  for a command without a trace of its own, prefetching that of another of the same program
+other_trace_vs_full_pull  for a command without a trace of its own, prefetching that of one that starts the same way
 everything_vs_full_pull reading every file through a lazy boot ÷ (`pull`, then reading every file)
 trace_vs_podman         `podman run` of an image it has to pull ÷ a traced boot      (bench/rivals.py)
 trace_vs_nbd_squashfs   squashfs over HTTP ranges ÷ a traced boot
@@ -202,7 +202,7 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
         _untraced(bench, times, raw, everything=is_first)
         if not number:
             trace = _trace(bench, bench.command)
-            _trace(bench, bench.workload.other)  # the newest of its program: what commands without one of theirs use
+            _trace(bench, bench.workload.other)  # newer, of its program, and of no use to it
         _traced(bench, times)
         _rivals(bench, times)
     figures = _ratios(bench, times, image["image_bytes"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 _SIDES = {
     "trace": "`boot`, its start traced",
-    "other_trace": "`boot`, another start of the program traced",
+    "other_trace": "`boot`, with the trace of one that starts the same way",
     "no_trace": "`boot --no-prefetch`",
     "alone": "`boot`, traced, no daemon there",
     "warm": "`boot` once more in that home",

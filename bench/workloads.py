@@ -55,7 +55,7 @@ class Workload:
     source: Callable[[], Path]
     command: tuple[str, ...]
     other: tuple[str, ...]
-    """Another start of the same program, whose trace serves commands that have none."""
+    """Another start of the same program, whose trace must not be taken for that of `command` with one more word."""
     prints: str | None = None
     """What `command` prints, if that is known beforehand."""
     has_rivals: bool = True
