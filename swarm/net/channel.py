@@ -251,6 +251,9 @@ class Channel(BaseSession):
 
     async def _flush(self) -> None:
         while self._unsent:
+            # Somebody else may have closed it before we came to wait. Trio knows of those only who wait already.
+            if self.socket.fileno() < 0:
+                raise ConnectionClosedError("the connection was closed")
             try:
                 await trio.lowlevel.wait_writable(self.socket)
             except trio.ClosedResourceError as error:

@@ -20,6 +20,7 @@ from swarm.net.streams import LibP2PStream
 from swarm.net.yamux import HEADER, SYN, Kind
 from swarm.network import Stream
 from tests.real.test_libp2p import check_echo, ignore, port_of, serving
+from tests.swarm.raw_peer import raw_peer
 
 
 async def flood(stream: LibP2PStream, frames: bytes) -> None:
@@ -104,6 +105,18 @@ async def test_many_streams_at_once_share_a_connection() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(STREAMS_PER_PEER_MAX // 2):
                 nursery.start_soon(check_echo, client, address, os.urandom(100_000))
+
+
+async def test_a_connection_that_is_closed_before_the_rest_is_sent_just_ends() -> None:
+    async with serving() as (_, address), raw_peer(address) as peer:
+        channel = peer.muxer.secured_conn
+        await trio.testing.wait_all_tasks_blocked()
+        # All in one step: whoever sends the rest has not begun to wait when the socket is gone.
+        while channel.has_room:
+            channel.put(HEADER.pack(0, Kind.PING, 0, 0, 1) * 1000)
+            channel.send_now()
+        channel.socket.close()
+        await peer.wait_lost()
 
 
 class SilentChannel:
