@@ -183,8 +183,10 @@ def _set_up(stack: contextlib.ExitStack, name: str, options: argparse.Namespace)
             squashfs = registry.push_file(packed)
             shutil.rmtree(tree)
             packed.unlink()
-        if "stargz" in names:
-            stargz_rival.convert(folder, hosts.left, f"{hosts.left.address}:{rivals.REGISTRY_PORT}", workload.command)
+        at = f"{hosts.left.address}:{rivals.REGISTRY_PORT}"
+        if "stargz" in names and not stargz_rival.convert(folder, hosts.left, at, workload.command):
+            print(f"{name}: stargz is left out, as it cannot convert the image", file=sys.stderr)
+            names = names - {"stargz"}
     return Bench(folder, hosts, seeder, link, peer, workload, registry, squashfs, "stargz" in names)
 
 

@@ -102,8 +102,11 @@ def _unmount(folder: Path) -> None:
         subprocess.run(["umount", "-l", target], check=False, stderr=subprocess.DEVNULL)
 
 
-def convert(folder: Path, host: Namespace, address: str, command: Sequence[str]) -> None:
-    """Put the image of the registry at `address` there as eStargz too, optimised for `command`. Takes minutes."""
+def convert(folder: Path, host: Namespace, address: str, command: Sequence[str]) -> bool:
+    """Put the image of the registry at `address` there as eStargz too, optimised for `command`. Takes minutes.
+
+    Returns whether that could be done: not with an image of layers one of which adds to directories of another.
+    """
     plain, made = f"{address}/{_NAME}:latest", f"{address}/{_NAME}:estargz"
     words = ["--entrypoint", json.dumps(command[:1]), "--args", json.dumps(command[1:])]
     with containerd(folder / "convert", host) as environment:
@@ -112,12 +115,15 @@ def convert(folder: Path, host: Namespace, address: str, command: Sequence[str])
             ["optimize", "--oci", "--period", "20", *words, plain, made],
             ["push", "--plain-http", made],
         ):
-            subprocess.run(
+            done = subprocess.run(
                 [*host.enter, "ctr-remote", "image", *argv],
-                check=True,
+                check=False,
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **environment},
             )
+            if done.returncode:
+                return False
+    return True
 
 
 def start_argv(address: str, command: Sequence[str]) -> list[str]:
