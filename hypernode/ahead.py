@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from hyperlog.errors import HyperError
+from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
 from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS, WATCH_SECONDS
 from hypernode.pace import Pace
@@ -79,6 +80,14 @@ def blocks_of(manifest: Manifest, granules: Iterable[int]) -> Iterator[StoredBlo
     """The blocks of the image that hold these granules of its blob space, each once, in their order."""
     starts = manifest.structure.block_starts
     return _blocks(manifest, dict.fromkeys(bisect_right(starts, granule) - 1 for granule in granules))
+
+
+def that_came(manifest: Manifest, granules: Iterable[int], is_here: Callable[[BlockId], bool]) -> set[int]:
+    """Those of `granules` whose blocks are here."""
+    starts = manifest.structure.block_starts
+    numbers = {granule: bisect_right(starts, granule) - 1 for granule in granules}
+    here = {number for number in set(numbers.values()) if is_here(manifest.block(number).id)}
+    return {granule for granule, number in numbers.items() if number in here}
 
 
 class Start:

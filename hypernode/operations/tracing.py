@@ -13,7 +13,7 @@ import trio
 from hyperlog.entry import Kind
 from hyperlog.errors import BlockMissing, Corrupt, NotWriter, Refused, StoreFull
 from hyperlog.log import Log
-from hypernode.ahead import Start
+from hypernode.ahead import Start, that_came
 from hypernode.api.server import Call
 from hypernode.limits import CARRIED_FROM_MAX, TRACE_SECONDS
 from hypernode.node import Node
@@ -98,7 +98,9 @@ async def learn_start(node: Node, image: OpenImage, argv: Sequence[str], start: 
         await trio.sleep(TRACE_SECONDS)
     finally:
         image.blob.on_read.discard(recorder.note)
-        granules = recorder.granules
+        # What the kernel still waited for when the start ended, nobody has read.
+        came = that_came(image.manifest, recorder.granules, image.source.has_nowait)
+        granules = [each for each in recorder.granules if each in came or image.blob.is_packed(each)]
         if granules:
             runs = learn(node.traces.get(manifest, command), granules, start.expected - set(granules))
             try:

@@ -12,7 +12,7 @@ import trio.testing
 from hyperlog.errors import BlockMissing, StoreFull
 from hyperlog.ids import BlockId
 from hyperlog.lanes import Lane
-from hypernode.ahead import Completions, beside_a_boot, blocks_of, fetch_ahead
+from hypernode.ahead import Completions, beside_a_boot, blocks_of, fetch_ahead, that_came
 from hypernode.limits import AHEAD_FETCHES, COMPLETE_RETRY_SECONDS
 from hypernode.recording import RecordingBlob
 from images.hot import TracedBlob, pack_hot, read_granules
@@ -63,6 +63,13 @@ async def test_a_rate_is_kept(world: World, autojump_clock: trio.testing.MockClo
 def test_a_trace_without_hot_blob_names_blocks_once(world: World) -> None:
     blocks = wanted(world)
     assert list(blocks_of(world.manifest, [40, 41, 0, 1, 16, 17, 2])) == [blocks[4], blocks[0], blocks[1], blocks[2]]
+
+
+async def test_what_never_came_is_not_remembered_as_read(world: World) -> None:
+    """A boot that has it in its trace would ask peers for it, though the start never had it."""
+    blocks = wanted(world)
+    assert await fetch_ahead(world.source, iter([blocks[0], blocks[2]]), Lane.PREFETCH)
+    assert that_came(world.manifest, [40, 1, 17, 0, 16], world.source.has_nowait) == {0, 1, 17}
 
 
 # ---------------------------------------------------------------------------------------------------- beside a boot
