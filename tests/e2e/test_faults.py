@@ -170,7 +170,7 @@ def small_home(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield make
     if os.path.ismount(disk):
-        # The kernel lets go of a file system that was mounted from a file a moment after that was unmounted.
+        # It was seen to be busy for a moment when no process held it any more.
         wait_until(lambda: subprocess.run(["umount", disk], check=False).returncode == 0, "the disk is free")
 
 
