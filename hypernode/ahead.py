@@ -158,15 +158,8 @@ class Start:
 
     def _fetch_own(self, trace: Trace, manifest: Manifest, source: StoredSource) -> None:
         """The blocks of the image that hold what the trace names, as far as no hot blob has it."""
-        starts = manifest.structure.block_starts
-        has: dict[int, bool] = {}
         wanted = [granule for granule in trace.granules() if self._blob is None or not self._blob.is_packed(granule)]
-        for granule in wanted:
-            number = bisect_right(starts, granule) - 1
-            if number not in has:
-                has[number] = source.has_nowait(manifest.block(number).id)
-            if not has[number]:
-                self.expected.add(granule)
+        self.expected |= set(wanted) - that_came(manifest, wanted, source.has_nowait)
         self._fetch(source, list(blocks_of(manifest, wanted)))
 
     def _fetch(self, source: StoredSource, blocks: Sequence[StoredBlock]) -> None:

@@ -117,6 +117,7 @@ async def test_a_connection_that_is_closed_before_the_rest_is_sent_just_ends() -
             channel.send_now()
         channel.socket.close()
         await peer.wait_lost()
+        assert channel.is_closed
 
 
 class SilentChannel:
