@@ -51,7 +51,7 @@ class Config:
     """Of detached containers."""
     budget: int | None = None
     """Bytes of blocks that a daemon keeps beyond what has to be kept; None: all."""
-    log_level: str = "error"
+    log_level: str = "warning"
     log_format: str = "text"
     http: str | None = None
     """Where a daemon serves its API over HTTP (http/sites.py)."""

@@ -18,6 +18,7 @@ _ANNOUNCED: Final = re.compile(
     r"((?:bearer|authorization|password|passwd|secret|token)[\"']?\s*[:= ]\s*(?:bearer\s+)?[\"']?)[^\s\"',;&]{8,}",
     re.IGNORECASE,
 )
+_OWN: Final = ("hypernode", "hyperlog", "images", "swarm", "vmhost")
 _hidden: Final[set[str]] = set()
 _HIDDEN_MAX: Final = 64
 
@@ -64,12 +65,17 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: str, *, with_tracebacks: bool) -> None:
-    """Log to standard error from `level` on. Tracebacks are for a daemon's log, and for who asks for more."""
+    """Log to standard error from `level` on. Tracebacks are for a daemon's log, and for who asks for more.
+
+    At `warning` libraries say errors only: their warnings are about single peers, of which the internet has many.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     if not with_tracebacks:
         handler.addFilter(_without_traceback)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level="ERROR" if level == "warning" else level.upper(), handlers=[handler], force=True)
+    for package in _OWN:
+        logging.getLogger(package).setLevel(level.upper())
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

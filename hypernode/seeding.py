@@ -203,8 +203,12 @@ class Seeding:
         if current is not None and current.held_bytes != progress.total_bytes:
             self._node.seeds.put(replace(current, held_bytes=progress.total_bytes))
         if count < len(versions):
-            words = "not even the newest version fits" if not count else f"only {count} of {len(versions)} versions fit"
-            self._tell(order, COMPLETE if count or seed.is_sparse else FAILED, f"{words} the budget")
+            if count:
+                self._tell(order, COMPLETE, f"only {count} of {len(versions)} versions fit the budget")
+            elif seed.is_sparse:
+                self._tell(order, COMPLETE, "nothing is kept: what is here of the newest version exceeds the budget")
+            else:
+                self._tell(order, FAILED, "not even the newest version fits the budget")
         else:
             self._tell(order, COMPLETE)
 

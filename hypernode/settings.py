@@ -246,7 +246,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "log-level",
         Kind.CHOICE,
-        "error",
+        "warning",
         "Log to standard error from here on: debug, info (what happens, as events tell it), warning, error.",
         Group.LOGS,
         choices=("debug", "info", "warning", "error"),

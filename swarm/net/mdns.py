@@ -31,7 +31,7 @@ _log: Final = logging.getLogger(__name__)
 async def announce_and_browse(
     peer: PeerId, addresses: Sequence[str], found: Callable[[PeerAddress], None], swarm: str = ""
 ) -> None:
-    """Announce `peer` at `addresses` and tell `found` of others, until cancelled. Without multicast: a warning.
+    """Announce `peer` at `addresses` and tell `found` of others, until cancelled. Without multicast: a line in the log.
 
     `swarm`: the name of a private swarm, whose members find each other and nobody else (`private.swarm_name`).
     """
@@ -40,7 +40,7 @@ async def announce_and_browse(
     try:
         zeroconf = await trio.to_thread.run_sync(_start, peer, addresses, swarm, limiter=limiter)
     except (OSError, ZeroconfError) as error:
-        _log.warning("peers on the local network cannot be found: %s", error)
+        _log.info("peers on the local network cannot be found: %s", error)
         return
     listener = _Listener(trio.lowlevel.current_trio_token(), send)
     try:

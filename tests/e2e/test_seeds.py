@@ -107,6 +107,9 @@ def test_a_sparse_seed_has_manifests_and_a_budget_holds(author: tuple[Daemon, st
         _ok(seeder, "collect")
         assert _stored(seeder) > 1_000_000, "what was read through a sparse seed was collected"
 
+        small = ask(seeder, SeedAdd(link, serving.addresses, sparse=True, budget=1000, wait=True))
+        assert (small["state"], small["kept"], small["detail"][:15]) == ("complete", 0, "nothing is kept")
+
         changed = ask(seeder, SeedAdd(link, serving.addresses, versions=3, budget=4_200_000, wait=True))
         assert (changed["sparse"], changed["kept"]) == (False, 1)
         for number in (2, 3):

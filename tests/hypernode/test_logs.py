@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,3 +72,19 @@ async def test_what_happens_is_logged_with_its_fields(tmp_path: Path, caplog: py
     assert fields["message"] == "image pull hyper://ybndrfg8…"
     assert fields["event"]["attributes"] == {"version": "3"}
     assert LINK not in json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [("error", "failed"), ("warning", "own failed"), ("info", "own odd failed")]
+)
+def test_libraries_say_their_errors_and_from_info_on_their_warnings(level: str, said: str) -> None:
+    script = f"""
+import logging
+from hypernode.logs import set_up_logging
+set_up_logging({level!r}, "text", with_tracebacks=True)
+logging.getLogger("hypernode.x").warning("own")
+logging.getLogger("libp2p.x").warning("odd")
+logging.getLogger("libp2p.x").error("failed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == said.split()
