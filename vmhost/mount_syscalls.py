@@ -210,7 +210,8 @@ def clear_stale(under: str) -> list[str]:
                 _force(point.path)
                 break
             time.sleep(limits.UNMOUNT_RETRY_SECONDS)
-    remaining = {point.mount_id for point in read_mounts()}
+    # Only there: the kernel gives the number of what has gone to whatever is mounted next, anywhere.
+    remaining = {point.mount_id for point in mounts_under(read_mounts(), directory)}
     for point in points:
         if point.mount_id in remaining:
             raise MountFailed(f"{point.path} stays mounted", hint=f"unmount it: umount -l {point.path}")

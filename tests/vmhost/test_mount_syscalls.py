@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -112,6 +113,32 @@ def test_a_busy_mount_is_detached(tmp_path: Path) -> None:
         assert clear_stale(str(tmp_path)) == [str(tmp_path)]
         assert visitor.poll() is None
     assert mounted_at(str(tmp_path)) is None
+
+
+@pytest.mark.real("root")
+def test_what_others_mount_meanwhile_does_not_count(tmp_path: Path) -> None:
+    """What has gone leaves its number to the next mount of anybody, and that one stays."""
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    places = [others / str(number) for number in range(300)]
+    for place in [ours, *places]:
+        place.mkdir(parents=True)
+
+    def mount_others(begun: threading.Event) -> None:
+        for place in places:
+            mount("t", str(place), "tmpfs", 0)
+            begun.set()
+
+    for _ in range(20):
+        mount("t", str(ours), "tmpfs", 0)
+        begun = threading.Event()
+        busy = threading.Thread(target=mount_others, args=(begun,))
+        busy.start()
+        try:
+            begun.wait()
+            assert clear_stale(str(ours)) == [str(ours)]
+        finally:
+            busy.join()
+            assert len(clear_stale(str(others))) == len(places)
 
 
 @pytest.mark.real("root")
