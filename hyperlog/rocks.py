@@ -47,9 +47,11 @@ class RocksStore:
         self._quick = WriteOptions()
 
     def get(self, key: bytes) -> bytes | None:
-        with _translated():
+        try:  # spelled out: with a context manager it takes four times as long, and thousands are asked for in a row
             value: bytes | None = self._database.get(key)
-            return value
+        except Exception as error:  # the library raises no narrower class
+            raise _meaning(error) from error
+        return value
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, durable: bool) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -196,15 +198,20 @@ def _options() -> Options:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """RocksDB reports every failure as a plain `Exception` with a text; sort them here and nowhere else."""
+    """Errors of RocksDB as ours."""
     try:
         yield
     except (StoreDamaged, StoreFull, StoreLocked):
         raise
     except Exception as error:  # the library raises no narrower class
-        text = str(error)
-        if "No space left" in text or "previous error" in text:
-            raise StoreFull("the disk of the store is full", "free some space; writing goes on by itself") from error
-        if "lock file" in text or "LOCK" in text:
-            raise StoreLocked("the store is in use by another process") from error
-        raise StoreDamaged(f"the store cannot be read: {text}", _DAMAGED_HINT) from error
+        raise _meaning(error) from error
+
+
+def _meaning(error: Exception) -> StoreDamaged | StoreFull | StoreLocked:
+    """RocksDB reports every failure as a plain `Exception` with a text; sort them here and nowhere else."""
+    text = str(error)
+    if "No space left" in text or "previous error" in text:
+        return StoreFull("the disk of the store is full", "free some space; writing goes on by itself")
+    if "lock file" in text or "LOCK" in text:
+        return StoreLocked("the store is in use by another process")
+    return StoreDamaged(f"the store cannot be read: {text}", _DAMAGED_HINT)

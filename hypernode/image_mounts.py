@@ -20,7 +20,7 @@ import trio
 
 from hypernode.claims import Claim
 from hypernode.config import Config
-from hypernode.container_root import ContainerRoot, users_of, writable_root
+from hypernode.container_root import ContainerRoot, UserRanges, writable_root
 from hypernode.deadline import DeadlineBlob
 from hypernode.limits import (
     CLOSE_SECONDS,
@@ -107,6 +107,7 @@ class ImageMounts:
         self._idle_seconds = idle_seconds
         self._server: BlobServer | None = None
         self._spare: BlobServer | None = None
+        self._users = UserRanges()
         self._shared: dict[str, _Shared] = {}
         self._listeners: dict[str, list[OnReadFailure]] = {}
         self._changing = trio.Lock()
@@ -127,7 +128,7 @@ class ImageMounts:
             await spare.warm()
             self._spare = spare
         try:
-            await trio.sleep_forever()
+            await self._users.keep_one()
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await spare.cool()
@@ -153,14 +154,14 @@ class ImageMounts:
         require(Purpose.CONTAINER)
         place = self._config.run / "boot" / os.urandom(6).hex()
         place.mkdir(parents=True, mode=0o700)
-        users = users_of(image.manifest) if own_users else None
         try:
             if recording is None:
                 name, mounting = image.name, self._lower(image, deadline, traced=traced)
             else:
                 name = f"{image.name}-{place.name}"
                 mounting = self._recorded(image, name, DeadlineBlob(recording, deadline), str(place / "lower"))
-            with self._listening(name, on_failure):
+            owning = self._users.of(image.manifest) if own_users else contextlib.nullcontext()
+            with self._listening(name, on_failure), owning as users:
                 async with mounting as lower, writable_root(lower, place, volume, users) as root:
                     yield root
         finally:

@@ -193,7 +193,7 @@ def erofs_header(config: Config, manifest: Manifest) -> Path:
     return path
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_whole(path: Path, data: bytes | bytearray) -> None:
     """Durable before it has its name: the kernel will trust what it says."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     temporary = path.with_suffix(".new")

@@ -69,4 +69,4 @@ def _hot(repository: Repository, key: LogKey, identifier: TableId) -> list[tuple
 
 
 def _blocks(manifest: Manifest) -> list[tuple[BlockId, int]]:
-    return [(block.id, block.stored_bytes) for block in manifest.blocks()]
+    return list(manifest.stored_blocks())

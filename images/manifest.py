@@ -121,8 +121,7 @@ class Manifest:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all distinct blocks as they are stored and sent."""
-        ids, stored = self.columns.block_ids, self.columns.block_stored
-        return sum({ids[n * _ID_BYTES : (n + 1) * _ID_BYTES]: size for n, size in enumerate(stored)}.values())
+        return sum(dict(self.stored_blocks()).values())
 
     @property
     def image_bytes(self) -> int:
@@ -159,6 +158,12 @@ class Manifest:
     def blocks(self) -> Iterator[Block]:
         """Every block, in the order of blob space; one id may occur several times."""
         return (self.block(number) for number in range(self.block_count))
+
+    def stored_blocks(self) -> Iterator[tuple[BlockId, int]]:
+        """(id, stored bytes) of every block, in the order of blob space; one id may occur several times."""
+        ids = self.columns.block_ids
+        cut = (BlockId(ids[at : at + _ID_BYTES]) for at in range(0, len(ids), _ID_BYTES))
+        return zip(cut, self.columns.block_stored, strict=True)
 
     # The tree
 

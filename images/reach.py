@@ -20,7 +20,7 @@ def reached(ref: ManifestRef, manifest: Manifest | None) -> dict[BlockId, int]:
     """The stored bytes of each distinct block of a version; without its manifest, of the manifest's own blocks."""
     found = {block.id: block.stored_bytes for block in ref.blocks}
     if manifest is not None:
-        found.update((block.id, block.stored_bytes) for block in manifest.blocks())
+        found.update(manifest.stored_blocks())
     return found
 
 

@@ -23,7 +23,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -53,10 +53,14 @@ class NotMappable(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class UserRange:
-    """`count` ids of the host from `base` on, which are 0, 1, … in a container."""
+    """`count` ids of the host from `base` on, which are 0, 1, … in a container.
+
+    `namespace`: a descriptor of the user namespace that maps them, where it has been made already; its maker closes it.
+    """
 
     base: int
     count: int = limits.USER_RANGE_IDS
+    namespace: int | None = field(default=None, compare=False)
 
     @property
     def option(self) -> str:
@@ -103,7 +107,19 @@ def _map_all(users: UserRange, sources: tuple[str, ...], places: tuple[str, ...]
 
 @contextmanager
 def user_namespace(users: UserRange) -> Iterator[int]:
-    """A descriptor of a user namespace that maps them. Blocks for a few ms. Raises OSError."""
+    """A descriptor of a user namespace that maps them. Blocks for a few ms if that is to be made. Raises OSError."""
+    if users.namespace is not None:
+        yield users.namespace
+        return
+    descriptor = open_namespace(users)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_namespace(users: UserRange) -> int:
+    """Make a user namespace that maps them: a descriptor, the caller's own. Blocks for some 10 ms. Raises OSError."""
     argv = ["unshare", "--user", "--", "cat"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
         try:
@@ -117,13 +133,9 @@ def user_namespace(users: UserRange) -> Iterator[int]:
             for kind in ("uid", "gid"):
                 with open(f"{place}/{kind}_map", "w", encoding="ascii") as table:
                     table.write(f"0 {users.base} {users.count}\n{users.count} 0 1\n")
-            descriptor = os.open(f"{place}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(f"{place}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             child.send_signal(signal.SIGKILL)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def mappable(users: UserRange, sources: Sequence[str]) -> frozenset[str]:

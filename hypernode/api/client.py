@@ -17,7 +17,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import trio
 
@@ -38,20 +38,14 @@ def ignore_events(kind: str, fields: Json) -> None:
     """The `on_event` of callers who do not care."""
 
 
-class Held:
-    """A held request that is `ready`: what it made exists until `release`, or until this is left."""
+class Held(trio.abc.AsyncResource):
+    """A held request: what it made exists until `release`, or until this is left. `ready` says what that is."""
 
-    def __init__(self, ready: Json, stream: trio.abc.Stream, lines: LineReader) -> None:
-        self.ready = ready
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.ready: Json = {}
         self.on_event: OnEvent = ignore_events
         self._stream = stream
-        self._lines = lines
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        self._lines = LineReader(stream)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -60,6 +54,10 @@ class Held:
     def stream(self) -> trio.abc.Stream:
         """The connection itself, of a request after whose `ready` it carries another protocol."""
         return self._stream
+
+    async def wait_ready(self, on_event: OnEvent = ignore_events) -> None:
+        """Until it is made. Raises the node's error, or `NodeGone`."""
+        _, self.ready = await _next_final(self._lines, on_event, ("ready",))
 
     async def release(self) -> None:
         """Ask the node to undo it in order; then `wait_result` returns."""
@@ -88,15 +86,23 @@ class Client:
 
     async def hold(self, request: Request, on_event: OnEvent = ignore_events) -> Held:
         """Send a held request and wait until it is ready; the caller leaves it (`async with`)."""
+        held = await self.begin(request)
+        try:
+            await held.wait_ready(on_event)
+        except BaseException:
+            await trio.aclose_forcefully(held)
+            raise
+        return held
+
+    async def begin(self, request: Request) -> Held:
+        """Send a held request, for who has something to do until it is ready; the caller leaves it (`async with`)."""
         stream = await self._dial()
         try:
             await _send(stream, request)
-            lines = LineReader(stream)
-            _, fields = await _next_final(lines, on_event, ("ready",))
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return Held(fields, stream, lines)
+        return Held(stream)
 
 
 async def connect(home: str | os.PathLike[str] | None = None) -> Client:

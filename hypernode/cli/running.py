@@ -10,9 +10,10 @@ from typing import Final
 
 import trio
 
-from hypernode.api.client import Client, OnEvent
+from hypernode.api.client import Client, Held, OnEvent
 from hypernode.api.codec import Json
 from hypernode.api.container_requests import CreateContainer
+from hypernode.api.requests import Boot
 from hypernode.cli.lifeline import lifeline
 from hypernode.cli.progress import note
 from hypernode.cli.tie import Tie
@@ -79,18 +80,16 @@ async def run_kept(
     asked = spec.asked
     if snapshot is not None:  # a machine's memory means something only to one of the same resources
         asked = replace(asked, cpus=snapshot.asked.cpus, memory=snapshot.asked.memory)
+    request = boot_request(spec)
+    if snapshot is not None:
+        request = replace(request, link=snapshot.link, refresh=False)
     with keeper.begin_run(asked):
         async with (
             published([parse_port(text) for text in spec.asked.ports]) as ports,
+            await _begin(client, request) as held,
             _standing_by(spec, streams) as standby,
         ):
-            try:
-                request = boot_request(spec)
-                if snapshot is not None:
-                    request = replace(request, link=snapshot.link, refresh=False)
-                held = await client.hold(request, on_event)
-            except (ConnectionError, FileNotFoundError):
-                raise NodeGone("no node runs in this home any more", "start the daemon") from None
+            await held.wait_ready(on_event)
             keeper.booted(held.ready)
             if asked.publish_all:
                 await ports.open_exposed(held.ready["config"]["ports"], udp=asked.isolation == "host")
@@ -110,6 +109,14 @@ async def run_kept(
                         partial(run, made, on_first_output=streams.on_first_output), tie, keeper, ports, health
                     )
     return ran
+
+
+async def _begin(client: Client, request: Boot) -> Held:
+    """The node is at it while this process makes what it needs itself. Raises `NodeGone`."""
+    try:
+        return await client.begin(request)
+    except (ConnectionError, FileNotFoundError):
+        raise NodeGone("no node runs in this home any more", "start the daemon") from None
 
 
 @asynccontextmanager

@@ -123,7 +123,7 @@ async def _blocks(node: Node, link: Link) -> list[Check]:
 
 
 def _count(node: Node, resolved: Resolved, manifest: Manifest) -> Check:
-    distinct = {block.id: block.stored_bytes for block in manifest.blocks()}
+    distinct = dict(manifest.stored_blocks())
     missing = [identifier for identifier in distinct if not node.repository.blocks.has(identifier)]
     size = sum(distinct[identifier] for identifier in missing)
     facts = {"blocks": len(distinct), "missing": len(missing), "missing_bytes": size}

@@ -72,7 +72,7 @@ async def fetch_all(node: Node, image: Prepared, call: Call) -> tuple[int, int]:
     `NoProvider`, `StoreFull`.
     """
     blocks = node.repository.blocks
-    wanted = {block.id: block.stored_bytes for block in image.manifest.blocks()}
+    wanted = dict(image.manifest.stored_blocks())
     missing = [(block, size) for block, size in wanted.items() if not blocks.has(block)]
     total = sum(wanted.values())
     progress = _Progress(total - sum(size for _, size in missing))

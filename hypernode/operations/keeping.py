@@ -75,7 +75,7 @@ async def verify(node: Node, request: Verify, call: Call) -> Mapping[str, Any]:
             manifest = await trio.to_thread.run_sync(load_manifest, blocks, reference)
         except BlockMissing:
             return {"version": resolved.number, "complete": False, **found.fields()}
-        sizes = {block.id: block.stored_bytes for block in manifest.blocks()}
+        sizes = dict(manifest.stored_blocks())
         order = list(sizes)
         start = node.records.checked(log.key, resolved.entry)
         start = start if start < len(order) else 0

@@ -177,7 +177,7 @@ def _local_bytes(node: Node, log: Log) -> int:
         manifest = load_manifest(blocks, reference)
     except HyperError:
         return held
-    distinct = {block.id: block.stored_bytes for block in manifest.blocks()}
+    distinct = dict(manifest.stored_blocks())
     return held + sum(size for identifier, size in distinct.items() if blocks.has(identifier))
 
 

@@ -24,12 +24,12 @@ class Table:
     def __init__(self, identifier: TableId, blocks: Iterable[tuple[BlockId, int]]) -> None:
         assert len(identifier) == ID_BYTES
         self.id = identifier
-        self.numbers: dict[BlockId, int] = {}
-        self._sizes = array("I")
+        sizes: dict[BlockId, int] = {}
         for block, size in blocks:
-            if self.numbers.setdefault(block, len(self._sizes)) == len(self._sizes):
-                self._sizes.append(size)
-        self._blocks = tuple(self.numbers)
+            sizes.setdefault(block, size)
+        self._blocks = tuple(sizes)
+        self._sizes = array("I", sizes.values())
+        self.numbers = dict(zip(self._blocks, range(len(self._blocks)), strict=True))
 
     def __len__(self) -> int:
         return len(self._blocks)

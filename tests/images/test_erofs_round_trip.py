@@ -42,7 +42,7 @@ def test_tails_never_cross_a_block(size: int) -> None:
 
 
 def check(manifest: Manifest) -> None:
-    image = Image(build_erofs(manifest))
+    image = Image(bytes(build_erofs(manifest)))
     assert image.blob_blocks * GRANULE_BYTES == manifest.blob_bytes
     assert image.inodes == len(manifest)
     nids = {0: image.root}
