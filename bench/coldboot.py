@@ -57,8 +57,8 @@ from tests.support.nodes import Daemon, Node, boot_figures, daemon
 
 _EVERYTHING = ("sh", "-c", "find / -xdev -type f -print0 | xargs -0 cat | wc -c")
 _NSPAWN = (
-    *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--private-network", "--settings=no"),
-    *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
+    *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--settings=no"),
+    *("--link-journal=no", "--resolv-conf=off", "--timezone=off"),
 )
 Figures = dict[str, float]
 
@@ -97,8 +97,8 @@ class Bench:
 
     def boot(self, node: Node, *options: str, command: Sequence[str] = ()) -> list[str]:
         """The command line of a boot whose figures go to `stats`."""
-        words = ("boot", self.link, "--peer", self.peer, "--stats", str(self.stats), *options, "--entrypoint", "")
-        return node.argv(*words, "--", *(command or self.command))
+        words = ("boot", self.link, "--peer", self.peer, "--stats", str(self.stats), *options)
+        return node.argv(*words, *self.workload.words(command or self.command))
 
     def measure(
         self, argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None, what: str = "start"
@@ -217,7 +217,7 @@ def _measure(bench: Bench, options: argparse.Namespace, *, is_first: bool) -> Fi
 
 
 def _trace(bench: Bench, command: Sequence[str]) -> Figures:
-    words = ("trace", bench.link, "--json", "--entrypoint", "", "--until-exit", "--", *command)
+    words = ("trace", bench.link, "--json", "--until-exit", *bench.workload.words(command))
     made: Figures = json.loads(_run(bench.seeder.node, *words))
     return made
 
@@ -307,7 +307,8 @@ def _warm(bench: Bench, pairs: int) -> Figures:
     """Warm boots, each next to a plain one; the ratio is the median of neighbours' ratios."""
     copy = bench.folder / "plain"
     _run(bench.seeder.node, "checkout", bench.link, str(copy))
-    plain = [*_NSPAWN, "-D", str(copy), "--", *bench.command]
+    how = ["--boot", "--console=read-only"] if bench.workload.is_system else ["--as-pid2", "--console=pipe"]
+    plain = [*_NSPAWN, *how, "-D", str(copy), "--", *bench.command]
     whole: list[float] = []
     inside: list[float] = []
     theirs: list[float] = []

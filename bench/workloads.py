@@ -2,23 +2,22 @@
 
 *start*: a Debian root, Python with OpenSSL and SQLite. *nginx*, until a page is served, and *postgres*, until a query
 is answered: three layers each (tests/support/real_images.py). *initdb*: a PostgreSQL cluster made in that image.
-*python*: NumPy as Debian has it. *scipy*: NumPy and SciPy as pip installs them. *systemd*: a whole system, until
-multi-user.target is reached: systemd is process 1 of a process namespace in the container, where `-b` of systemd-nspawn
-would make it process 1 of the container.
+*python*: NumPy as Debian has it. *scipy*: NumPy and SciPy as pip installs them. *systemd*: a whole system (`-b`), until
+multi-user.target is reached.
 """
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.cache import kept
-from tests.support.debian_root import debian_root, debootstrap
+from tests.support.debian_root import debian_root
 from tests.support.real_images import RECIPES, real_image
+from tests.support.system_root import MEASURED, REACHED, system_root
 
 _SCIENCE = ("numpy==1.26.4", "scipy==1.13.1")
 _SCIENCE_IMPORT = "import numpy, scipy.stats, scipy.linalg; print(float(scipy.linalg.det(numpy.eye(3))))"
@@ -33,19 +32,6 @@ _ANSWER = (
     "psql -h /tmp -Atc 'select 6 * 7' && $manage stop\"; "
     'if [ "$(id -u)" = 0 ]; then exec su postgres -c "$run"; else eval "$run"; fi'
 )
-_REACHED = """[Unit]
-After=multi-user.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'echo reached >/srv/reached'
-[Install]
-WantedBy=default.target
-"""
-_INIT = """#!/bin/sh
-mkfifo /srv/reached
-unshare --pid --fork --mount-proc --kill-child env container=bench /lib/systemd/systemd >/dev/null 2>&1 &
-timeout 120 cat /srv/reached
-"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,14 @@ class Workload:
     """What `command` prints, if that is known beforehand."""
     has_rivals: bool = True
     """Whether others start it without further rights on this host."""
+    is_system: bool = False
+    """`command` has the arguments of its own init."""
+
+    def words(self, command: Sequence[str]) -> tuple[str, ...]:
+        """Options and operands by which `boot` and `trace` start `command`, or `command` with one more word."""
+        if self.is_system and command[: len(self.command)] == self.command:
+            return ("--system", "--", *command)
+        return ("--entrypoint", "", "--", *command)
 
 
 def _recipe(name: str) -> Workload:
@@ -81,19 +75,6 @@ def _build_science(root: Path) -> None:
     subprocess.run([*pip, "--python-version", "3.11", "--target", str(target), *_SCIENCE], check=True)
 
 
-def _with_systemd() -> Path:
-    return kept(inspect.getsource(_build_systemd) + _REACHED + _INIT, _build_systemd)
-
-
-def _build_systemd(root: Path) -> None:
-    debootstrap(root, "--variant=minbase", "--include=systemd-sysv,dbus,python3")
-    (root / "etc/systemd/system/reached.service").write_text(_REACHED)
-    wants = root / "etc/systemd/system/multi-user.target.wants"
-    (wants / "reached.service").symlink_to("/etc/systemd/system/reached.service")
-    (root / "usr/local/bin/boot-system").write_text(_INIT)
-    (root / "usr/local/bin/boot-system").chmod(0o755)
-
-
 _PYTHON = "import json,ssl,sqlite3; print(json.dumps([ssl.OPENSSL_VERSION, sqlite3.sqlite_version]))"
 WORKLOADS = {
     "start": Workload(debian_root, ("python3", "-c", _PYTHON), ("python3", "-c", "import decimal, asyncio")),
@@ -112,10 +93,6 @@ WORKLOADS = {
         _with_science, ("python3", "-c", _SCIENCE_IMPORT), ("python3", "-c", "import decimal, asyncio"), "1.0\n"
     ),
     "systemd": Workload(
-        _with_systemd,
-        ("/bin/sh", "/usr/local/bin/boot-system"),
-        ("/bin/sh", "-c", "ls -R /etc"),
-        "reached\n",
-        has_rivals=False,
+        system_root, MEASURED, ("/bin/sh", "-c", "ls -R /etc"), f"{REACHED}\r\n", has_rivals=False, is_system=True
     ),
 }

@@ -5,8 +5,8 @@ nspawn's own escape: ^] three times within a second kills the container). Otherw
 pipes: nothing inside gets hold of a file, socket or terminal of the host. Output is relayed with back-pressure.
 When our own stdout breaks (`| head`), the program sees a broken pipe, as it would without us.
 
-Signals INT TERM HUP QUIT USR1 USR2 go to the program itself, not to nspawn. Before the program runs they stop
-nspawn. The third INT or TERM kills the container.
+Signals INT TERM HUP QUIT USR1 USR2 go to the program itself, not to nspawn; those that end a program power a system
+off. Before the program runs they stop nspawn. The third INT or TERM kills the container.
 
 What comes out of stderr before the program runs is nspawn's own: it is held back, and is the error's message if
 nspawn fails. Where stdout and stderr are one file, one pipe serves both, so that their order is kept.
@@ -52,9 +52,9 @@ from vmhost.nspawn import (
     with_identity,
 )
 from vmhost.nspawn_machine import NspawnMachine
-from vmhost.payload import ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
+from vmhost.payload import SYSTEM_CODES, ContainerProcess, LeaderSocket, open_leader, shell_code, wait_program
 from vmhost.process import ChildProcess
-from vmhost.rootfs import find_program, make_mount_point, make_workdir, names_in_run, prepare_root, read_user
+from vmhost.rootfs import find_init, find_program, make_mount_point, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.standby import Standby, standing_by
 from vmhost.streams import Source, relay
 from vmhost.users import User, outside
@@ -127,7 +127,10 @@ def _check_root(spec: NspawnSpec) -> tuple[User, list[str]]:
         for bind in spec.binds:
             make_mount_point(spec.root, bind.target, is_directory=os.path.isdir(bind.source))
         make_mount_point(spec.root, RESOLV_CONF, is_directory=False)
-    find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
+    if spec.is_system:
+        find_init(spec.root)
+    else:
+        find_program(spec.root, spec.argv[0], search=spec.search_path, workdir=spec.workdir)
     return read_user(spec.root, spec.user), names_in_run(spec.root)
 
 
@@ -219,7 +222,7 @@ class _Session:
                 argv = nspawn_argv(spec, interactive=self._streams.pty is not None, bundle=bundle)
                 self._standby.become(argv, {"NOTIFY_SOCKET": leader_socket.name})
                 status = await self._attend(self._standby.child, spec, leader_socket, signals)
-            return self._result(status)
+            return self._result(status, spec)
         finally:
             leader_socket.close()
             if self._exits is not None:
@@ -236,7 +239,7 @@ class _Session:
     ) -> int:
         async with trio.open_nursery() as nursery:
             outputs = trio.CancelScope()
-            nursery.start_soon(self._forward_signals, child, signals, outputs)
+            nursery.start_soon(self._forward_signals, child, spec, signals, outputs)
             nursery.start_soon(self._watch_start, child, spec, leader_socket)
             nursery.start_soon(self._relay_input)
             if self._exits is not None:
@@ -255,13 +258,13 @@ class _Session:
             self._leader_pid = self._leader_pid or leader_socket.leader_nowait(child.pid)
             self._decided.set()
 
-    def _result(self, status: int) -> int:
+    def _result(self, status: int, spec: NspawnSpec) -> int:
         if self._failure is not None:
             raise self._failure
         if self._stopped_by is not None:
             return 128 + self._stopped_by
         code = self._program_code()
-        if code is not None:
+        if code is not None and not (spec.is_system and status in SYSTEM_CODES):
             return code
         if self._leader_pid is None:
             words = self._held.decode("utf-8", "replace").strip() or f"it ended with status {status}"
@@ -284,7 +287,10 @@ class _Session:
         self._leader_pid = leader_pid
         self._leader = open_leader(leader_pid, child.pid)
         if self._leader is not None:
-            self._program = await wait_program(self._leader)
+            if spec.is_system:
+                self._program = open_leader(leader_pid, child.pid)
+            else:
+                self._program = await wait_program(self._leader)
             if self._program is not None:
                 resize = partial(self._resize, child)
                 self._on_started(NspawnMachine(spec, self._leader, self._program, self._standby.group, resize))
@@ -296,7 +302,7 @@ class _Session:
             child.send_signal(signal.SIGWINCH)
 
     async def _forward_signals(
-        self, child: ChildProcess, signals: AsyncIterator[int], draining: trio.CancelScope
+        self, child: ChildProcess, spec: NspawnSpec, signals: AsyncIterator[int], draining: trio.CancelScope
     ) -> None:
         async for number in signals:
             if number == signal.SIGWINCH:
@@ -311,7 +317,7 @@ class _Session:
             elif child.exit_status is not None:
                 draining.cancel()  # it has ended; what is left is output that nobody takes
             elif self._program is not None:
-                self._program.send_signal(number)
+                self._program.send_signal(spec.signal_for(number))
             else:
                 self._stopped_by = number
                 child.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -21,6 +22,11 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 _NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STATE_DIRECTORY: Final = "/run/systemd/nspawn"
+INITS: Final = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init")
+"""What nspawn runs as a system's process 1: the first of these that the image has."""
+HALT_SIGNAL: Final = signal.SIGRTMIN + 3
+"""Has systemd as process 1 stop all of its services and power off; TERM would have it begin anew."""
+_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class NspawnSpec:
     """One container, as asked for."""
 
     root: str  # a writable merged tree on the host
-    argv: tuple[str, ...]
+    argv: tuple[str, ...]  # of a system: its init's, whose first word does not matter (INITS)
     machine: str  # unique on this host while it runs; letters, digits and dashes
     hostname: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +72,7 @@ class NspawnSpec:
     binds: tuple[Bind, ...] = ()
     read_only: bool = False  # the root; /run, /tmp's own mounts, binds and /dev remain as they are
     limits: Limits = Limits()
+    is_system: bool = False  # boots the image's own init as process 1, as root in /
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -81,6 +88,10 @@ class NspawnSpec:
         if any("\0" in text for text in (self.root, self.workdir, self.user, *self.argv, *self.env.values())):
             raise Refused("NUL cannot be passed to a program")
 
+    def signal_for(self, number: int) -> int:
+        """What the program is sent when this process gets signal `number`."""
+        return HALT_SIGNAL if self.is_system and number in _ENDING else number
+
     @property
     def search_path(self) -> tuple[str, ...]:
         """Where programs are looked for, in order."""
@@ -90,9 +101,11 @@ class NspawnSpec:
 def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> list[str]:
     """The command line. `interactive`: nspawn's stdin and stdout are a terminal; else stdio goes through as it is.
 
-    `bundle`: a directory whose config.json has `bundle_config`; only root without variables can do without it.
-    Everybody on the host can read a command line, and variables hold secrets.
+    `bundle`: a directory whose config.json has `bundle_config`. Without one the user is root, and variables stand in
+    the command line, which is for guests: everybody on this host could read them, and variables hold secrets.
     """
+    # A system has a console in any case: without one nobody would see what its services print there.
+    console = "interactive" if interactive else "read-only" if spec.is_system else "pipe"
     argv = [
         *([] if spec.network_namespace is None else ["nsenter", f"--net={spec.network_namespace}", "--"]),
         "systemd-nspawn",
@@ -104,12 +117,13 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
         f"--hostname={spec.hostname}",
         "--register=no",  # no machined, and none of its D-Bus round trips
         "--keep-unit",  # nor a scope of its own: neither works without systemd as PID 1
-        "--as-pid2",  # a stub init: the program is no PID 1, so signals act on it and orphans are reaped
+        # As PID 2 the program has a stub init beside it: signals act on it, and orphans are reaped.
+        "--boot" if spec.is_system else "--as-pid2",
         "--link-journal=no",
         "--resolv-conf=off",
         "--timezone=off",
-        f"--console={'interactive' if interactive else 'pipe'}",
-        f"--chdir={spec.workdir}",
+        f"--console={console}",
+        *([] if spec.is_system else [f"--chdir={spec.workdir}"]),
     ]
     if spec.users is not None:
         argv += [f"--private-users={spec.users.option}", "--private-users-ownership=off"]
@@ -117,8 +131,10 @@ def nspawn_argv(spec: NspawnSpec, *, interactive: bool, bundle: str | None) -> l
         argv.append("--private-network")
     if spec.read_only:
         argv.append("--read-only")
+    if bundle is None:
+        argv += [f"--setenv={name}={value}" for name, value in spec.env.items()]
     argv += [bind.option for bind in spec.binds]
-    return [*argv, "--", *spec.argv]
+    return [*argv, "--", *(spec.argv[1:] if spec.is_system else spec.argv)]
 
 
 def bundle_config(spec: NspawnSpec, user: User, open_files: tuple[int, int]) -> str:

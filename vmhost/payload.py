@@ -1,7 +1,8 @@
 """The program inside a container, as seen from the host: finding it, signalling it, learning how it ended.
 
 nspawn tells its leader's process id over NOTIFY_SOCKET (an abstract socket here, so no file is left by a crash).
-With --as-pid2 the leader is a stub init, and the program its child, with process id 2 inside.
+With --as-pid2 the leader is a stub init, and the program its child, with process id 2 inside; a system's leader is its
+init, and its program.
 
 How it ended: nspawn's exit code is the program's, but for every death by a signal it is 255. Since Linux 6.15 a pidfd
 tells the exit status of a process that was reaped by somebody else; before, and for a program that ended before it
@@ -30,6 +31,10 @@ _MESSAGE_BYTES: Final = 4096
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred
 _LEADER: Final = b"X_NSPAWN_LEADER_PID="
 _POLL_SECONDS: Final = 0.001
+REBOOTED: Final = 133
+SYSTEM_CODES: Final = (0, REBOOTED)
+"""What systemd-nspawn ends with for a system that powered off, or wants to be started again. A pidfd does not tell: for
+reboot(2) in a process namespace the kernel says only to the parent of its process 1 that INT ended that, or HUP."""
 
 
 class LeaderSocket:
@@ -92,7 +97,7 @@ class ContainerProcess:
         if self._pidfd < 0:
             return  # another file may have its number by now
         try:
-            signal.pidfd_send_signal(self._pidfd, signal.Signals(number))
+            signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
             return
 

@@ -19,6 +19,7 @@ from typing import Final
 from vmhost import limits
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
 from vmhost.idmap import UserRange
+from vmhost.nspawn import INITS
 from vmhost.users import ROOT, User, names_root, resolve_user
 
 _SYS_OPENAT2: Final = 437
@@ -171,6 +172,15 @@ def find_program(root: str, program: str, *, search: Sequence[str], workdir: str
     if found is not None:
         raise ProgramNotExecutable(f"{found} is not a program in this image")
     raise ProgramNotFound(f"the image has no program {program}", hint="give another after `--`")
+
+
+def find_init(root: str) -> None:
+    """See that nspawn will find one. Raises ProgramNotFound, ProgramNotExecutable."""
+    for path in INITS:
+        with suppress(ProgramNotFound):
+            find_program(root, path, search=(), workdir="/")
+            return
+    raise ProgramNotFound("the image has no init to boot", hint="it takes systemd or an /sbin/init; or leave -b out")
 
 
 def read_user(root: str, text: str) -> User:

@@ -82,6 +82,8 @@ class CreateContainer:
     log_max_size: int = CONTAINER_LOG_BYTES
     log_max_files: int = CONTAINER_LOG_FILES
     """Of what it prints so many files of so many bytes are kept."""
+    system: bool = False
+    """Boot the image's own init as process 1, with `command` as its arguments."""
 
 
 @dataclass(frozen=True, slots=True)

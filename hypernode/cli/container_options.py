@@ -68,6 +68,7 @@ def asked_for(config: Config, arguments: Mapping[str, Any]) -> CreateContainer:
         guest=arguments["guest"],
         hypervisor=arguments["hypervisor"],
         publish_all=arguments["publish_all"],
+        system=arguments["system"],
         log_max_size=config.log_max_size,
         log_max_files=config.log_max_files,
     )

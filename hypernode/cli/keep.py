@@ -28,6 +28,7 @@ from hypernode.errors import NodeGone, expected, first_leaf
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_KILLED, EXIT_OK
 from hypernode.limits import KEEPER_DIAL_SECONDS, NODE_BACK_SECONDS
 from hypernode.logs import set_up_logging
+from vmhost.payload import REBOOTED
 
 
 class _Report:
@@ -122,8 +123,9 @@ class _Keeping:
             if ran is None:
                 return
             state = self._keeper.state
-            policy = parse_policy(self._keeper.container.spec.asked.restart)  # that of now: it may be changed
-            again = policy.wants(ran.exit_code, state.restart_count, stopped=state.stopped)
+            asked = self._keeper.container.spec.asked  # that of now: it may be changed
+            again = parse_policy(asked.restart).wants(ran.exit_code, state.restart_count, stopped=state.stopped)
+            again = again or (asked.system and ran.exit_code == REBOOTED and not state.stopped)
             self._keeper.end_run(ran.exit_code, ran.error, oom_killed=ran.oom_killed, again=again)
             self._report.done(self._keeper)
             if not again:

@@ -51,6 +51,12 @@ _Entrypoint = Annotated[
         panel=_RUNNING,
     ),
 ]
+_System = Annotated[
+    bool,
+    _option(
+        "--system", "-b", help="Boot its own init (systemd) as process 1, with CMD as its arguments.", panel=_RUNNING
+    ),
+]
 _Env = Annotated[
     list[str] | None,
     _option("--env", "-e", metavar="NAME[=VALUE]", help="Set it; without a value as it is here.", panel=_RUNNING),
@@ -246,6 +252,7 @@ def boot(
     stop_signal: _StopSignal = None,
     stop_seconds: _StopSeconds = 10.0,
     entrypoint: _Entrypoint = None,
+    system: _System = False,
     env: _Env = None,
     env_file: _EnvFile = None,
     workdir: _Workdir = None,
@@ -304,6 +311,7 @@ def boot(
         hypernode boot hyper://KEY --keep build -- apt-get install -y nginx
         hypernode boot -d --name web -p 8080:80 --memory 512M --restart always hyper://KEY
         hypernode boot -d -e MODE=test --env-file app.env -v data:/var/lib/app --bind ./etc:/etc/app:ro hyper://KEY
+        hypernode boot -b --net user hyper://KEY
         hypernode boot --isolation vm --memory 1G --net user hyper://KEY
         hypernode boot "hyper://KEY?peer=/ip4/192.0.2.7/tcp/4001/p2p/12D3…" --stats boot.json -- ls /
     """

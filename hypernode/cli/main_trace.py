@@ -25,6 +25,7 @@ def trace(
         typer.Argument(metavar="[-- CMD ARG…]", help="Record this instead of the image's command, as boot takes it."),
     ] = None,
     entrypoint: Annotated[str | None, typer.Option("--entrypoint", metavar="PROGRAM", help="As for boot.")] = None,
+    system: Annotated[bool, typer.Option("--system", "-b", help="The start of a whole system, as for boot.")] = False,
     seconds: Annotated[
         float | None,
         typer.Option("--seconds", metavar="N", help="Stop a command that still runs after this (default 10)."),
@@ -57,6 +58,7 @@ def trace(
         link=link,
         command=command or [],
         entrypoint=entrypoint,
+        system=system,
         seconds=seconds,
         until_exit=until_exit,
         private=private,

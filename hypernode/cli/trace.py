@@ -14,7 +14,7 @@ from hypernode.cli.progress import EventPrinter, note
 from hypernode.cli.reach import reach_node
 from hypernode.cli.tables import plain, size_text
 from hypernode.config import Config
-from hypernode.containers.wishes import make_spec, unkept
+from hypernode.containers.wishes import SYSTEM_INIT, make_spec, unkept
 from hypernode.exit_codes import EXIT_OK
 from hypernode.limits import TRACE_SECONDS
 from vmhost.console import run_container
@@ -24,6 +24,9 @@ async def trace(config: Config, arguments: Mapping[str, Any]) -> int:
     """Run, record, publish or keep; say what it came to."""
     if arguments["until_exit"] and arguments["seconds"] is not None:
         raise Refused("--seconds and --until-exit exclude each other")
+    system = arguments["system"]
+    if system and arguments["entrypoint"] is not None:
+        raise Refused("a whole system is started by its own init", "choose --system or --entrypoint")
     seconds = TRACE_SECONDS if arguments["seconds"] is None else arguments["seconds"]
     if not 0 < seconds <= 86400:
         raise Refused("a recording takes more than 0 and at most 86400 seconds")
@@ -33,7 +36,7 @@ async def trace(config: Config, arguments: Mapping[str, Any]) -> int:
         read_deadline=config.read_deadline,
         refresh=arguments["refresh"],
         command=tuple(arguments["command"]),
-        entrypoint=arguments["entrypoint"],
+        entrypoint=SYSTEM_INIT if system else arguments["entrypoint"],
         record="private" if arguments["private"] else "publish",
     )
     async with reach_node(config) as node:
@@ -42,7 +45,7 @@ async def trace(config: Config, arguments: Mapping[str, Any]) -> int:
         async with held:
             # What the container prints is not what this command says.
             with trio.move_on_after(float("inf") if arguments["until_exit"] else seconds):
-                spec = make_spec(unkept(request.link), held.ready, config.data)
+                spec = make_spec(unkept(request.link, system=system), held.ready, config.data)
                 status = await run_container(spec, stdin=0, stdout=2, stderr=2, tty=False, on_first_output=lambda: None)
                 if status:
                     note(f"the command ended with {status}; its start is traced all the same")

@@ -215,7 +215,8 @@ async def _exec(keeper: Keeper, request: asked.ExecInContainer, call: Call) -> N
         terminal=TerminalSize(request.rows or 24, request.columns or 80) if request.tty else None,
     )
     if keeper.state.status != "running":
-        raise Conflict(f"container {keeper.container.spec.name} is {keeper.state.status}", "unpause it first")
+        hint = "unpause it first" if keeper.state.status == "paused" else "it has to run: see `hypernode logs`"
+        raise Conflict(f"container {keeper.container.spec.name} is {keeper.state.status}", hint)
     try:
         told = _Exec(keeper, spec)
         told.tell("exec_create")

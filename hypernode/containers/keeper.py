@@ -121,14 +121,15 @@ class Keeper:
         self._ready = ready
         self.timings = dict(ready["timings"])
         self._booted_at = trio.current_time()
-        image = ready["config"]
+        image, asked = ready["config"], self.container.spec.asked
+        usual = "SIGRTMIN+3" if asked.system else image["stop_signal"] or "SIGTERM"
         self._put(
             root=ready["root"],
             link=ready["link"],
             version=ready["version"],
             command=tuple(ready["argv"]),
             image=image,
-            stop_signal=self.container.spec.asked.stop_signal or image["stop_signal"] or "SIGTERM",
+            stop_signal=asked.stop_signal or usual,
         )
 
     def begin_run(self, asked: CreateContainer) -> trio.CancelScope:

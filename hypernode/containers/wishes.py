@@ -30,6 +30,8 @@ _DIRECTORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?")
 NETWORKS: Final = {"host": ("none", "user", "host"), "vm": ("none", "user")}
 """By isolation."""
+SYSTEM_INIT: Final = "/sbin/init"
+"""The name of a whole system's program, under which its starts are traced: whatever its init is."""
 DRIVES: Final = ("auto", "fuse", "nbd")
 _MEMORY_MIN: Final = 4 << 20
 _MEMORY_MAX: Final = 1 << 52
@@ -56,6 +58,8 @@ def check(asked: CreateContainer) -> None:
     for text in asked.binds:
         parse_bind(text)
     _check_isolation(asked)
+    if asked.system and (asked.entrypoint, asked.user, asked.workdir) != (None, None, None):
+        raise Refused("a whole system is started by its own init, as root", "leave out --entrypoint, --user, --workdir")
     if (asked.ports or asked.publish_all) and asked.network == "host":
         raise Refused("with this host's network there is nothing to publish", "leave --port out")
     for text in asked.ports:
@@ -125,9 +129,9 @@ def updated(request: UpdateContainer, asked: CreateContainer) -> CreateContainer
     return changed
 
 
-def unkept(link: str) -> ContainerSpec:
+def unkept(link: str, *, system: bool) -> ContainerSpec:
     """Of a container that nobody is to find: it is run and gone."""
-    return ContainerSpec(new_id(), "", "", CreateContainer(link), foreground=True)
+    return ContainerSpec(new_id(), "", "", CreateContainer(link, system=system), foreground=True)
 
 
 def boot_request(spec: ContainerSpec) -> Boot:
@@ -139,7 +143,7 @@ def boot_request(spec: ContainerSpec) -> Boot:
         read_deadline=asked.read_deadline,
         refresh=asked.refresh,
         command=asked.command,
-        entrypoint=asked.entrypoint,
+        entrypoint=SYSTEM_INIT if asked.system else asked.entrypoint,
         prefetch=asked.prefetch,
         prefetch_rate=asked.prefetch_rate,
         learn=asked.learn,
@@ -161,11 +165,12 @@ def make_spec(spec: ContainerSpec, ready: Mapping[str, Any], directories: Path) 
     return NspawnSpec(
         root=ready["root"],
         argv=tuple(ready["argv"]),
+        is_system=asked.system,
         machine=spec.machine,
         hostname=hostname,
         env=environment,
-        workdir=asked.workdir or settings["workdir"] or "/",
-        user=settings["user"] or "root" if asked.user is None else asked.user,
+        workdir="/" if asked.system else asked.workdir or settings["workdir"] or "/",
+        user="root" if asked.system else settings["user"] or "root" if asked.user is None else asked.user,
         users=None if ready["users"] is None else UserRange(*ready["users"]),
         host_network=asked.network == "host",
         user_network=asked.network == "user",

@@ -132,6 +132,8 @@ def test_no_port(text: str) -> None:
         {"env": ("A=\udcff",)},
         {"env": ("A=\x1b[31m",)},
         {"stop_seconds": -1.0},
+        {"system": True, "user": "nobody"},
+        {"system": True, "entrypoint": ""},
     ],
 )
 def test_what_cannot_be_is_refused_with_words(wish: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hyperlog.errors import Refused
 from vmhost.mount_syscalls import MountPoint
 from vmhost.nspawn import (
+    HALT_SIGNAL,
     Bind,
     NspawnSpec,
     bundle_config,
@@ -71,6 +73,18 @@ def test_another_user_and_variables_come_as_a_bundle() -> None:
     assert config["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}]
     assert config["root"] == {"path": "/run/x/root"}
     assert config["process"]["user"] == {"uid": 33, "gid": 34, "additionalGids": [4]}
+
+
+def test_a_system_runs_its_own_init_and_is_told_to_power_off() -> None:
+    system = replace(SPEC, argv=("/sbin/init", "--unit=x"), is_system=True, env={"A": "1"})
+    argv = nspawn_argv(system, interactive=False, bundle=None)
+    assert {"--boot", "--console=read-only", "--setenv=A=1"} <= set(argv)
+    assert not {"--as-pid2", "--chdir=/"} & set(argv)
+    assert argv[-2:] == ["--", "--unit=x"]
+    assert "--console=interactive" in nspawn_argv(system, interactive=True, bundle="/run/x/bundle")
+    sent = {number: system.signal_for(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    assert sent == {signal.SIGTERM: HALT_SIGNAL, signal.SIGINT: HALT_SIGNAL, signal.SIGUSR1: signal.SIGUSR1}
+    assert SPEC.signal_for(signal.SIGTERM) == signal.SIGTERM
 
 
 def test_a_program_cannot_be_taken_for_an_option() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hyperlog.errors import Refused
 from vmhost.errors import ProgramNotExecutable, ProgramNotFound, RootUnusable
-from vmhost.rootfs import find_program, make_workdir, names_in_run, prepare_root, read_user
+from vmhost.rootfs import find_init, find_program, make_workdir, names_in_run, prepare_root, read_user
 from vmhost.users import ROOT, User
 
 SEARCH = ("/usr/bin", "/bin")
@@ -72,6 +72,19 @@ def test_what_cannot_be_run_is_told_apart(root: Path) -> None:
             find_program(str(root), name, search=SEARCH, workdir="/")
     with pytest.raises(RootUnusable, match="no directory /absent"):
         find_program(str(root), "tool", search=SEARCH, workdir="/absent")
+
+
+def test_a_system_needs_an_init(root: Path) -> None:
+    with pytest.raises(ProgramNotFound, match="no init"):
+        find_init(str(root))
+    (root / "sbin").mkdir()
+    (root / "sbin/init").write_text("no program")
+    with pytest.raises(ProgramNotExecutable, match="/sbin/init"):
+        find_init(str(root))
+    (root / "lib").mkdir()
+    (root / "lib/systemd").mkdir()
+    program(root / "lib/systemd/systemd")
+    find_init(str(root))
 
 
 def test_a_missing_working_directory_is_made_inside(root: Path) -> None:

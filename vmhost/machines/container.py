@@ -6,7 +6,7 @@
 
 The guest's first and only container is led by an idle program of the guest's own; the image's command is then run into
 it as any later one is: the agent looks up user, directory and program where the image's links mean what they should,
-gives it a terminal, and tells how it ended. With the command the machine ends.
+gives it a terminal, and tells how it ended. With the command the machine ends. A whole system is led by its own init.
 
 The machine and the host share no network but what was asked for. In the guest the container has the guest's own: a
 second network inside of the first would separate nothing.
@@ -202,7 +202,7 @@ class _Run:
             elif self._stop_requests >= STOP_SIGNALS_TO_KILL:
                 self._container.kill()
             else:
-                self._main.signal(number)
+                self._main.signal(self._spec.signal_for(number))
 
     async def contain(self, vm: VirtualMachine, *, is_quick: bool, asleep: bool) -> int:
         """The program's exit code."""
@@ -245,13 +245,19 @@ class _Run:
                 if asleep:
                     await agent.reseed(f"host={self._spec.hostname}")
                 await self._mount(agent)
-                lead = await self._lead(agent, vm.accelerator)
+                lead = await self._lead(agent, vm.accelerator)  # of a system it is the program
                 if self._spec.limits.cpus is not None and self._spec.limits.cpus < vm.spec.cpus:
                     await agent.limit(self._spec.machine, cpus=self._spec.limits.cpus, memory=None)
-                main = await self._start(agent)
+                main = lead if self._spec.is_system else await self._start(agent)
             self._main = main
             self._container = AgentMachine(
-                vm, agent, self._spec, main, lead=lead, about=self.about, unsavable=self._unsavable()
+                vm,
+                agent,
+                self._spec,
+                main,
+                lead=None if lead is main else lead,
+                about=self.about,
+                unsavable=self._unsavable(),
             )
             self._on_started(self._container)
             code = await self._streams.relay(main)
@@ -283,6 +289,8 @@ class _Run:
     def _unsavable(self) -> str | None:
         if self._setup.layer is not None or self._spec.binds:
             return "directories of this host (--keep, --volume, --bind) cannot be saved with a machine"
+        if self._spec.is_system:
+            return "whole systems (--system) are not saved with their machines"
         if self._setup.pci_devices:
             return "devices of this host (--gpu) cannot be saved with a machine"
         if "shape" not in self.about:
@@ -323,26 +331,19 @@ class _Run:
 
     async def _lead(self, agent: Agent, accelerator: Accelerator) -> Session:
         """systemd-nspawn, whose container the image's command is then run into. Raises ContainerFailed."""
-        idle = replace(
-            self._spec,
-            root=_ROOT,
-            argv=_IDLE,
-            env={},
-            workdir="/",
-            user="root",
-            host_network=True,
-            binds=(
-                Bind(_TOOL, _IDLE[0], read_only=True),
-                *(replace(bind, source=f"{_BINDS}/{place}") for place, bind in enumerate(self._spec.binds)),
-            ),
-        )
         shown = await guest_binds(agent, self._spec, _ROOT, _PLACE, network=self._setup.network)
-        idle = replace(idle, binds=(*shown, *idle.binds))
+        theirs = [replace(bind, source=f"{_BINDS}/{place}") for place, bind in enumerate(self._spec.binds)]
+        led = replace(
+            self._spec, root=_ROOT, host_network=True, binds=(*shown, Bind(_TOOL, _IDLE[0], read_only=True), *theirs)
+        )
+        if not led.is_system:
+            led = replace(led, argv=_IDLE, env={}, workdir="/", user="root")
         environment = {"SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
         if accelerator is Accelerator.TCG:
             environment["SYSTEMD_SECCOMP"] = "0"  # compiling the filter takes half of nspawn's time there
-        argv = nspawn_argv(idle, interactive=False, bundle=None)
-        lead = await agent.exec(argv, env=environment, leads=self._spec.machine)
+        terminal = self._streams.size() if self._streams.tty and led.is_system else None
+        argv = nspawn_argv(led, interactive=terminal is not None, bundle=None)
+        lead = await agent.exec(argv, env=environment, tty=terminal, leads=self._spec.machine)
         if not await lead.running():
             words = (await collect(lead.stderr)).decode("utf-8", "replace").strip()
             raise ContainerFailed(f"systemd-nspawn could not start the container: {words or 'it ended at once'}")

@@ -55,7 +55,8 @@ local function drop_capabilities(bounding)
 end
 
 local function enter(container)
-  check(posix.write_file("/sys/fs/cgroup" .. container.cgroup .. "/cgroup.procs", "0"), "unavailable", "cannot join the container's control group")
+  local group = "/sys/fs/cgroup" .. (container:entrance() or container.cgroup)
+  check(posix.write_file(group .. "/cgroup.procs", "0"), "unavailable", "cannot join the container's control group")
   drop_capabilities(container.capabilities)
   local kinds = bit.bor(posix.CLONE_NEWNS, posix.CLONE_NEWUTS, posix.CLONE_NEWIPC, posix.CLONE_NEWNET, posix.CLONE_NEWCGROUP)
   if container.own_users then

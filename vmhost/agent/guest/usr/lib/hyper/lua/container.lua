@@ -49,11 +49,15 @@ local function has_executed(pid)
   return flags ~= nil and bit.band(tonumber(flags), 0x40) == 0 -- PF_FORKNOEXEC
 end
 
--- Wait for the leader's first child, which is the program; then the container can be entered.
+-- Wait for the program; then the container can be entered. It is the leader's first child, or the leader itself if that
+-- executes something: as process 2's stub it never does, as a whole system's process 1 it becomes its init.
 function Container:look()
   local listing = not self.closed and children(self.leader)
   if not listing then
     return
+  end
+  if has_executed(self.leader) then
+    return self:run(self.leader, status_of(self.leader) or "")
   end
   for pid in listing do
     local status = status_of(pid)
@@ -70,13 +74,19 @@ function Container:run(pid, status)
   self.program = posix.open_pidfd(pid)
   self.root = posix.open(place .. "/root", posix.O_PATH + posix.O_DIRECTORY)
   self.pids = posix.open(place .. "/ns/pid", posix.O_RDONLY)
-  self.cgroup = (posix.read_file(place .. "/cgroup", 4096) or ""):match("0::(/[^\n]*)")
+  local group = self:entrance() -- systemd moves into one of its own below it
+  self.cgroup = group and group:gsub("/init%.scope$", "")
   self.capabilities = status:match("\nCapBnd:%s+(%x+)")
   self.own_users = posix.readlink(place .. "/ns/user") ~= posix.readlink("/proc/self/ns/user")
   if self.program and self.root and self.pids and self.cgroup then
     self.ready = true
     self.on_running(pid)
   end
+end
+
+-- The control group to join: a system's init gives controllers to those below its own, which then take no process.
+function Container:entrance()
+  return (posix.read_file(("/proc/%d/cgroup"):format(self.leader), 4096) or ""):match("0::(/[^\n]*)")
 end
 
 -- To the program; before there is one, to nspawn, which then gives up.
