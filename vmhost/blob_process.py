@@ -40,6 +40,7 @@ from vmhost.blob_protocol import (
     decode_message,
 )
 from vmhost.fuse_protocol import Op, Request
+from vmhost.patience import PatientPoll
 
 _DESCRIPTORS_MAX: Final = 4
 _BATCH: Final = ASKED_AT_ONCE  # requests between two looks at what the node says
@@ -80,8 +81,9 @@ class BlobProcess:
                 self._hear()
             self._control.setblocking(False)
             ready.register(self._device, select.EPOLLIN)
+            patient = PatientPoll(ready)
             while True:
-                if any(descriptor != self._device for descriptor, _ in ready.poll()):
+                if any(descriptor != self._device for descriptor, _ in patient.wait()):
                     self._hear_all()
                 is_mounted = self._take_some()
                 self._ask()

@@ -10,6 +10,7 @@ BLOB_CACHE_BYTES: Final = 1 << 20  # of unpacked blocks in the process that serv
 BLOB_LEARN_BLOCKS: Final = 256  # whose places it is told at once, at most: half a millisecond of the node
 BLOB_PROCESS_RESTARTS: Final = 5  # of one that ended within a second, before the mounts are given up
 BLOB_WORDS_SECONDS: Final = 5.0  # for it to take a message
+BLOB_AWAKE_SECONDS: Final = 100e-6  # for the next request, before sleeping: a reader's waking and a little more
 FUSE_BACKGROUND: Final = 256  # the kernel's cap on read-ahead requests in flight; its 12 would starve fetching
 
 NBD_CONNECTIONS: Final = 8  # at once to one machine's disks: QEMU has one for each
