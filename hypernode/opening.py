@@ -10,14 +10,13 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from hyperlog.errors import HyperError, NoProvider, NotFound, StoreFull
-from hyperlog.ids import to_text
+from hyperlog.ids import BlockId, to_text
 from hyperlog.link import Link, parse_link
 from hyperlog.log import Log
 from hypernode.config import Config
@@ -26,7 +25,6 @@ from hypernode.limits import EROFS_CACHE_FILES_MAX, MANIFEST_STALL_SECONDS, SYNC
 from hypernode.node import Node
 from hypernode.opened import OpenedImage
 from hypernode.stopwatch import Stopwatch
-from hypernode.tables import tell_table
 from images.catalog import Catalog, Resolved
 from images.erofs import build_erofs
 from images.hot import TracedBlob
@@ -133,28 +131,42 @@ async def open_image(
         if begin is not None:
             begin(log, resolved, source)
         await tell("fetching the manifest")
-        manifest = await fetch_manifest(reference, source)
-        await tell_table(node.swarm, link.key, manifest)
+        payloads = await _fetch_payloads(reference, source)
+        # In one go: between two of them this thread would be waited for, which has the start's blocks to fetch.
+        manifest, blocks, metadata = await trio.to_thread.run_sync(_derive, node.config, reference, payloads, watch)
+        node.swarm.add_table(link.key, manifest.id, blocks)
+        blob = TracedBlob(BlobReader(manifest, source, node.raw_blocks), source)
+        opened = OpenedImage(source, blob, MountableImage(manifest.id.hex(), blob, metadata, reference, manifest))
+        node.opened.put(link.key, reference, opened)
     else:
         source, manifest = opened.source, opened.mountable.manifest
         counted_before = source.statistics()
         if begin is not None:
             begin(log, resolved, source)
+        watch.lap("manifest")
+        await trio.to_thread.run_sync(erofs_header, node.config, manifest)  # it may have been forgotten
     node.records.remember_use(link.key, resolved.entry)
-    watch.lap("manifest")
-    await tell("mounting")
-    metadata = await trio.to_thread.run_sync(partial(erofs_header, node.config, manifest))
-    if opened is None:
-        blob = TracedBlob(BlobReader(manifest, source, node.raw_blocks), source)
-        mountable = MountableImage(manifest.id.hex(), blob, metadata, reference, manifest)
-        opened = OpenedImage(source, blob, mountable)
-        node.opened.put(link.key, reference, opened)
     watch.lap("header")
+    await tell("mounting")
     return OpenImage(link, log, resolved, manifest, source, opened.blob, opened.mountable, counted_before, watch)
+
+
+def _derive(
+    config: Config, reference: ManifestRef, payloads: Sequence[bytes], watch: Stopwatch
+) -> tuple[Manifest, list[tuple[BlockId, int]], Path]:
+    """The manifest, its table of blocks, its header. Blocks. Raises `Corrupt` kinds, `StoreFull`."""
+    manifest = join_manifest(reference, payloads)
+    watch.lap("manifest")
+    return manifest, list(manifest.stored_blocks()), erofs_header(config, manifest)
 
 
 async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manifest:
     """The manifest, what is missing of it fetched. Raises `NoProvider`, `Corrupt` kinds."""
+    return await trio.to_thread.run_sync(join_manifest, reference, await _fetch_payloads(reference, source))
+
+
+async def _fetch_payloads(reference: ManifestRef, source: StoredSource) -> list[bytes]:
+    """Of the manifest's blocks. Raises `NoProvider`."""
     payloads: list[bytes] = [b""] * len(reference.blocks)
     slots = trio.CapacityLimiter(_MANIFEST_FETCHES)
 
@@ -173,7 +185,7 @@ async def fetch_manifest(reference: ManifestRef, source: StoredSource) -> Manife
             f"nobody delivered what is missing of the manifest for {MANIFEST_STALL_SECONDS:g} s",
             "is a peer that has all of the image online?",
         )
-    return await trio.to_thread.run_sync(join_manifest, reference, payloads)
+    return payloads
 
 
 def erofs_header(config: Config, manifest: Manifest) -> Path:

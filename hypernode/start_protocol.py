@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Final
+
+TYPE_CHECKING = False  # typing's takes 5 ms to import
+if TYPE_CHECKING:
+    from typing import Final
 
 HEAD: Final = struct.Struct("=IIIII")
 PID: Final = struct.Struct("=i")

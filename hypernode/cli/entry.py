@@ -9,9 +9,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping, Sequence
 
 from hypernode.home import SYSTEM_CONFIG, default_home, user_config
+
+TYPE_CHECKING = False  # typing's takes 5 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _SWITCHES = ("--mdns", "--no-mdns")
 _ALLOCATED = 50_000
