@@ -104,10 +104,10 @@ class Announcer:
         for live in self._sessions(log).values():
             live.tell_table(table)
 
-    def note_came(self, block: BlockId) -> None:
-        """A block has come; whether it was kept will be looked at when it is time to tell."""
+    def note_came(self, blocks: Iterable[BlockId]) -> None:
+        """Blocks have come; whether they were kept will be looked at when it is time to tell."""
         if self._known:
-            self._came[block] = trio.current_time()
+            self._came.update(dict.fromkeys(blocks, trio.current_time()))
             self._news.set()
 
     def tell_again(self, log: LogKey) -> None:

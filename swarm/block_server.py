@@ -95,11 +95,12 @@ class BlockServer:
             await self._load(lane)
             if self._session.has_output:
                 return True
-        while self._loaded[lane] and room > 0:
-            wanted, payload = self._loaded[lane][0]
-            if payload is not None and not await self._may_send(wanted, len(payload)):
+        loaded, is_limited = self._loaded[lane], self._policy.throttle is not None
+        while loaded and room > 0:
+            wanted, payload = loaded[0]
+            if is_limited and payload is not None and not await self._may_send(wanted, len(payload)):
                 break
-            self._loaded[lane].popleft()
+            loaded.popleft()
             self._answer(wanted, payload)
             room -= wanted.bytes_max
         return True
@@ -125,30 +126,23 @@ class BlockServer:
         self._loaded[lane].extend(found)
 
     def _take_asked(self, lane: Lane) -> list[Wanted]:
+        log = self._session.log
+        assert log is not None
         asked: list[Wanted] = []
         room = READ_AHEAD_BYTES
         now = trio.current_time()
-        while room > 0 and len(asked) < SERVE_BATCH_MAX and self._session.asked_lane is lane:
-            wanted = self._session.next_asked()
-            if wanted is None:
-                break
-            why = self._why_not(wanted, now)
-            if why is None:
+        policy = self._policy
+        serves, is_fetching = policy.giving.serves(log), policy.is_fetching(log)
+        while room > 0 and len(asked) < SERVE_BATCH_MAX and (wanted := self._session.next_asked(lane)) is not None:
+            if not serves:
+                self._session.refuse(wanted, Why.NOT_SERVING)
+            elif is_fetching or policy.grants.may_serve(self._remote, wanted, now):
                 asked.append(wanted)
                 room -= wanted.bytes_max
             else:
-                self._session.refuse(wanted, why)
+                policy.totals.soon_said += 1
+                self._session.refuse(wanted, Why.SOON)
         return asked
-
-    def _why_not(self, wanted: Wanted, now: float) -> Why | None:
-        log = self._session.log
-        assert log is not None
-        if not self._policy.giving.serves(log):
-            return Why.NOT_SERVING
-        if self._policy.is_fetching(log) or self._policy.grants.may_serve(self._remote, wanted, now):
-            return None
-        self._policy.totals.soon_said += 1
-        return Why.SOON
 
     def _read_cached(self, asked: Sequence[Wanted]) -> list[tuple[Wanted, bytes | None]]:
         """The first of them, up to one that a disk may have to be waited for."""

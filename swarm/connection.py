@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 
@@ -273,7 +273,7 @@ class LiveSession:
             room -= len(data)
             for kind, events in groupby(self._session.receive(data), type):
                 if kind is BlockCame:
-                    self._on_blocks([event for event in events if isinstance(event, BlockCame)])
+                    self._on_blocks(cast("list[BlockCame]", list(events)))
                     continue
                 for event in events:
                     self._dispatch(event)

@@ -13,8 +13,8 @@ that neighbours of a table go out as one request for a run.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -41,7 +41,7 @@ class _Wait:
     As an event for one task, without what an event costs: there is one of these for every block.
     """
 
-    __slots__ = ("_task", "is_over", "lane", "log", "payload", "until")
+    __slots__ = ("is_over", "lane", "log", "payload", "task", "until")
 
     def __init__(self, log: LogKey, lane: Lane, until: float) -> None:
         self.log = log
@@ -49,22 +49,17 @@ class _Wait:
         self.until = until
         self.payload: bytes | None = None
         self.is_over = False
-        self._task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None
 
     def end(self, payload: bytes | None = None) -> None:
         self.payload = payload
         self.is_over = True
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+            self.task = None
 
-    async def over(self) -> None:
-        assert not self.is_over
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -81,7 +76,7 @@ class FetchPolicy:
 class Fetcher:
     """`why_none` says in words why a log has no provider; `hurry` is told when somebody begins to wait for one.
 
-    `is_hopeless`: whether all known peers of a log were dropped for lying. `on_kept` is told of every block that came.
+    `is_hopeless`: whether all known peers of a log were dropped for lying. `on_came` is told of every block that came.
     """
 
     def __init__(
@@ -92,7 +87,7 @@ class Fetcher:
         why_none: Callable[[LogKey], str],
         hurry: Callable[[LogKey], None],
         is_hopeless: Callable[[LogKey], bool],
-        on_came: Callable[[BlockId], None],
+        on_came: Callable[[Sequence[BlockId]], None],
     ) -> None:
         self.policy = policy
         self._totals = totals
@@ -154,7 +149,8 @@ class Fetcher:
         wait = _Wait(log, lane, trio.current_time() + self.policy.give_up_seconds)
         self._begin(block, min(bytes_max, BLOCK_BYTES_MAX), wait)
         try:
-            await wait.over()
+            wait.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(wait.abort)
         finally:
             self._waiting[log] -= 1
             if not wait.is_over:
@@ -169,6 +165,8 @@ class Fetcher:
     def _begin(self, block: BlockId, bytes_max: int, wait: _Wait) -> None:
         # No await in here, or from here to the wait: two callers must not both start a transfer.
         log, lane = wait.log, wait.lane
+        if not self._waits:
+            self._busy.set()
         waits = self._waits.get(block)
         if waits is None:
             self._waits[block] = [wait]
@@ -177,13 +175,13 @@ class Fetcher:
         self._waiting[log] += 1
         for live in self._scheduler.want(block, bytes_max, log, lane):
             live.hurry(block, lane)
-        if lane is Lane.MISS and not self._due.is_set():
-            # At once; those that come before others had their turn go together.
-            self._send_asks()
-        self._due.set()
+        if not self._due.is_set():
+            if lane is Lane.MISS:
+                # At once; those that come before others had their turn go together.
+                self._send_asks()
+            self._due.set()
         if lane is Lane.MISS and not self._has_timer and self._scheduler.has_timers:
             self._urged.set()
-        self._busy.set()
         if self._scheduler.peers_of(log) == 0:
             self._hurry(log)
 
@@ -231,9 +229,10 @@ class Fetcher:
     def on_heard(self, live: LiveSession) -> None:
         self._scheduler.heard(live, trio.current_time())
 
-    def on_blocks(self, live: LiveSession, came: Iterable[BlockCame]) -> None:
+    def on_blocks(self, live: LiveSession, came: Sequence[BlockCame]) -> None:
         """All that came at once: what is asked for next is decided once."""
         totals, now = self._totals, trio.current_time()
+        kept: list[BlockId] = []
         for _, block, payload in came:
             size = len(payload)
             want = self._scheduler.delivered(live, block, size, now)
@@ -249,7 +248,9 @@ class Fetcher:
                 wait.end(payload)
             for other in want.asked:
                 other.cancel(block)
-            self._on_came(block)
+            kept.append(block)
+        if kept:
+            self._on_came(kept)
         self._due.set()
 
     def on_refused(self, live: LiveSession, came: BlockRefused) -> None:
@@ -327,9 +328,9 @@ class Fetcher:
                 self._drop(block)
 
     def _send_asks(self) -> None:
-        by_peer: dict[LiveSession, list[Ask[LiveSession]]] = {}
+        by_peer: defaultdict[LiveSession, list[Ask[LiveSession]]] = defaultdict(list)
         for ask in self._scheduler.plan(trio.current_time()):
-            by_peer.setdefault(ask.peer, []).append(ask)
+            by_peer[ask.peer].append(ask)
         for live, asks in by_peer.items():
             self._send(live, asks)
 
@@ -341,15 +342,16 @@ class Fetcher:
             table = self._shared_table(live, ask)
             count = 1
             if ask.place is None or table is None:
-                while (
-                    at + count < len(asks)
-                    and (asks[at + count].lane, asks[at + count].is_patient) == (ask.lane, ask.is_patient)
-                    and self._shared_table(live, asks[at + count]) is None
-                ):
-                    count += 1
-                group = asks[at : at + count]
-                live.request([(one.block, one.bytes_max) for one in group], ask.lane, is_patient=ask.is_patient)
-                at += count
+                lane, is_patient = ask.lane, ask.is_patient
+                group = [(ask.block, ask.bytes_max)]
+                for other in asks[at + 1 :]:
+                    if other.lane is not lane or other.is_patient is not is_patient:
+                        break
+                    if other.place is not None and self._shared_table(live, other) is not None:
+                        break
+                    group.append((other.block, other.bytes_max))
+                live.request(group, lane, is_patient=is_patient)
+                at += len(group)
                 continue
             while (
                 at + count < len(asks)

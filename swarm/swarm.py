@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -87,15 +87,13 @@ class SwarmConfig:
 class LogSource:
     """Blocks from the peers of one log. Fits the port `images.source.BlockSource`."""
 
-    def __init__(self, fetcher: Fetcher, key: LogKey, swarm: Swarm) -> None:
+    def __init__(self, fetcher: Fetcher, key: LogKey) -> None:
         self._fetcher = fetcher
         self._key = key
-        self._swarm = swarm
 
-    async def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> bytes:
+    def get(self, block_id: BlockId, bytes_max: int, *, lane: Lane = Lane.MISS) -> Coroutine[Any, Any, bytes]:
         """The block's stored bytes, verified. Raises `NoProvider`, or `Corrupt` if it is longer than `bytes_max`."""
-        self._swarm.need_network()
-        return await self._fetcher.get(self._key, block_id, bytes_max, lane=lane)
+        return self._fetcher.get(self._key, block_id, bytes_max, lane=lane)
 
 
 class BanBook(Protocol):
@@ -151,7 +149,7 @@ class Swarm:
             why_none=self.why_none,
             hurry=self._hurry,
             is_hopeless=self._is_hopeless,
-            on_came=lambda block: self._announcer.note_came(block),
+            on_came=lambda blocks: self._announcer.note_came(blocks),
         )
         self._announcer = Announcer(self._serving, self._fetcher, lambda key: self._sessions.of(key), find_table)
         self._replicator = Replicator(
@@ -271,6 +269,7 @@ class Swarm:
 
     def _hurry(self, key: LogKey) -> None:
         """Somebody waits for `key` and it has no peer."""
+        self.need_network()
         self._membership.hurry(key)
         self._finder.hurry(key)
 
@@ -330,7 +329,7 @@ class Swarm:
     def source(self, key: LogKey) -> LogSource:
         """Blocks from the peers of a joined log."""
         assert key in self._sessions.logs
-        return LogSource(self._fetcher, key, self)
+        return LogSource(self._fetcher, key)
 
     def _is_hopeless(self, key: LogKey) -> bool:
         """Whether everybody who is known to share a log was dropped for lying, or is in another swarm."""

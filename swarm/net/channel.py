@@ -232,15 +232,21 @@ class Channel(BaseSession):
                 while unsent and count >= len(unsent[0]):
                     count -= len(unsent.popleft())
                 if count:
+                    # That it took a part says that it is full: no need to ask again.
                     unsent[0] = memoryview(unsent[0])[count:]
+                    self._wait_to_send()
+                    break
         except BlockingIOError:
-            if self._unsent_bytes > UNSENT_BYTES_MAX:
-                raise PeerMisbehaved("the peer does not read") from None
-            self._stuck.set()
+            self._wait_to_send()
         except OSError as error:
             raise ConnectionClosedError(str(error)) from error
         if self._room and self.has_room:
             self._room.unpark_all()
+
+    def _wait_to_send(self) -> None:
+        if self._unsent_bytes > UNSENT_BYTES_MAX:
+            raise PeerMisbehaved("the peer does not read")
+        self._stuck.set()
 
     async def flush_forever(self) -> None:
         """Send on what the kernel did not take at once. Raises `ConnectionClosedError`."""

@@ -8,6 +8,7 @@ a connection, every task that waits on it is woken and told.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final
@@ -45,7 +46,7 @@ class MuxedStream(IMuxedStream):
         self.flow = flow
         self.connection = connection
         self._news = trio.lowlevel.ParkingLot()
-        self._deadline = float("inf")
+        self._deadline = math.inf
 
     def wake(self) -> None:
         """Something changed: bytes, a window, an end."""
@@ -89,6 +90,9 @@ class MuxedStream(IMuxedStream):
             await self.connection.wait_room()
 
     async def _wait(self) -> None:
+        if self._deadline == math.inf:  # a scope costs as much as the rest of a turn
+            await self._news.park()
+            return
         with trio.move_on_at(self._deadline):
             await self._news.park()
             return

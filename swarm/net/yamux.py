@@ -40,8 +40,8 @@ WINDOW_FIRST: Final = 256 << 10
 WINDOW_OPENED: Final = 1 << 20
 """Of a stream that we open, from its beginning, while a session's streams have less than half of what they may have
 all together: who opens one asks, and what is answered need not stop after 256 KiB until we are heard to read it."""
-FRAME_BYTES_MAX: Final = 288 << 10
-"""Payload of one frame that we send."""
+FRAME_BYTES_MAX: Final = 4 * ((64 << 10) + 9)
+"""Payload of one frame that we send: four usual blocks and their heads, so that none of them is cut in two."""
 
 _JOINED_BYTES: Final = 32 << 10
 _SMALL_FRAME: Final = 256
@@ -136,6 +136,7 @@ class Yamux:
         """Bytes that may still come for streams that we ended."""
         self._came = 0
         """Bytes that were decrypted together with what is looked at now."""
+        self._kept: dict[Flow, int] = {}  # of those, what lies unread where it was decrypted
         self._flow: Flow | None = None
         self._left = 0
         self._flags = 0
@@ -279,9 +280,15 @@ class Yamux:
         """Take in what arrived. Raises `PeerMisbehaved`, `PeerTooSlow`."""
         view = memoryview(data)
         self._came = memoryview(view.obj).nbytes
-        at, end = 0, len(view)
-        if end < _SMALL_FRAME and (self._left >= end or end < HEADER.size):
+        size = len(view)
+        if size < _SMALL_FRAME and (self._left >= size or size < HEADER.size):
             self._pay(1, now)
+        self._take_in(view, now)
+        if self._kept:
+            self._copy_few(view.obj)
+
+    def _take_in(self, view: memoryview, now: float) -> None:
+        at, end = 0, len(view)
         while at < end:
             if self._left:
                 step = min(self._left, end - at)
@@ -366,12 +373,14 @@ class Yamux:
     def _keep(self, flow: Flow, piece: memoryview) -> None:
         if flow.is_reset:
             return
-        # What is half of what was decrypted with it stays there; the rest is copied, so that no more than twice of what
-        # is counted as unread is held.
+        # What is half of what was decrypted with it stays there, as do pieces of a stream that are half together
+        # (`_copy_few`). The rest is copied: no more than twice of what is counted as unread is held, and for each
+        # stream what was decrypted with the first that its reader left.
         pieces, size = flow.pieces, len(piece)
-        if 2 * size >= self._came:
+        if 2 * size >= self._came or size >= _JOINED_BYTES:
             pieces.append(piece)
-        elif size < _JOINED_BYTES and pieces and isinstance(pieces[-1], bytearray):
+            self._kept[flow] = self._kept.get(flow, 0) + size
+        elif pieces and isinstance(pieces[-1], bytearray):
             pieces[-1] += piece
         else:
             pieces.append(bytearray(piece))
@@ -380,6 +389,15 @@ class Yamux:
         self.touched[flow] = None
         if self._memory.unread > UNREAD_BYTES_ALL_MAX and self._unread > WINDOW_FIRST:
             raise PeerTooSlow("more unread bytes than this node holds")
+
+    def _copy_few(self, held: object) -> None:
+        """Streams with less than half of what was decrypted at once do not hold all of it."""
+        for flow, size in self._kept.items():
+            if 2 * size < self._came:
+                flow.pieces = deque(
+                    bytearray(one) if isinstance(one, memoryview) and one.obj is held else one for one in flow.pieces
+                )
+        self._kept.clear()
 
     def _end_frame(self) -> None:
         flow, self._flow = self._flow, None

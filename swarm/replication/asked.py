@@ -34,10 +34,10 @@ class Asked:
                 return lane
         return None
 
-    def pop(self) -> Wanted | None:
-        """The oldest request of the most urgent lane."""
-        lane = self.first_lane()
-        return None if lane is None else self._lanes[lane].popleft()
+    def pop(self, lane: Lane | None = None) -> Wanted | None:
+        """The oldest request of a lane, or of the most urgent one."""
+        lane = self.first_lane() if lane is None else lane
+        return None if lane is None or not self._lanes[lane] else self._lanes[lane].popleft()
 
     def hurry(self, numbers: Iterable[int], to: Lane) -> None:
         """Move requests to a more urgent lane; those that are being served are left alone."""

@@ -75,7 +75,7 @@ class AskedPeer(Generic[P]):
 
     def ahead_of(self, lane: Lane) -> int:
         """Bytes it owes that go before a new request in `lane`."""
-        return sum(self._lane_bytes[: lane + 1])
+        return sum(self._lane_bytes[: lane + 1]) if lane else self._lane_bytes[0]
 
     def has_room(self, lane: Lane) -> bool:
         """Whether a block may be asked for now. Urgent ones always find some requests left."""
@@ -104,7 +104,7 @@ class AskedPeer(Generic[P]):
         return (
             self.log in want.logs
             and want.block not in self.owed
-            and not self.is_absent(want.block, now)
+            and not (self._absent and self.is_absent(want.block, now))
             and self.has_room(want.lane)
         )
 
@@ -161,16 +161,18 @@ def soonest(want: Want[P], peers: Iterable[tuple[P, AskedPeer[P]]], now: float) 
 
     Last of those who said that they do not hold it: somebody waits, and what was said may be old.
     """
-    best: tuple[int, float] | None = None
-    found: P | None = None
     if len(want.asked) >= ASKED_PEERS_MAX:
         return None
-    for name, peer in peers:
-        if peer.may_be_asked(want, now):
-            holds = peer.may_have(want)
-            if holds is False and want.asked:
-                continue
-            key = (0 if holds else 1 if holds is None else 2, peer.expected(Lane.MISS, want.size))
-            if best is None or key < best:
-                best, found = key, name
+    able = [(name, peer) for name, peer in peers if peer.may_be_asked(want, now)]
+    if len(able) == 1 and not want.asked:
+        return able[0][0]
+    best: tuple[int, float] | None = None
+    found: P | None = None
+    for name, peer in able:
+        holds = peer.may_have(want)
+        if holds is False and want.asked:
+            continue
+        key = (0 if holds else 1 if holds is None else 2, peer.expected(Lane.MISS, want.size))
+        if best is None or key < best:
+            best, found = key, name
     return found

@@ -62,19 +62,20 @@ class FrameReader:
         Raises `PeerMisbehaved` for a body over its cap.
         """
         view = memoryview(data)
-        at = 0
+        at, size = 0, len(view)
         if self._buffer:
             at, frame = self._fill(view)
             if frame is not None:
                 yield frame
-        while len(view) - at >= HEAD.size:
+        while (start := at + HEAD.size) <= size:
             end = at + self._frame_size(view, at)
-            if len(view) < end:
+            if size < end:
                 break
-            yield Frame(view[at + 4], view[at + HEAD.size : end])
+            yield Frame(view[at + 4], view[start:end])
             at = end
         # Copied once more only where a frame is cut in two.
-        self._buffer += view[at:]
+        if at < size:
+            self._buffer += view[at:]
 
     def _fill(self, view: memoryview) -> tuple[int, Frame | None]:
         """Go on with the frame that was cut: how many bytes of `view` that took, and the frame if it is whole now."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from hyperlog.ids import BlockId
 from swarm.limits import CROWD_SECONDS, GRANT_SECONDS, GRANTS_MAX
 from swarm.replication.messages import Wanted
 
 P = TypeVar("P", bound=Hashable)
+
+_FORGOTTEN: Final = 64
 
 
 class Grants(Generic[P]):
@@ -27,6 +29,8 @@ class Grants(Generic[P]):
     def __init__(self) -> None:
         self._granted: OrderedDict[BlockId, tuple[P, float]] = OrderedDict()
         self._new_at = float("-inf")
+        self._forget_at = float("-inf")
+        """The oldest grant is not over before."""
 
     def may_serve(self, peer: P, wanted: Wanted, now: float) -> bool:
         """Whether to serve this request; if so it counts as granted."""
@@ -46,8 +50,13 @@ class Grants(Generic[P]):
             del self._granted[block]
 
     def _forget(self, now: float) -> None:
+        if now < self._forget_at and len(self._granted) < GRANTS_MAX:
+            return
+        # When there are too many, several go at a time: this is asked for every block that is sent.
+        most = GRANTS_MAX if len(self._granted) < GRANTS_MAX else GRANTS_MAX - _FORGOTTEN
         while self._granted:
             _, at = next(iter(self._granted.values()))
-            if now - at < GRANT_SECONDS and len(self._granted) < GRANTS_MAX:
+            self._forget_at = at + GRANT_SECONDS
+            if now < self._forget_at and len(self._granted) < most:
                 return
             self._granted.popitem(last=False)

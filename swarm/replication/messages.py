@@ -220,11 +220,11 @@ def encode_block(number: int, payload: bytes) -> tuple[bytes, bytes]:
     return _BLOCK_HEAD.pack(_NUMBER.size + len(payload), Type.BLOCK, number), payload
 
 
-def decode_block(body: bytes | memoryview) -> Block:
-    """The `Block` in the body of its frame. Raises `PeerMisbehaved`."""
+def decode_block(body: bytes | memoryview) -> tuple[int, bytes]:
+    """Number and payload of the `Block` in the body of its frame. Raises `PeerMisbehaved`."""
     if len(body) <= _NUMBER.size:
         raise PeerMisbehaved("malformed BLOCK: no payload")
-    return Block(_NUMBER.unpack_from(body)[0], bytes(body[_NUMBER.size :]))
+    return _NUMBER.unpack_from(body)[0], bytes(body[_NUMBER.size :])
 
 
 def encode_message(message: Message) -> bytes:
@@ -271,7 +271,7 @@ def encode_message(message: Message) -> bytes:
 def decode_message(frame: Frame) -> Message | None:
     """The message in `frame`, None for a type that this version does not know. Raises `PeerMisbehaved`."""
     if frame.type == Type.BLOCK:
-        return decode_block(frame.body)
+        return Block(*decode_block(frame.body))
     decoder = _DECODERS.get(frame.type)
     if decoder is None:
         return None

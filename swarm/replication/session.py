@@ -66,6 +66,7 @@ from swarm.replication.table_messages import Gained, Have, Hurry, KnowTable, Run
 from swarm.replication.tables import Bits, Table, TableId, numbers_of
 
 NUMBERS: Final = 1 << 32
+_BLOCK: Final = int(Type.BLOCK)
 
 
 class Session:
@@ -150,7 +151,7 @@ class Session:
             for frame in self._frames.feed(data):
                 if self.state is State.CLOSED:
                     continue  # to the end of `data`, or what comes next would be read from the middle of a frame
-                if frame.type == Type.BLOCK and self.state is State.OPEN:
+                if frame.type == _BLOCK and self.state is State.OPEN:
                     self._on_block(*decode_block(frame.body))  # what comes most often, without a detour
                     continue
                 message = decode_message(frame)
@@ -265,9 +266,9 @@ class Session:
         """Look at nothing that comes afterwards, and say nothing."""
         self.state = State.CLOSED
 
-    def next_asked(self) -> Wanted | None:
-        """The oldest of the peer's most urgent requests. Answer it with `serve` or `refuse`; it counts until then."""
-        return self._asked.pop() if self.state is State.OPEN else None
+    def next_asked(self, lane: Lane | None = None) -> Wanted | None:
+        """The oldest of the peer's most urgent requests, or of a lane. To be answered: `serve` or `refuse`."""
+        return self._asked.pop(lane) if self.state is State.OPEN else None
 
     def serve(self, wanted: Wanted, payload: bytes) -> None:
         """Answer a request with the block's stored bytes."""
@@ -294,7 +295,8 @@ class Session:
 
     def _put(self, *parts: bytes) -> None:
         self._output += parts
-        self._output_bytes += sum(map(len, parts))
+        for part in parts:
+            self._output_bytes += len(part)
 
     def _accept(self, message: Message) -> None:
         if not isinstance(message, MAY_COME[self.state]):

@@ -43,7 +43,8 @@ class TableBook:
         """Where a block is in the tables of some logs."""
         found: list[Place] = []
         for log in logs:
-            for table in self._tables.get(log, {}).values():
+            tables = self._tables.get(log)
+            for table in tables.values() if tables else ():
                 number = table.numbers.get(block)
                 if number is not None and (table.id, number) not in found:
                     found.append((table.id, number))

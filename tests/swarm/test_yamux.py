@@ -405,6 +405,16 @@ def test_pings_are_answered_and_answers_are_not() -> None:
     assert yamux.take_output() == frame(Kind.PING, SYN, 0, 6) + frame(Kind.PING, ACK, 0, 5)
 
 
+@pytest.mark.parametrize(("mine", "is_copied"), [(100_000, True), (200_000, False)])
+def test_several_pieces_stay_where_they_were_decrypted_if_they_are_half_of_it(mine: int, is_copied: bool) -> None:
+    yamux = server()
+    for stream in (1, 3):
+        opened(yamux, stream)
+    yamux.receive(data(1, b"a" * (mine // 2)) + data(3, bytes(150_000)) + data(1, b"b" * (mine // 2)), 0)
+    assert [isinstance(piece, bytearray) for piece in yamux.flows[1].pieces] == [is_copied] * 2
+    assert yamux.take(yamux.flows[1], 1 << 20) == b"a" * (mine // 2) + b"b" * (mine // 2)
+
+
 def test_what_is_kept_holds_no_more_than_twice_what_is_unread() -> None:
     yamux = server()
     for stream in (1, 3, 5):
