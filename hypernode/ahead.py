@@ -148,8 +148,8 @@ class Start:
     def _read_through(self, trace: Trace, blob: TracedBlob, manifest: Manifest, source: StoredSource) -> None:
         with suppress(TraceCorrupt):
             blob.add(trace)
-            number = bisect_right(manifest.structure.block_starts, trace.runs[0].first) - 1
-            self.is_sparse = self.is_sparse or not source.has_nowait(manifest.block(number).id)
+            beginnings = blocks_of(manifest, (run.first for run in trace.runs))
+            self.is_sparse = self.is_sparse or any(not source.has_nowait(block.id) for block in beginnings)
 
     def follow(self, trace: Trace, manifest: Manifest, source: StoredSource, *, is_foretold: bool) -> None:
         """Use a trace that was found late, and fits the manifest."""

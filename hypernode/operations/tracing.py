@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 import trio
@@ -22,7 +23,7 @@ from hypernode.operations.trace_listing import describe
 from hypernode.recording import Recorder
 from images.catalog import Catalog, Resolved
 from images.hot import granules_here, hot_content, pack_hot, read_granules
-from images.limits import HOT_BLOBS_MAX
+from images.limits import BLOCK_GRANULES_MAX, HOT_BLOBS_MAX
 from images.manifest import Manifest
 from images.manifest_store import load_manifest
 from images.program_start import start_digest
@@ -48,9 +49,16 @@ def find_trace(node: Node, log: Log, resolved: Resolved, argv: Sequence[str]) ->
 
 
 def packed_here(log: Log, resolved: Resolved, source: StoredSource) -> list[Trace]:
-    """The traces of a version whose hot blobs are here: what an earlier start read through one is not fetched again."""
+    """The traces of a version, as far as their hot blobs are here: what a start read through one is not fetched again.
+
+    Of some a start took only the beginning, or ended before all of one had come.
+    """
     published = traces_of(log, resolved.entry, resolved.version.manifest.id).by_command.values()
-    found = [trace for trace in published if trace.hot and all(source.has_nowait(block.id) for block in trace.hot)]
+    found = []
+    for trace in published:
+        here = sum(1 for _ in takewhile(lambda block: source.has_nowait(block.id), trace.hot))
+        if here:
+            found.append(trace if here == len(trace.hot) else trace.head(here * BLOCK_GRANULES_MAX))
     return found[-HOT_BLOBS_MAX:]
 
 

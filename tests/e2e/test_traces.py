@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from images.limits import GRANULE_BYTES
+from images.program_start import COMMON_GRANULES
 from tests.e2e.conftest import World
 from tests.support.nodes import Node, boot_figures, daemon, wait_until
 
@@ -51,6 +53,18 @@ def test_a_traced_start_moves_less_and_asks_before_it_reads(world: World, tmp_pa
     }
     assert len(sums) == 1
     assert re.fullmatch(r"[0-9a-f]{32}  -\n", sums.pop())
+
+
+def test_a_start_that_began_with_the_trace_of_another_one_moves_nothing_again(world: World, tmp_path: Path) -> None:
+    """What is here then is a part of a hot blob, and what was missed beside it."""
+    done = world.seeder.node.run("trace", world.link, "--json", "--", *_PROGRAM)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["touched_bytes"] > COMMON_GRANULES * GRANULE_BYTES, "a start takes only a part of it"
+    other = ("python3", "-c", "import json, ssl, sqlite3; print(json.dumps(['started']))")
+    first, again = (_boot(world, tmp_path / "home", tmp_path / "stats.json", command=other) for _ in range(2))
+    assert first["traced"] is True
+    assert _number(first["blocks_fetched"]) > 0
+    assert (again["wire_bytes"], again["blocks_fetched"]) == (0, 0)
 
 
 def _number(value: object) -> int:
