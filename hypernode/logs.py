@@ -65,13 +65,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: str, *, with_tracebacks: bool) -> None:
-    """Log to standard error from `level` on. Tracebacks are for a daemon's log, and for who asks for more.
+    """Log to standard error from `level` on. Tracebacks are for a daemon's log, and for who asks for `info` or more.
 
     At `warning` libraries say errors only: their warnings are about single peers, of which the internet has many.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    if not with_tracebacks:
+    if not with_tracebacks and level in ("warning", "error"):
         handler.addFilter(_without_traceback)
     logging.basicConfig(level="ERROR" if level == "warning" else level.upper(), handlers=[handler], force=True)
     for package in _OWN:

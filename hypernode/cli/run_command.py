@@ -25,7 +25,6 @@ from hypernode.config import Config, make_config
 from hypernode.errors import expected
 from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
 from hypernode.logs import set_up_logging
-from hypernode.settings import BY_NAME
 
 _MODULES: Final = {
     "share": "hypernode.cli.share",
@@ -124,8 +123,7 @@ def run_command(
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
         config = make_config(os.environ, flags, config_file)
-        asks_for_more = config.log_level != BY_NAME["log-level"].default
-        set_up_logging(config.log_level, config.log_format, with_tracebacks=asks_for_more or verb in _STAYING)
+        set_up_logging(config.log_level, config.log_format, with_tracebacks=verb in _STAYING)
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, verb)

@@ -291,14 +291,18 @@ class Scheduler(Generic[P]):
         times = [float("inf")]
         if self._download is not None and self._wants:
             times.append(now + max(self._download.wait_for(_PIECE_BYTES, now), _LOOK_SECONDS_MIN))
-        if self._hedges_saved >= 1 and len(self._peers) > 1:
+        if self._may_hedge:
             times += [self._hedge_at(want) for want in self._misses.values() if want.is_single]
         return min(time for time in times if time > now)
 
     @property
     def has_timers(self) -> bool:
         """Whether a new want may bring `look_at` forward."""
-        return self._download is not None or (self._hedges_saved >= 1 and len(self._peers) > 1)
+        return self._download is not None or self._may_hedge
+
+    @property
+    def _may_hedge(self) -> bool:
+        return self._hedges_saved >= 1 and len(self._peers) > 1
 
     def _hedge_at(self, want: Want[P]) -> float:
         """When an urgent want that one peer was asked for has taken too long."""

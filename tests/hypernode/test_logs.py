@@ -88,3 +88,19 @@ logging.getLogger("libp2p.x").error("failed")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == said.split()
+
+
+@pytest.mark.parametrize(
+    ("level", "stays", "shown"), [("error", False, False), ("info", False, True), ("error", True, True)]
+)
+def test_tracebacks_are_for_who_stays_or_asks_for_more(level: str, stays: bool, shown: bool) -> None:
+    script = f"""
+import logging
+from hypernode.logs import set_up_logging
+set_up_logging({level!r}, "text", with_tracebacks={stays})
+try: 1 / 0
+except ZeroDivisionError: logging.getLogger("hypernode.x").exception("failed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.startswith("hypernode.x: failed\n")
+    assert ("Traceback" in done.stderr) == shown

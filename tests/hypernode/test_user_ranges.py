@@ -12,6 +12,7 @@ from images.tree import Node
 from tests.images.support import manifest_of
 from tests.support.nodes import PATIENCE_SECONDS
 from vmhost.idmap import UserRange
+from vmhost.limits import USER_RANGE_IDS
 
 IMAGE = manifest_of(Node(0o40755))
 
@@ -31,8 +32,7 @@ async def taken(ranges: UserRanges) -> UserRange:
 async def test_the_next_container_finds_its_users_ready(nursery: trio.Nursery) -> None:
     ranges = UserRanges()
     nursery.start_soon(ranges.keep_one)
-    await taken(ranges)
-    await taken(ranges)
+    assert [(await taken(ranges)).count for _ in range(2)] == [USER_RANGE_IDS, USER_RANGE_IDS]
     nursery.cancel_scope.cancel()
 
 
