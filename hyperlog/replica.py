@@ -143,7 +143,7 @@ class Log(LogView):
     def revoke(self, key: WriterKey, *, length: int | None = None, reason: str = "") -> Entry:
         """Dismiss a writer: of its feed only the first `length` entries count, or else those that are here."""
         if key == self.owner:
-            raise Refused("the owner cannot be dismissed", "transfer the log first")
+            raise Refused("the owner cannot be dismissed", "`hypernode keys rotate` changes the owner's key")
         return self._say(Revoke(key, self._length(key) if length is None else length, reason))
 
     def transfer(self, key: WriterKey) -> Entry:

@@ -27,7 +27,7 @@ from functools import partial
 import trio
 
 from vmhost import limits
-from vmhost.errors import ContainerFailed
+from vmhost.errors import ContainerFailed, OutputFailed
 from vmhost.exit_watch import ExitWatch
 from vmhost.idmap import UserRange, mappable
 from vmhost.machine import STOPPING_SIGNALS, Machine, TerminalSize, forwarded_signals
@@ -212,7 +212,7 @@ class _Session:
         self._stop_requests = 0
         self._exits: ExitWatch | None = None
         self._held = bytearray()  # what nspawn said before
-        self._failure: OSError | None = None  # of our own stdout or stderr
+        self._failure: OSError | OutputFailed | None = None  # of our own stdout or stderr
 
     async def run(self, spec: NspawnSpec, bundle: str | None) -> int:
         leader_socket = LeaderSocket(spec.network_namespace)
@@ -337,7 +337,7 @@ class _Session:
             return
         try:
             await relay(*self._streams.output, self._note_output)
-        except OSError as error:
+        except (OSError, OutputFailed) as error:
             self._failure = self._failure or error
 
     async def _relay_errors(self) -> None:
@@ -353,7 +353,7 @@ class _Session:
                 await relay(source, sink, self._note_output)
         except BrokenPipeError:
             return
-        except OSError as error:
+        except (OSError, OutputFailed) as error:
             self._failure = self._failure or error
 
     async def _hold_errors(self, source: Source) -> None:

@@ -37,6 +37,10 @@ class ContainerFailed(Unavailable):
     """systemd-nspawn gave up before the program ran; the message is its own last words."""
 
 
+class OutputFailed(Unavailable):
+    """What a program prints cannot be written where it should go: a full disk, say."""
+
+
 class MachineGone(Unavailable):
     """The container has ended, or is just ending."""
 

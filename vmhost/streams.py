@@ -19,6 +19,7 @@ from typing import Final, Self
 import trio
 
 from vmhost import limits
+from vmhost.errors import OutputFailed
 
 _limiter: Final = trio.CapacityLimiter(limits.STREAM_THREADS)
 
@@ -123,7 +124,7 @@ class Sink(_Descriptor):
         return cls._of_shared(descriptor, os.O_WRONLY)
 
     async def write_all(self, data: bytes) -> None:
-        """Raises BrokenPipeError when nobody reads it any more (a terminal that hung up included)."""
+        """Raises BrokenPipeError when nobody reads it any more (or a terminal hung up), else OutputFailed."""
         rest = memoryview(data)
         try:
             while rest:
@@ -131,7 +132,11 @@ class Sink(_Descriptor):
         except OSError as error:
             if error.errno in (errno.EIO, errno.ECONNRESET):
                 raise BrokenPipeError(errno.EPIPE, "hung up") from error
-            raise
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OutputFailed(
+                f"what is printed cannot be written: {error.strerror}", "where it leads to, is the disk full?"
+            ) from None
 
     async def _write(self, data: memoryview) -> int:
         if self._socket is None and not self._polls:
@@ -150,7 +155,7 @@ async def relay(source: Source, sink: Sink, on_bytes: Callable[[], None] | None 
     """Until the source ends or the sink breaks; then both are closed, so that each side sees it.
 
     Holds at most one read at a time: who writes faster than the other side reads, waits. `on_bytes` is called
-    before each write. Raises OSError for a sink that fails otherwise, such as a full disk.
+    before each write. Raises OSError for a source that cannot be read, OutputFailed for a sink that fails otherwise.
     """
     with source, sink:
         while data := await source.read():

@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 
+from hypernode.cli.output import guard_output
 from hypernode.home import SYSTEM_CONFIG, default_home, user_config
 
 TYPE_CHECKING = False  # typing's takes 5 ms to import
@@ -24,6 +25,7 @@ _ALLOCATED = 50_000
 def main() -> None:
     """Entry point of the `hypernode` command. Interrupted while it is still importing, it ends as it does later."""
     _open_streams()
+    guard_output()
     try:
         _main()
     except KeyboardInterrupt:
@@ -56,9 +58,9 @@ def _open_streams() -> None:
     """What the caller closed of the three streams leads to nowhere, instead of to whatever is opened next."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  (for good; the lowest free number)
+            nowhere = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)  # the lowest free number
             os.set_inheritable(number, True)
-            setattr(sys, name, stream)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  (for good)
 
 
 def home_of_boot(argv: Sequence[str]) -> str | None:

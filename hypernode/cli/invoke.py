@@ -10,8 +10,9 @@ from typing import Final
 
 import click
 
+from hyperlog.errors import HyperError
 from hypernode.cli.other_words import meant
-from hypernode.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from hypernode.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, exit_status
 
 _PROGRAM: Final = "hypernode"
 _GUESS: Final = re.compile(r"[. ]*\(?Did you mean(?: one of:)? ([^?]*)\?\)?")
@@ -22,11 +23,17 @@ def invoke(command: click.Command, argv: Sequence[str]) -> int:
     """The exit status of the command line `argv`. What runs may raise SystemExit too."""
     try:
         status = command.main(args=list(argv), prog_name=_PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError:
         return EXIT_USAGE  # the help was shown when it was raised
     except click.ClickException as error:
         _tell(error, argv)
         return EXIT_USAGE
+    except HyperError as error:  # a help that could not be printed
+        from hypernode.cli.run_command import print_error
+
+        print_error(error)
+        return exit_status(error.code)
     except click.Abort:
         return EXIT_INTERRUPTED
     return status if isinstance(status, int) else EXIT_OK

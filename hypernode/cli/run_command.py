@@ -7,6 +7,7 @@ that stays (a daemon, a seeder) ends its own waiting on these signals instead, a
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,14 +17,14 @@ from typing import Any, Final
 
 import trio
 
-from hyperlog.errors import HyperError
+from hyperlog.errors import HyperError, Refused
 from hypernode.api.codec import error_fields
 from hypernode.cli.progress import Speech
 from hypernode.cli.stop_signals import stop_signals
 from hypernode.cli.tables import in_a_line
 from hypernode.config import Config, make_config
 from hypernode.errors import expected
-from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, exit_status
+from hypernode.exit_codes import EXIT_BOOT_FAILED, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, exit_status
 from hypernode.logs import set_up_logging
 
 _MODULES: Final = {
@@ -122,13 +123,13 @@ def run_command(
     Speech.as_json = bool(arguments.get("as_json"))
     command: Command = getattr(import_module(_MODULES[verb]), verb.replace("-", "_"))
     try:
+        _check_numbers(arguments)
         config = make_config(os.environ, flags, config_file)
         set_up_logging(config.log_level, config.log_format, with_tracebacks=verb in _STAYING)
         status = trio.run(_interruptible, command, config, arguments, verb in _STAYING)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, verb)
-    _close_output()
-    return status
+    return _flush(verb) or status
 
 
 def run_function(function: str, arguments: Mapping[str, Any]) -> int:
@@ -139,8 +140,14 @@ def run_function(function: str, arguments: Mapping[str, Any]) -> int:
         status: int = getattr(import_module(module), name)(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # sorted by _told
         status = _told(error, name)
-    _close_output()
-    return status
+    return _flush(name) or status
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Refuse what floating point can spell and nothing here can mean; limits let `nan` through."""
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refused(f"{value} makes no sense as {name.replace('_', ' ')}")
 
 
 async def _interruptible(command: Command, config: Config, arguments: Mapping[str, Any], stays: bool) -> int:
@@ -198,9 +205,12 @@ def _only(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
     return isinstance(error, kinds)
 
 
-def _close_output() -> None:
-    """Flush here, so that a closed pipe (`| head`) is no traceback at exit."""
+def _flush(verb: str) -> int:
+    """What was printed, here, so that a closed pipe (`| head`) is no traceback at exit; the status of a failure."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except HyperError as error:
+        return _told(error, verb)
+    return EXIT_OK

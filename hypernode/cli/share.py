@@ -39,6 +39,8 @@ async def share(config: Config, arguments: Mapping[str, Any]) -> int:
 
 def _request(arguments: Mapping[str, Any]) -> Share:
     source = arguments["source"]
+    if not source:
+        raise Refused("the source has no name", "share a directory, an OCI layout, a tar, or docker://REF")
     request = Share(
         path=source if is_reference(source) else os.path.abspath(source),
         name=arguments["name"],

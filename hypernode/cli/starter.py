@@ -39,6 +39,7 @@ from hypernode.cli import age, boot, run_command
 from hypernode.cli.invoke import invoke
 from hypernode.cli.keep import keep_detached
 from hypernode.cli.main import app
+from hypernode.cli.output import guard_output
 from hypernode.service import UNUSED_CAPABILITIES
 from hypernode.start_protocol import BOOT, CODE, DESCRIPTORS, HEAD, KEEP, PID, REQUEST_BYTES_MAX
 from vmhost.prctl import SET_NAME, prctl
@@ -212,6 +213,7 @@ def _take_on(client: int, request: _Request) -> bool:
     os.environ.clear()
     os.environ.update(request.environment)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    guard_output()
     return True
 
 

@@ -85,8 +85,13 @@ def check(asked: CreateContainer) -> None:
         raise Refused(
             f"{asked.log_max_files} files of a log make no sense", f"--log-max-files 1 to {CONTAINER_LOG_FILES_MAX}"
         )
-    if not 0 <= asked.stop_seconds <= _SECONDS_MAX:
-        raise Refused(f"waiting {asked.stop_seconds:g} s makes no sense", "choose 0 to 86400")
+    check_stop_seconds(asked.stop_seconds)
+
+
+def check_stop_seconds(seconds: float) -> None:
+    """Refuse what is no time to wait for an end, such as the -1 of other tools, with which they wait for ever."""
+    if not 0 <= seconds <= _SECONDS_MAX:
+        raise Refused(f"waiting {seconds:g} s makes no sense", "choose 0 to 86400")
 
 
 def _check_isolation(asked: CreateContainer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,6 +18,13 @@ class UnsupportedBody(BadRequest):
     """A body of another type than JSON: what a page of another origin could send without being asked."""
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII: a name that is no UTF-8 is text with lone surrogates, which only escapes can carry."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 _STATUSES: Final = {"not_found": 404, "refused": 422, "conflict": 409, "unavailable": 503, "corrupt": 500}
 
 
@@ -27,9 +35,9 @@ def status_of(error: HyperError) -> int:
     return _STATUSES.get(error.code, 500)
 
 
-def failure(error: HyperError, status: int | None = None) -> JSONResponse:
+def failure(error: HyperError, status: int | None = None) -> Answer:
     """`{"error": {"code", "message", "hint"}}`."""
-    return JSONResponse({"error": error_fields(error)}, status or status_of(error))
+    return Answer({"error": error_fields(error)}, status or status_of(error))
 
 
 async def on_failure(_request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import trio
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -47,13 +48,22 @@ _KINDS: Final = {
 }
 
 
+class _AnyPath(PathConvertor):
+    """Starlette's own ends at a newline, which names may have."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any", _AnyPath())
+
+
 def gateway_routes(node: Node, images: GatewayImages) -> list[BaseRoute]:
     """All that reads files. The last routes of a site: they take any path."""
 
     async def read(request: Request) -> ASGIApp:
         return await _read(node, images, request)
 
-    return [Route("/", _welcome), Route("/{rest:path}", read)]
+    return [Route("/", _welcome), Route("/{rest:any}", read)]
 
 
 async def _welcome(_request: Request) -> Response:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -164,19 +164,24 @@ async def _pin(request: Request) -> Seed:
         case _:
             raise Refused("a pin needs a cid", 'such as {"cid": "KEY"}')
     name, origins, meta = body.get("name") or "", body.get("origins") or [], body.get("meta") or {}
-    if not isinstance(name, str) or len(name) > PIN_NAME_CHARS_MAX:
+    if not _is_text(name, PIN_NAME_CHARS_MAX):
         raise Refused("this is no pin's name", f"text of at most {PIN_NAME_CHARS_MAX} characters")
     if not isinstance(origins, list) or len(origins) > PIN_ORIGINS_MAX:
         raise Refused("these are no origins", f"a list of at most {PIN_ORIGINS_MAX} multiaddrs")
-    if not isinstance(meta, dict) or len(meta) > PIN_META_MAX or not all(map(_is_short, (*meta, *meta.values()))):
+    if (
+        not isinstance(meta, dict)
+        or len(meta) > PIN_META_MAX
+        or not all(_is_text(text, PIN_META_CHARS_MAX) for text in (*meta, *meta.values()))
+    ):
         raise Refused("this is no meta", f"at most {PIN_META_MAX} texts of at most {PIN_META_CHARS_MAX} characters")
     link: Link = parse_link(cid)
     peers = tuple(parse_address(str(peer)).text for peer in (*origins, *link.peers))
     return Seed(id=new_seed_id(), key=link.key, version=link.version, peers=peers, name=name, meta=meta)
 
 
-def _is_short(text: object) -> bool:
-    return isinstance(text, str) and len(text) <= PIN_META_CHARS_MAX
+def _is_text(value: object, characters: int) -> TypeGuard[str]:
+    """JSON can spell surrogates alone, which are no text."""
+    return isinstance(value, str) and len(value) <= characters and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _filter(query: QueryParams) -> Callable[[Mapping[str, Any]], bool]:

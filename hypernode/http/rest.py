@@ -21,9 +21,10 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, get_type_hints
+from urllib.parse import parse_qs
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hyperlog.errors import Refused
@@ -46,7 +47,7 @@ from hypernode.api.server import Operation
 from hypernode.api.token_requests import Tokens
 from hypernode.api.trace_requests import Traces
 from hypernode.errors import BadRequest
-from hypernode.http.answers import UnsupportedBody, failure
+from hypernode.http.answers import Answer, UnsupportedBody, failure
 from hypernode.http.asking import asking, next_answer
 from hypernode.http.event_stream import EVENT_STREAM, EventStream
 from hypernode.http.limits import ANSWER_BYTES_MAX
@@ -114,8 +115,8 @@ def read_query(kind: type[Request], http: HttpRequest) -> Request:
     """The request that a query string spells. Raises `BadRequest`."""
     hints = get_type_hints(kind)
     fields: dict[str, Any] = {}
-    for name in http.query_params:
-        texts = http.query_params.getlist(name)
+    query = http.scope["query_string"].decode("ascii", "surrogateescape")
+    for name, texts in parse_qs(query, keep_blank_values=True, errors="surrogateescape").items():
         hint = str(hints.get(name, str))
         if hint.startswith("tuple"):
             fields[name] = texts
@@ -161,7 +162,7 @@ async def _whole(operate: Operation, request: Request) -> Response:
             if "error" in fields:
                 return failure(decode_failure(fields["error"]))
             if "result" in fields:
-                return JSONResponse({"result": fields["result"], "events": events})
+                return Answer({"result": fields["result"], "events": events})
             if fields.get("event") not in _PASSING:
                 events.append(fields)
                 size += len(line)

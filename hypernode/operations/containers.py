@@ -31,7 +31,7 @@ from hypernode.containers.logs import read_log
 from hypernode.containers.model import CREATED, LIVING, PAUSED, SHORT_ID
 from hypernode.containers.reconcile import wait_free
 from hypernode.containers.store import Container, labels_of
-from hypernode.containers.wishes import check, updated
+from hypernode.containers.wishes import check, check_stop_seconds, updated
 from hypernode.errors import BadRequest, KeeperFailed, NodeGone
 from hypernode.image_names import with_links
 from hypernode.limits import CLOSE_SECONDS, KEEPER_DIAL_SECONDS, VOLUME_BUSY_SECONDS
@@ -63,6 +63,8 @@ def dial_containers(config: Config, nursery: trio.Nursery) -> Dial:
 
 async def operate_on_containers(host: ContainerHost, request: ContainerRequest, call: Call) -> Mapping[str, Any]:
     """Carry out `request`; the result as JSON fields."""
+    if isinstance(request, asked.StopContainer | asked.RestartContainer) and request.seconds is not None:
+        check_stop_seconds(request.seconds)
     match request:
         case asked.CreateContainer():
             return await _create(host, request)

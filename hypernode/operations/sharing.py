@@ -96,8 +96,15 @@ def writable_log(node: Node, text: str) -> Log:
     """The log that the link `text` means, which this home can append to. Raises `NotFound`, `Refused`."""
     log = node.repository.logs.open(parse_link(text).key)
     if not log.writable:
-        raise Refused("this home cannot write to that image's log", "`hypernode fork` makes an image of your own of it")
+        raise unwritable(log, "`hypernode fork` makes an image of your own of it")
     return log
+
+
+def unwritable(log: Log, otherwise: str) -> Refused:
+    """Why this home cannot append to `log`, and what to do: `otherwise`, unless its key may have been admitted."""
+    news = "`hypernode log LINK --refresh` asks peers whether this home's key was admitted"
+    is_waiting = log.writer is not None and log.writer not in log.policy.limits
+    return Refused("this home cannot write to that image's log", news if is_waiting else otherwise)
 
 
 def _latest(log: Log) -> Resolved | None:

@@ -21,6 +21,7 @@ from hypernode.api.version_requests import Commit, RemoveVolume
 from hypernode.node import Node
 from hypernode.opening import OpenImage
 from hypernode.operations.fetching import Prepared, fetch_all, now, prepare, reporting
+from hypernode.operations.sharing import unwritable
 from hypernode.operations.tracing import carry_traces
 from hypernode.volumes import Volume
 from images.catalog import Catalog, Resolved
@@ -189,7 +190,7 @@ def _target(node: Node, volume: Volume, base: Resolved, request: Commit) -> Log 
         return named  # what is there, a commit left that was killed
     log = node.repository.logs.open(volume.log)
     if not log.writable:
-        raise Refused("this home cannot write to that image's log", "--name NAME makes an image of your own of it")
+        raise unwritable(log, "--name NAME makes an image of your own of it")
     return log
 
 

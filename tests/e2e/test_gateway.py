@@ -28,7 +28,7 @@ from tests.vmhost.support import make_busybox_root
 pytestmark = pytest.mark.slow
 
 LARGE = random.Random(1).randbytes(3_000_000)
-ODD = b'odd \xff"<b>%2f?#'
+ODD = b'odd \xff"<b>\n%2f?#'
 
 
 def _tree(top: Path) -> Path:

@@ -52,8 +52,9 @@ def test_a_writer_is_admitted_publishes_and_is_dismissed(owner: tuple[Daemon, st
     with daemon(Node(tmp_path / "writer")) as other:
         key = _ok(other.node, "writers", "ask", link, *serving.peers)
         assert ask(other.node, AskToWrite(link))["key"] == key, "asking twice makes one key"
-        with pytest.raises(Refused):
+        with pytest.raises(Refused) as told:
             ask(other.node, Share(_tree(tmp_path, "early"), update=link))
+        assert "--refresh" in str(told.value.hint), "its key may have been admitted meanwhile"
         assert "may write" in _ok(serving.node, "writers", "grant", link, key, "--label", "build machine")
         with pytest.raises(Conflict, match="already"):
             ask(serving.node, GrantWriter(link, key))
@@ -70,8 +71,9 @@ def test_a_writer_is_admitted_publishes_and_is_dismissed(owner: tuple[Daemon, st
 
         assert "entries of it that count: 1" in _ok(serving.node, "writers", "revoke", link, key, "--reason", "stolen")
         wait_until(lambda: _states(other.node, link).get(key) == "dismissed", "the dismissal has arrived")
-        with pytest.raises(Refused):
+        with pytest.raises(Refused) as told:
             ask(other.node, Share(_tree(tmp_path, "late"), update=link))
+        assert "fork" in str(told.value.hint)
         with pytest.raises(Refused, match="dismissed"):
             ask(serving.node, GrantWriter(link, key))
         with pytest.raises(Conflict):

@@ -66,7 +66,14 @@ def test_members_pin_by_token_and_see_their_own(tmp_path: Path) -> None:
             assert ask_as(alice, f"/pins{query}").json()["count"] == count, query
         for query in ("?status=gone", "?limit=0", "?match=x", "?meta=%5B", "?before=soon"):
             assert ask_as(alice, f"/pins{query}").status == 400, query
-        bodies: list[object] = [{}, {"cid": 1}, {"cid": "x"}, {"cid": key, "name": "x" * 256}, []]
+        bodies: list[object] = [
+            {},
+            {"cid": 1},
+            {"cid": "x"},
+            {"cid": key, "name": "x" * 256},
+            {"cid": key, "name": "\ud800"},
+            [],
+        ]
         for body in (*bodies, {"cid": key, "origins": ["x"]}, {"cid": key, "meta": {"x": 1}}):
             wrong = ask_as(alice, "/pins", "POST", body)
             assert (wrong.status, wrong.json()["error"]["reason"]) == (400, "BAD_REQUEST"), body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,18 @@ async def test_an_image_is_shared_looked_at_and_read(tmp_path: Path) -> None:
         assert version["tags"] == ["one"]
 
 
+async def test_names_that_are_no_utf_8_are_listed_and_read(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / os.fsdecode(b"caf\xe9")).write_text("coffee")
+    async with api_site(tmp_path / "home") as site:
+        link = (await site.ask("/v1/share", {"path": str(tree), "name": "web"})).json["result"]["link"]
+        listed = (await site.ask(f"/v1/ls?place={link}:/&recursive=true")).json
+        assert [entry["path"] for event in listed["events"] for entry in event["entries"]] == ["caf\udce9"]
+        read = await site.ask(f"/v1/cat?place={link}:/caf%E9", headers={"Accept": LINES})
+        assert (read.status, b"Y29mZmVl" in read.body) == (200, True), read.body
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
@@ -70,6 +83,7 @@ async def test_an_image_is_shared_looked_at_and_read(tmp_path: Path) -> None:
         ("/v1/pull", {"link": "x", "v": 1}, 400, "no field 'v'"),
         ("/v1/pull", {"link": "x", "op": "collect"}, 400, "no field 'op'"),
         ("/v1/pull", [], 400, "not a JSON object"),
+        ("/v1/container-stop", {"container": "web", "seconds": -1}, 422, "makes no sense"),
         ("/v1/unmount", {"directory": "/nowhere"}, 404, "nothing mounted"),
         ("/v1/share", {"path": "a\0b"}, 400, "wrong type"),
     ],

@@ -183,7 +183,8 @@ def test_a_full_disk_is_an_error_not_silence(tmp_path: Path, image: SmallImage) 
             tmp_path, image, ["echo", "lost"], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE
         )
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 99
+    assert b"OutputFailed" in err
     assert b"No space left on device" in err
 
 

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from vmhost.errors import OutputFailed
 from vmhost.streams import Sink, Source, relay
 
 DATA = bytes(range(256)) * 3000
@@ -190,5 +191,5 @@ async def test_other_failures_are_raised() -> None:
         os.write(feeding, b"x")
         full = os.open("/dev/full", os.O_WRONLY)
         stack.callback(os.close, full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OutputFailed, match="No space left"):
             await relay(Source(source_end), Sink.shared(full))

@@ -12,7 +12,7 @@ import trio
 
 from hyperlog.errors import HyperError
 from vmhost.agent.session import OutputStream, Session
-from vmhost.errors import AgentLost
+from vmhost.errors import AgentLost, OutputFailed
 from vmhost.streams import Sink, Source
 from vmhost.terminal import raw_mode
 
@@ -39,7 +39,7 @@ class ProgramStreams:
         self._output = stack.enter_context(Sink.shared(stdout))
         self._errors = stack.enter_context(Sink.shared(stderr))
         self._on_first_output: Callable[[], None] | None = on_first_output
-        self._failure: OSError | None = None
+        self._failure: OutputFailed | None = None
         if tty:
             stack.enter_context(raw_mode(stdin))
 
@@ -57,7 +57,7 @@ class ProgramStreams:
         return size.lines, size.columns
 
     async def relay(self, main: Session) -> int:
-        """Until it has ended and all that it wrote is passed on; its exit code. Raises AgentLost, OSError."""
+        """Until it has ended and all that it wrote is passed on; its exit code. Raises AgentLost, OutputFailed."""
         outcome: int | Exception = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._relay_input, main)
@@ -90,7 +90,7 @@ class ProgramStreams:
         except BrokenPipeError:
             main.signal(signal.SIGPIPE)  # as it would be told itself
             await source.aclose()
-        except OSError as error:
+        except OutputFailed as error:
             self._failure = self._failure or error
             main.signal(signal.SIGPIPE)
             await source.aclose()
