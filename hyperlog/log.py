@@ -42,7 +42,10 @@ class Logs:
 
     def add_remote(self, key: LogKey) -> Log:
         """The log `key`, empty so far unless it is here already."""
-        return self._register(key, None, None) if self._store.get(b"l" + key) is None else self.open(key)
+        if self._store.get(b"l" + key) is None:
+            # Whatever is kept of the log is written behind this, so nothing outlives a crash that this does not.
+            self._store.write([(b"l" + key, encode({"name": None}))], durable=False)
+        return self.open(key)
 
     def open(self, key: LogKey) -> Log:
         """The log `key`. Raises `NotFound`."""

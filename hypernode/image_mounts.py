@@ -37,7 +37,7 @@ from images.manifest_store import ManifestRef
 from images.removal import remove_tree
 from vmhost.blob_files import BlobFile
 from vmhost.blob_server import BlobServer, BlobServerStats, ReadFailure
-from vmhost.errors import HostUnfit, MountFailed
+from vmhost.errors import HostUnfit, MountFailed, MountLost
 from vmhost.host_probe import Purpose, findings, observe, require
 from vmhost.image_mount import (
     CONTAINER_LOWER,
@@ -112,21 +112,25 @@ class ImageMounts:
         self._listeners: dict[str, list[OnReadFailure]] = {}
         self._changing = trio.Lock()
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, to_mount: bool = False) -> None:
         """Start what will serve mounts, so that the first one need not wait for it; ends when it is cancelled.
 
-        Nothing happens where there can be none, or when it has been started.
+        Nothing happens where there can be none, or when it has been started. `to_mount`: an image will be, soon.
         """
         try:
             require(Purpose.MACHINE)
         except HostUnfit:
             return
         async with self._changing:
-            if self._server is not None or self._spare is not None:
-                return
-            spare = self._make_server()
-            await spare.warm()
-            self._spare = spare
+            is_prepared = self._server is not None or self._spare is not None
+            if not is_prepared:
+                spare = self._make_server()
+                await spare.warm()
+                self._spare = spare
+        if to_mount:
+            self._nursery.start_soon(self._serve_early)
+        if is_prepared:
+            return
         try:
             await self._users.keep_one()
         finally:
@@ -309,8 +313,7 @@ class ImageMounts:
                 shared = _Shared(DeadlineBlob(image.blob, deadline), self._place_of(image))
                 # A plain file needs no server; but what outlives a killed node is found by its connection.
                 server = await self._serving()
-                find = partial(self._unpacked.find, image.reference.id, image.blob.size)
-                plain = await trio.to_thread.run_sync(find)
+                plain = self._unpacked.find(image.reference.id, image.blob.size)
                 mounting = mount_image(
                     server,
                     [] if plain is not None else [(image.name, shared.blob)],
@@ -395,6 +398,11 @@ class ImageMounts:
         finally:
             self._shared.pop(image.name, None)
             shared.ended.set()
+
+    async def _serve_early(self) -> None:
+        with contextlib.suppress(MountFailed, MountLost):  # whoever mounts an image will hear of it
+            async with self._changing:
+                await self._serving()
 
     async def _serving(self) -> BlobServer:
         """The FUSE server, started when first needed; the caller holds `_changing`."""

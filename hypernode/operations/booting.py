@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -48,7 +49,7 @@ from vmhost.lifeline import can_be_held
 async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
     """Hold a writable root over the image; afterwards tell what it moved, and what it read if that is recorded."""
     _check(request)
-    node.mounts_nursery.start_soon(node.mounts.prepare)
+    node.mounts_nursery.start_soon(partial(node.mounts.prepare, to_mount=request.isolation == "host"))
     bytes_before = node.swarm.statistics().bytes_in
     recording: RecordingBlob | None = None
     async with AsyncExitStack() as stack:
