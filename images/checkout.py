@@ -105,6 +105,8 @@ def _check_target(target: str, given: str) -> None:
 def _named(error: OSError, directory: str) -> Exception:
     if error.errno in _NO_ROOM:
         return StoreFull(f"no space left to check out to {directory}", "free some space and try again")
+    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # since it was looked at
+        return Conflict(f"{directory} is no empty directory any more", "check out to a new one")
     if error.errno == errno.EBUSY:
         return Conflict(f"{directory} is a mount point", "check out to a directory inside it")
     return Refused(f"checking out to {directory} failed: {error.strerror}", "is it a file system for Linux files?")

@@ -42,8 +42,9 @@ class _Descriptor:
             try:
                 return cls(os.open(f"/proc/self/fd/{descriptor}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
             except OSError as error:
-                # A pipe whose other end is gone, or a terminal that hung up: the descriptor itself will say so.
-                if error.errno not in (errno.ENXIO, errno.EIO):
+                # A pipe whose other end is gone, or a terminal that hung up: the descriptor itself will say so. One
+                # that another user made (of `sudo -u`) can be used, but not opened again.
+                if error.errno not in (errno.ENXIO, errno.EIO, errno.EACCES):
                     raise
         made = cls.__new__(cls)
         made._fd = os.dup(descriptor)  # noqa: SLF001  (an alternative constructor)

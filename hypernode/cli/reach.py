@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
 
+from hyperlog.errors import Refused
 from hypernode.api.client import Client, answers, dial_socket
 from hypernode.cli.progress import note
 from hypernode.config import Config
@@ -56,8 +59,19 @@ async def reach_containers(config: Config) -> AsyncIterator[Client]:
     if await answers(config):
         yield Client(dial_socket(config))
         return
+    _check_home(config.home)
     from hypernode.operations.containers import dial_containers
 
     async with trio.open_nursery() as nursery:
         yield Client(dial_containers(config, nursery))
         nursery.cancel_scope.cancel()
+
+
+def _check_home(home: Path) -> None:
+    """Another user's, say: told as a node tells it, though none is made for containers alone."""
+    try:
+        os.scandir(home).close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(f"{home} cannot be used as a home: {error.strerror}", "choose another one with --home") from None

@@ -12,6 +12,7 @@ Calls block briefly.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -182,7 +183,10 @@ class ContainerStore:
     @contextmanager
     def _naming(self) -> Iterator[dict[str, Container]]:
         """Who has which name; nobody else gets one meanwhile."""
-        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unwritable(error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield {container.spec.name: container for container in self.list()}
@@ -191,7 +195,10 @@ class ContainerStore:
 
     def _create(self, spec: ContainerSpec) -> Container:
         path = self._directory / spec.id
-        path.mkdir(mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unwritable(error) from None
         try:
             self._write_spec(path, spec)
         except Unavailable:
@@ -212,8 +219,7 @@ class ContainerStore:
             if not spec.foreground:
                 sync_directory(path)
         except OSError as error:
-            words = f"the container cannot be kept: {error.strerror}"
-            raise Unavailable(words, "is there room on the home's disk? `hypernode collect` makes some") from None
+            raise _unwritable(error) from None
 
     def _open(self, path: Path) -> Container | None:
         if len(path.name) != _ID_CHARACTERS:
@@ -233,6 +239,13 @@ class ContainerStore:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _MAKING_SECONDS:
                 remove_tree(path)
+
+
+def _unwritable(error: OSError) -> Unavailable:
+    hint = "choose another home with --home"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "is there room on the home's disk? `hypernode collect` makes some"
+    return Unavailable(f"the container cannot be kept: {error.strerror}", hint)
 
 
 def labels_of(container: Container) -> Mapping[str, str]:

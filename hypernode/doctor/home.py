@@ -31,13 +31,13 @@ def _version() -> Check:
 
 
 def _directory(home: Path) -> list[Check]:
-    if not home.exists():
-        parent = next(one for one in home.parents if one.exists())
+    if not os.path.exists(home):  # Path's own raises where one may not look
+        parent = next(one for one in home.parents if os.path.exists(one))
         if not os.access(parent, os.W_OK):
             hint = "choose another with --home or HYPERNODE_HOME"
             return [Check(_AREA, "directory", State.FAIL, f"{home} cannot be made: {parent} is not writable", hint)]
         return [Check(_AREA, "directory", State.OK, f"{home} is made at first use"), _space(parent)]
-    if not home.is_dir() or not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+    if not os.path.isdir(home) or not os.access(home, os.R_OK | os.W_OK | os.X_OK):
         hint = "is it yours? choose another with --home or HYPERNODE_HOME"
         return [Check(_AREA, "directory", State.FAIL, f"{home} is no directory that can be written", hint)]
     mode = home.stat().st_mode & 0o077
@@ -67,7 +67,7 @@ def _space(where: Path) -> Check:
 def _node(config: Config, *, is_running: bool) -> Check:
     if is_running:
         return Check(_AREA, "node", State.OK, f"a node runs and answers at {config.socket}")
-    if config.socket.exists():
+    if os.path.exists(config.socket):
         words = f"no node answers; {config.socket} was left by one that ended at once, and is taken over by the next"
         return Check(_AREA, "node", State.OK, words)
     words = "no node runs; commands host one while they need it, and images are served only as long"

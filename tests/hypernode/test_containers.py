@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperlog.errors import Conflict, HyperError, NotFound, Refused
+from hyperlog.errors import Conflict, HyperError, NotFound, Refused, Unavailable
 from hypernode.api.container_requests import CreateContainer
 from hypernode.cli import tar_files
 from hypernode.cli.container_options import environment
@@ -213,6 +213,12 @@ def test_a_container_is_found_by_name_id_and_beginning(store: ContainerStore) ->
         store.create(replace(ASKED, name="one"))
     one.remove()
     store.create(replace(ASKED, name="one"))
+
+
+def test_where_nothing_can_be_written_no_container_is_made(store: ContainerStore, tmp_path: Path) -> None:
+    (tmp_path / "containers" / "lock").mkdir(parents=True)
+    with pytest.raises(Unavailable, match="the container cannot be kept"):
+        store.create(ASKED)
 
 
 def test_what_is_damaged_is_dead_and_can_be_removed(store: ContainerStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_a_full_disk_below_standard_output_is_told(words: list[str], unbuffered:
         )
     assert done.returncode == 6
     assert done.stderr.startswith("hypernode: standard output cannot be written to: No space left on device\n  hint: ")
+
+
+def test_containers_of_what_is_no_home_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "hypernode", "--home", str(tmp_path / "file"), "ps"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "cannot be used as a home" in done.stderr) == (4, True), done.stderr
 
 
 def test_notes_that_cannot_be_written_change_nothing() -> None:

@@ -125,6 +125,21 @@ def test_where_something_is_nothing_is_written(home: Repository, tmp_path: Path)
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_what_came_meanwhile_stays(home: Repository, tmp_path: Path) -> None:
+    tree, target = tmp_path / "tree", tmp_path / "out"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    manifest = _import(home, tree)
+
+    def come(_done: int) -> None:
+        (target / "mine").mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(Conflict, match="empty directory any more"):
+        check_out(manifest, _blob(home.blocks, manifest), str(target), on_bytes=come)
+    assert os.listdir(target) == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["home", "out", "tree"]
+
+
 def test_a_missing_block_leaves_nothing(home: Repository, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -193,3 +193,14 @@ async def test_other_failures_are_raised() -> None:
         stack.callback(os.close, full)
         with pytest.raises(OutputFailed, match="No space left"):
             await relay(Source(source_end), Sink.shared(full))
+
+
+@pytest.mark.real("root")
+async def test_what_another_user_made_is_used_all_the_same() -> None:
+    with ExitStack() as stack:
+        reading, writing = own_pipe(stack)
+        stack.callback(os.seteuid, 0)
+        os.seteuid(65534)
+        with Sink.shared(writing) as sink:
+            await sink.write_all(b"told")
+        assert os.read(reading, 10) == b"told"
