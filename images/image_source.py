@@ -8,13 +8,14 @@ is a file system image if its first bytes say so, else it must be a tar; what li
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from images.errors import ImportRefused, SourceUnsupported
+from images.errors import ImageSourceCorrupt, ImportRefused, SourceUnsupported
 from images.import_layers import Layer
 from images.oci_image import Platform, Stack, archive_image, layout_image, registry_image
 from images.places import Archive, open_archive, open_folder
@@ -26,6 +27,9 @@ _EROFS: Final = (1024, b"\xe2\xe1\xf5\xe0")
 _EXT: Final = (1024 + 56, b"\x53\xef")
 _EXT_INCOMPATIBLE: Final = 1024 + 96
 _EXT_NEEDS_RECOVERY: Final = 4
+_EXT_64_BIT: Final = 128
+_EXT_SUPERBLOCK: Final = struct.Struct("<1024x4xI16xI68xI236xI")
+"""Blocks, the logarithm of their size, features that readers must know, blocks above 2³²."""
 _PARTITIONED: Final = (510, b"\x55\xaa")
 _HEAD_BYTES: Final = 2048
 
@@ -40,11 +44,12 @@ class FileSystem(Enum):
 def file_system_in(path: Path) -> FileSystem | None:
     """The file system that the file `path` is an image of; None when it is none that is known.
 
-    Raises `SourceUnsupported` for one that is known and cannot be read, and for disks with partitions.
+    Raises `SourceUnsupported` for one that is known and cannot be read, and for disks with partitions,
+    `ImageSourceCorrupt` for one whose end is missing.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ImportRefused(f"{path} cannot be read: {error.strerror}") from None
     if head.startswith(_SQUASHFS):
@@ -52,6 +57,8 @@ def file_system_in(path: Path) -> FileSystem | None:
     if _has(head, *_EXT):
         if head[_EXT_INCOMPATIBLE] & _EXT_NEEDS_RECOVERY:
             raise SourceUnsupported(f"{path} was not unmounted, so its journal has changes", f"e2fsck -p {path}")
+        if size < (whole := _ext_bytes(head)):
+            raise ImageSourceCorrupt(f"{path} is cut short: {size} of {whole} bytes", "get it again")
         return FileSystem.EXT
     if head.startswith(_QCOW2):
         raise SourceUnsupported(f"{path} is a qcow2 disk", "qemu-img convert -O raw, then share one of its partitions")
@@ -60,6 +67,14 @@ def file_system_in(path: Path) -> FileSystem | None:
     if _has(head, *_PARTITIONED):
         raise SourceUnsupported(f"{path} is a disk with partitions", "share an image of one partition")
     return None
+
+
+def _ext_bytes(head: bytes) -> int:
+    """How large its superblock says the file system is. What lies behind the end would be read as if it were not."""
+    fields: tuple[int, int, int, int] = _EXT_SUPERBLOCK.unpack_from(head.ljust(_EXT_SUPERBLOCK.size, b"\0"))
+    blocks, shift, features, high = fields
+    count = (high if features & _EXT_64_BIT else 0) << 32 | blocks
+    return count << (10 + min(shift, 6))
 
 
 def _has(head: bytes, place: int, magic: bytes) -> bool:

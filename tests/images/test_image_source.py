@@ -28,7 +28,7 @@ from images.errors import (
     SourceTooLarge,
     SourceUnsupported,
 )
-from images.image_source import Opened, open_stack
+from images.image_source import FileSystem, Opened, file_system_in, open_stack
 from images.import_layers import Layer, import_layers
 from images.layer_stream import LayerStream
 from images.oci_config import convert_config, make_config
@@ -386,3 +386,23 @@ def test_a_digest_of_another_kind_is_verified_too() -> None:
     stream.finish()
     with pytest.raises(DigestMismatch):
         LayerStream(Memory(LAYER + b"x"), digest=digest, diff_id=None, limit=1 << 30).finish()
+
+
+def test_an_ext_image_that_is_cut_short_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    head = bytearray(2048)
+    head[1024 + 4 : 1024 + 8] = (25).to_bytes(4, "little")
+    head[1024 + 24] = 2  # blocks of 4 KiB
+    head[1024 + 56 : 1024 + 58] = b"\x53\xef"
+    path.write_bytes(head)
+    with pytest.raises(ImageSourceCorrupt, match="2048 of 102400 bytes"):
+        file_system_in(path)
+    os.truncate(path, 102_399)
+    with pytest.raises(ImageSourceCorrupt, match="cut short"):
+        file_system_in(path)
+    os.truncate(path, 102_400)
+    assert file_system_in(path) is FileSystem.EXT
+    head[1024 + 96], head[1024 + 336] = 128, 1  # 2³² blocks more
+    path.write_bytes(head)
+    with pytest.raises(ImageSourceCorrupt, match="cut short"):
+        file_system_in(path)
