@@ -25,12 +25,11 @@ from hypernode.deadline import DeadlineBlob
 from hypernode.limits import (
     CLOSE_SECONDS,
     IDLE_MOUNTS_MAX,
-    READ_AHEAD_KIB,
-    TRACE_SECONDS,
     TRACED_READ_AHEAD_KIB,
 )
 from hypernode.machine_disks import MachineDisks, disks_by_nbd
 from hypernode.recording import RecordingBlob
+from hypernode.start_reads import StartReads
 from hypernode.unpacked import UnpackedImages
 from images.manifest import Manifest
 from images.manifest_store import ManifestRef
@@ -77,21 +76,16 @@ class _Shared:
 
     blob: DeadlineBlob
     target: str
-    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     users: int = 0
     idle: trio.CancelScope | None = None
     """While nobody uses it: cancelled when somebody does, or it is unmounted."""
     idle_since: float = 0.0
     leave: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+    reads: StartReads = field(init=False)
 
-
-async def _read_ahead_again(shared: _Shared) -> None:
-    """Once a traced start is over."""
-    with trio.move_on_after(TRACE_SECONDS):
-        await shared.ended.wait()
-        return
-    shared.read_ahead.set(READ_AHEAD_KIB)
+    def __post_init__(self) -> None:
+        self.reads = StartReads(self.target, self.ended)
 
 
 class ImageMounts:
@@ -146,12 +140,14 @@ class ImageMounts:
         *,
         volume: Path | None = None,
         traced: bool = False,
+        pushes: bool = False,
         own_users: bool = True,
         recording: RecordingBlob | None = None,
     ) -> AsyncIterator[ContainerRoot]:
         """A writable root over `image`; what is written goes to `volume`, or is gone at the end.
 
-        `traced`: what its start reads is on its way here, and little else should be asked for. `recording`: the
+        `traced`: what its start reads is on its way here, and little else should be asked for. `pushes`: nobody needs
+        to know which of it is read, so it may be put where the kernel need not ask for it. `recording`: the
         image's blob to read from instead, through a mount of its own, whose page cache is empty.
         Raises `HostUnfit`, `MountFailed`.
         """
@@ -160,7 +156,7 @@ class ImageMounts:
         place.mkdir(parents=True, mode=0o700)
         try:
             if recording is None:
-                name, mounting = image.name, self._lower(image, deadline, traced=traced)
+                name, mounting = image.name, self._lower(image, deadline, traced=traced, pushes=pushes)
             else:
                 name = f"{image.name}-{place.name}"
                 mounting = self._recorded(image, name, DeadlineBlob(recording, deadline), str(place / "lower"))
@@ -260,7 +256,7 @@ class ImageMounts:
         try:
             with self._listening(image.name, on_failure):
                 async with (
-                    self._lower(image, deadline, traced=False),
+                    self._lower(image, deadline),
                     standing(str(place / "memory")),
                     standing(str(place / "seen" / "lower")),
                     standing(str(place / "seen" / "layer")),
@@ -305,7 +301,9 @@ class ImageMounts:
             yield lower
 
     @contextlib.asynccontextmanager
-    async def _lower(self, image: MountableImage, deadline: float, *, traced: bool) -> AsyncIterator[str]:
+    async def _lower(
+        self, image: MountableImage, deadline: float, *, traced: bool = False, pushes: bool = False
+    ) -> AsyncIterator[str]:
         """The shared mount of `image`."""
         async with self._changing:
             shared = self._shared.get(image.name)
@@ -321,7 +319,7 @@ class ImageMounts:
                     metadata_path=str(image.metadata),
                     target=shared.target,
                     flags=CONTAINER_LOWER,
-                    read_ahead=shared.read_ahead,
+                    read_ahead=shared.reads.read_ahead,
                 )
                 await self._nursery.start(self._hold_shared, image, shared, mounting)
             shared.users += 1
@@ -332,8 +330,7 @@ class ImageMounts:
         assert self._server is not None
         self._server.look_again(image.name)
         if traced:
-            shared.read_ahead.set(TRACED_READ_AHEAD_KIB)
-            self._nursery.start_soon(_read_ahead_again, shared)
+            await shared.reads.begin(self._server, image.name, self._nursery, pushes=pushes)
         try:
             yield shared.target
         finally:

@@ -67,6 +67,9 @@ PRIVATE_TRACES_BYTES_MAX: Final = 4 << 20
 CARRIED_FROM_MAX: Final = 8
 """Other versions of an image in which a boot looks for a trace of its command."""
 
+PUSHED_READS_MAX: Final = 2000
+PUSHED_LOOK_SECONDS: Final = 0.1
+
 TRACED_READ_AHEAD_KIB: Final = 16
 READ_AHEAD_KIB: Final = 128
 """Of the kernel, on mounts of images. Where a trace tells what will be read, reading ahead mostly asks for what nobody

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import trio
 
 from vmhost import limits
 from vmhost.blob_protocol import BlockTable, Place
+from vmhost.block_push import PushLink
 
 
 class StoredBlocks(Protocol):
@@ -88,6 +90,17 @@ class ServedBlob:
         if self.tables:
             self.tables[0].look_again()
 
+    def push(self) -> Iterator[tuple[Told, socket.socket]]:
+        """Put blocks of its later tables into the kernel's cache as they come: those that this begins for, each with a
+        socket for who does it, to be closed."""
+        for told in self.tables[1:]:
+            if (other := told.push()) is not None:
+                yield told, other
+
+    def end_push(self) -> None:
+        for told in self.tables:
+            told.end_push()
+
     def learn(self, offset: int) -> None:
         """Tell where its own block at `offset` lies and those behind it, more of them as long as they are here."""
         if self.tables:
@@ -117,6 +130,7 @@ class Told:
         self._table = BlockTable(self.descriptor, writable=True)
         self.count = self._table.count
         self._packs = packs
+        self._push: PushLink | None = None
         self._end_listening = stored.listen(self._tell)
 
     def look_again(self) -> None:
@@ -126,6 +140,7 @@ class Told:
     def close(self) -> None:
         """Tell no more."""
         self._end_listening()
+        self.end_push()
         self._table.close()
         os.close(self.descriptor)
 
@@ -143,5 +158,35 @@ class Told:
             return False
         self._packs(self.stored, place[0])
         self._table.tell(number, Place(*place))
+        if self._push is not None:
+            self._tell_pusher(number, place[0])
         self.look_again()  # who waited for a block may watch from then on
         return True
+
+    def push(self) -> socket.socket | None:
+        """Have its blocks put into the kernel's cache, those that are here and those that come, until `end_push`: a
+        socket for the process that does it, to be closed; None if one does already."""
+        if self._push is not None:
+            return None
+        self._push = PushLink()
+        for number in range(self.count):
+            if (place := self._table.place(number)) is not None:
+                self._tell_pusher(number, place.pack)
+        return self._push.take_other_end()
+
+    def end_push(self) -> None:
+        if self._push is not None:
+            self._push.close()
+            self._push = None
+
+    def _tell_pusher(self, number: int, pack: int) -> None:
+        assert self._push is not None
+        if self._push.knows(pack):
+            self._push.came(number, pack, None)
+            return
+        try:
+            descriptor = self.stored.open_pack(pack)
+        except OSError:
+            return  # the server says so
+        self._push.came(number, pack, descriptor)
+        os.close(descriptor)

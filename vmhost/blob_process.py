@@ -1,8 +1,8 @@
 """The process that serves blobs: takes the kernel's requests off /dev/fuse, and answers what needs no node.
 
 Names and attributes it knows; a read it answers from the node's packs, if it was told where all the blocks lie, and
-what it finds there is what their ids say. What a boot trace has packed is read in about that order, so while nobody
-asks, the next blocks are unpacked. All other reads it hands to the node (`blob_protocol`), which writes the
+what it finds there is what their ids say. What a boot trace has packed the kernel may be given beforehand, by a process
+forked off (`block_push`). All other reads it hands to the node (`blob_protocol`), which writes the
 reply itself: nobody waits here, and nothing of a read is remembered. So this is a loop over two descriptors, in a
 process that loads neither store nor network nor trio: some 14 MB, and the tables of each image. While somebody watches
 a blob, the node is told of the reads that were answered here, afterwards.
@@ -25,9 +25,6 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Final
 
-from hyperlog.errors import HyperError
-from hyperlog.hashing import blake3_256
-from images.compression import decompress
 from vmhost import fuse_protocol as fuse
 from vmhost import limits
 from vmhost.blob_protocol import (
@@ -40,6 +37,7 @@ from vmhost.blob_protocol import (
     Say,
     decode_message,
 )
+from vmhost.block_push import fork_pusher, unpack_block
 from vmhost.fuse_protocol import Op, Request
 from vmhost.patience import PatientPoll
 
@@ -74,8 +72,6 @@ class BlobProcess:
         # Blocks unpacked lately: the kernel reads one in several requests.
         self._raw: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
         self._raw_bytes = 0
-        self._ahead: tuple[BlockTable, range] | None = None
-        """Blocks of what a trace has packed that will be asked for next."""
 
     def run(self) -> None:
         with suppress(EOFError), select.epoll() as ready:
@@ -86,9 +82,6 @@ class BlobProcess:
             ready.register(self._device, select.EPOLLIN)
             patient = PatientPoll(ready)
             while True:
-                if self._ahead is not None and not ready.poll(0):
-                    self._look_ahead()
-                    continue
                 if any(descriptor != self._device for descriptor, _ in patient.wait()):
                     self._hear_all()
                 is_mounted = self._take_some()
@@ -127,12 +120,15 @@ class BlobProcess:
                 table = BlockTable(descriptors[0], writable=False)
                 self._by_node[message.number].tables.insert(1, table)
                 os.close(descriptors[0])
-                self._expect(table, 0)
             case Say.PACK:
                 self._packs[message.number] = descriptors[0]
+            case Say.PUSH:
+                table_too, control = descriptors
+                fork_pusher(self._device, message.number, table_too, control)
+                os.close(table_too)
+                os.close(control)
             case Say.REMOVE:
                 gone = self._by_node.pop(message.number)
-                self._ahead = None  # it may be of these
                 for table in gone.tables:
                     table.close()
                 if self._by_name.get(gone.name) is gone:
@@ -264,21 +260,9 @@ class BlobProcess:
             number = bisect_right(table.offsets, position, hi=table.count) - 1
             raw = self._block(table, number)
             if raw is not None:
-                if table is not blob.tables[0]:
-                    self._expect(table, number + 1)
                 start = position - table.offsets[number]
                 return memoryview(raw)[start : start + min(end - offset, stop - position)]
         return None
-
-    def _expect(self, table: BlockTable, number: int) -> None:
-        self._ahead = table, range(number, min(number + limits.BLOB_AHEAD_BLOCKS, table.count))
-
-    def _look_ahead(self) -> None:
-        """Unpack one block that is expected; what has not come yet ends it."""
-        assert self._ahead is not None
-        table, numbers = self._ahead
-        is_here = bool(numbers) and self._block(table, numbers[0]) is not None
-        self._ahead = (table, numbers[1:]) if is_here else None
 
     def _block(self, table: BlockTable, number: int) -> bytes | None:
         """Unpacked; None if it is not known to be here."""
@@ -287,15 +271,8 @@ class BlobProcess:
         if raw is not None:
             self._raw.move_to_end((identifier, raw_bytes))
             return raw
-        place = table.place(number)
-        if place is None or place.pack not in self._packs:
-            return None
-        try:
-            payload = os.pread(self._packs[place.pack], place.length, place.offset)
-            if blake3_256(payload) != identifier:
-                return None  # evicted, or rotten: the node finds out
-            raw = decompress(payload, raw_bytes)
-        except (OSError, HyperError):
+        raw = unpack_block(table, number, self._packs)
+        if raw is None:
             return None
         self._raw[identifier, raw_bytes] = raw
         self._raw_bytes += raw_bytes

@@ -19,7 +19,7 @@ import os
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -45,6 +45,8 @@ class Say(IntEnum):
     """The pack of that number: a descriptor."""
     REMOVE = 5
     """The blob with that node id."""
+    PUSH = 6
+    """Into the kernel's cache of the blob with that node id: its table, and a socket to the node for who does it."""
 
 
 class Message(NamedTuple):
@@ -151,6 +153,10 @@ class BlockTable:
         for view in (self._flag, self.offsets, self._ids, self._places, self._starts, self._sizes, self._heres):
             view.release()
         self._memory.close()
+
+    def stretches(self) -> Iterator[tuple[int, int, int]]:
+        """(byte of the blob, bytes, where in this space they are), by the first."""
+        return zip(self._starts, self._sizes, self._heres, strict=True)
 
     def find(self, offset: int) -> tuple[int, int] | None:
         """Where the byte `offset` of the blob is in this space, and up to which byte of it those behind it are."""

@@ -131,18 +131,40 @@ class BlobServer:
         served = self._by_name[name] = self._by_node[node] = ServedBlob(name, node, blob, self._need_pack)
         self._tell_of(served)
         self._tell_tables(served, served.look_again())
-        return os.path.join(self.mountpoint, name)
+        return self.path_of(name)
 
     def node_of(self, name: str) -> int | None:
         """The node id of what is served as `name`, if anything is."""
         served = self._by_name.get(name)
         return None if served is None else served.node
 
+    def path_of(self, name: str) -> str:
+        """Of the file that a blob of this name is served as."""
+        return os.path.join(self.mountpoint, name)
+
     def look_again(self, name: str) -> None:
         """Somebody may have begun to watch the blob, or more may be known of where its bytes lie."""
         served = self._by_name.get(name)
         if served is not None:
             self._tell_tables(served, served.look_again())
+
+    def push(self, name: str) -> None:
+        """Put what traces have packed of it into the kernel's cache, as it comes, until `end_push`.
+
+        For who reads through that cache, and has the file open. It ends with the process that serves, too, and is not
+        begun again.
+        """
+        served = self._by_name.get(name)
+        if served is None or self._link is None:
+            return
+        for told, other in served.push():
+            with other:
+                self._link.say(Message(Say.PUSH, served.node), [told.descriptor, other.fileno()])
+
+    def end_push(self, name: str) -> None:
+        served = self._by_name.get(name)
+        if served is not None:
+            served.end_push()
 
     def remove(self, name: str) -> None:
         """Stop serving it: reads that wait for it, and any later ones through open descriptors, fail with EIO."""

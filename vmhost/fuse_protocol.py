@@ -30,6 +30,7 @@ _MAX_PAGES: Final = 1 << 22
 _WANTED: Final = _ASYNC_READ | _ASYNC_DIO | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
 _MAX_WRITE: Final = 4096
 _KEEP_CACHE: Final = 1 << 1
+_NOTIFY_STORE: Final = 4
 _NOTIFY_RESEND: Final = 7
 _FOREVER: Final = 1 << 40  # seconds
 _INIT_OUT_BYTES: Final = 64
@@ -44,6 +45,7 @@ _OPEN: Final = struct.Struct("=I")
 _OPENED: Final = struct.Struct("=QIi")
 _INIT: Final = struct.Struct("=IIII")
 _INITED: Final = struct.Struct("=IIIIHHIIH")
+_STORE: Final = struct.Struct("=QQII")  # node, offset, size, padding
 _STATFS: Final = struct.Struct("=5Q4I6I")
 _DIRENT: Final = struct.Struct("=QQII")
 
@@ -107,6 +109,11 @@ def reply(unique: int, data_bytes: int, number: int = 0) -> bytes:
 def resend_notice() -> bytes:
     """Asks for all requests again that were taken and not answered (Linux 6.9): for who takes a connection over."""
     return _REPLY.pack(_REPLY.size, _NOTIFY_RESEND, 0)
+
+
+def store_notice(node: int, offset: int, size: int) -> bytes:
+    """What stands before `size` bytes of a file for the kernel to keep: whole pages are not asked for any more."""
+    return _REPLY.pack(_REPLY.size + _STORE.size + size, _NOTIFY_STORE, 0) + _STORE.pack(node, offset, size, 0)
 
 
 def init_reply(request: Request, background: int) -> bytes | None:

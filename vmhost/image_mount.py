@@ -26,12 +26,13 @@ from vmhost.mount_syscalls import (
     MS_NODEV,
     MS_NOSUID,
     MS_RDONLY,
+    MS_REMOUNT,
     in_mount_thread,
     mount,
     plain_path,
     unmount_patiently,
 )
-from vmhost.read_ahead import ReadAhead
+from vmhost.read_ahead import ReadAhead, single_pages
 
 READ_ONLY_VIEW: Final = MS_NOSUID
 """Extra flags of a mount that people look at (`hypernode mount`): set-id files have no effect there."""
@@ -41,6 +42,7 @@ CONTAINER_LOWER: Final = 0
 Every mount here has MS_NODEV: device nodes of an image are visible as inodes and cannot be opened, also not inside
 the container, which has the /dev that nspawn makes. An image could otherwise bring a node of the host's disk.
 """
+_LOWER_FLAGS: Final = CONTAINER_LOWER | MS_RDONLY | MS_NODEV
 
 
 class Backing(Enum):
@@ -91,6 +93,24 @@ async def mount_image(
 def _mount_tuned(read_ahead: ReadAhead, mounting: Callable[[], None]) -> None:
     with read_ahead.mounting():
         mounting()
+
+
+def read_through_cache(target: str) -> None:
+    """Have a container's lower read through the page caches of its blobs, where somebody puts what it will want.
+
+    Single pages are asked for then: see `single_pages`. Raises OSError.
+    """
+    mount("", target, "", MS_REMOUNT | _LOWER_FLAGS)
+
+
+def read_past_cache(target: str, blob: str) -> None:
+    """Undo that, and free the cache of the file `blob`: EROFS has a page cache of its own. Raises OSError."""
+    mount("", target, "", MS_REMOUNT | _LOWER_FLAGS, "directio")
+    descriptor = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 @asynccontextmanager
@@ -152,12 +172,13 @@ def _mount_erofs(
 def _mount_erofs_files(metadata_path: str, devices: Sequence[str], target: str, flags: int, is_direct: bool) -> None:
     with ExitStack() as stack:
         plain = [stack.enter_context(plain_path(path)) for path in devices]
-        if is_direct:
+        if is_direct and devices:
             try:
                 # A page cache under that of EROFS would hold everything twice, and its read-ahead cross file borders,
                 # so that each boot moved bytes nobody reads, and not even the same ones twice. (A plain file's cache is
                 # worth it: it is there for the next mount.)
-                mount(metadata_path, target, "erofs", flags, f"directio,{_device_options(plain)}")
+                with single_pages(devices[0]):
+                    mount(metadata_path, target, "erofs", flags, f"directio,{_device_options(plain)}")
                 return
             except OSError as error:
                 if error.errno != errno.EINVAL:  # a kernel before 6.15 does not know the option

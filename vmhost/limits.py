@@ -7,7 +7,6 @@ from typing import Final
 READ_DEADLINE_SECONDS: Final = 30.0  # a blob read that nobody answers becomes EIO after this
 FUSE_TASKS: Final = 512  # reads that may wait at once; more queue in the kernel
 BLOB_CACHE_BYTES: Final = 1 << 20  # of unpacked blocks in the process that serves blobs: some sixteen
-BLOB_AHEAD_BLOCKS: Final = 8  # of those, at most, unpacked before they are asked for
 BLOB_LEARN_BLOCKS: Final = 256  # whose places it is told at once, at most: half a millisecond of the node
 BLOB_PROCESS_RESTARTS: Final = 5  # of one that ended within a second, before the mounts are given up
 BLOB_WORDS_SECONDS: Final = 5.0  # for it to take a message

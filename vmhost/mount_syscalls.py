@@ -29,6 +29,7 @@ MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
 MNT_FORCE: Final = 1
 MNT_DETACH: Final = 2

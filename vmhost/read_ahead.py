@@ -50,6 +50,26 @@ class ReadAhead:
             _log.debug("cannot set the read-ahead of %s: %s", self._backing, error)
 
 
+@contextmanager
+def single_pages(path: str) -> Iterator[None]:
+    """Whoever opens the file `path` in here reads single pages of it whenever that is not past the cache."""
+    device = os.stat(path).st_dev
+    setting = f"{_BACKING}/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        with open(setting, "r+", encoding="ascii") as file:
+            before = file.read()
+            file.write("0")
+    except OSError as error:
+        _log.debug("cannot set the read-ahead of %s: %s", path, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        with open(setting, "w", encoding="ascii") as file:
+            file.write(before)
+
+
 def _backings() -> set[str]:
     try:
         return set(os.listdir(_BACKING))

@@ -41,6 +41,7 @@ from images.catalog import Resolved
 from images.program_start import start_digest
 from images.reader import BlobReader
 from images.source import StoredSource
+from images.trace import command_digest
 from vmhost.blob_server import ReadFailure
 from vmhost.host_probe import Purpose, require
 from vmhost.lifeline import can_be_held
@@ -82,6 +83,7 @@ async def boot(node: Node, request: Boot, call: Call) -> Mapping[str, Any]:
                 on_failure,
                 volume=None if volume is None else volume.layer,
                 traced=start.is_sparse,
+                pushes=start.trace is not None and start.trace.command == command_digest(argv),
                 own_users=request.own_users,
                 recording=recording,
             )
