@@ -30,6 +30,7 @@ _MAX_PAGES: Final = 1 << 22
 _WANTED: Final = _ASYNC_READ | _ASYNC_DIO | _EXPORT_SUPPORT | _PARALLEL_DIROPS | _MAX_PAGES
 _MAX_WRITE: Final = 4096
 _KEEP_CACHE: Final = 1 << 1
+_NO_FLUSH: Final = 1 << 5
 _NOTIFY_STORE: Final = 4
 _NOTIFY_RESEND: Final = 7
 _FOREVER: Final = 1 << 40  # seconds
@@ -143,8 +144,9 @@ def attributes_reply(attribute_bytes: bytes) -> bytes:
 
 
 def open_reply(handle: int) -> bytes:
-    """Pages that were read stay cached from one open to the next."""
-    return _OPENED.pack(handle, _KEEP_CACHE, 0)
+    """Pages that were read stay cached from one open to the next. Closing a file asks nothing, lest a process that is to
+    serve next be unable to start: its fork closes what its parent has open."""
+    return _OPENED.pack(handle, _KEEP_CACHE | _NO_FLUSH, 0)
 
 
 def statfs_reply() -> bytes:
