@@ -67,8 +67,12 @@ PRIVATE_TRACES_BYTES_MAX: Final = 4 << 20
 CARRIED_FROM_MAX: Final = 8
 """Other versions of an image in which a boot looks for a trace of its command."""
 
-PUSHED_READS_MAX: Final = 2000
+PUSHED_READS_MAX: Final = 1000
+"""Reads to be answered after which a mount that reads through the cache of its blob stops that: then somebody reads
+much that no trace named, page by page. A Python start whose trace was pushed makes some ten, one that was not 700."""
+
 PUSHED_LOOK_SECONDS: Final = 0.1
+"""Between two looks at how many there were: a thousand take as long."""
 
 TRACED_READ_AHEAD_KIB: Final = 16
 READ_AHEAD_KIB: Final = 128

@@ -159,7 +159,7 @@ class Told:
         self._packs(self.stored, place[0])
         self._table.tell(number, Place(*place))
         if self._push is not None:
-            self._tell_pusher(number, place[0])
+            self._tell_pusher(place[0])
         self.look_again()  # who waited for a block may watch from then on
         return True
 
@@ -169,9 +169,9 @@ class Told:
         if self._push is not None:
             return None
         self._push = PushLink()
-        for number in range(self.count):
-            if (place := self._table.place(number)) is not None:
-                self._tell_pusher(number, place.pack)
+        places = map(self._table.place, range(self.count))
+        for pack in {place.pack for place in places if place is not None}:
+            self._tell_pusher(pack)
         return self._push.take_other_end()
 
     def end_push(self) -> None:
@@ -179,14 +179,14 @@ class Told:
             self._push.close()
             self._push = None
 
-    def _tell_pusher(self, number: int, pack: int) -> None:
+    def _tell_pusher(self, pack: int) -> None:
         assert self._push is not None
         if self._push.knows(pack):
-            self._push.came(number, pack, None)
+            self._push.came(pack, None)
             return
         try:
             descriptor = self.stored.open_pack(pack)
         except OSError:
             return  # the server says so
-        self._push.came(number, pack, descriptor)
+        self._push.came(pack, descriptor)
         os.close(descriptor)

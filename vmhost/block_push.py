@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import struct
@@ -33,11 +34,11 @@ from vmhost import fuse_protocol as fuse
 from vmhost.blob_protocol import BlockTable
 from vmhost.prctl import SET_PDEATHSIG, prctl
 
-_WORD: Final = struct.Struct("=QQ")  # block, whose place the table has; the pack that it is in
+_WORD: Final = struct.Struct("=Q")  # the number of a pack, whose descriptor comes along if it is new
 
 
 class PushLink:
-    """The node's end. Nothing said here waits; what the other end does not take is not pushed, no more."""
+    """The node's end. Nothing said here waits."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -52,10 +53,11 @@ class PushLink:
         """Whether the descriptor of that pack was passed on."""
         return pack in self._packs
 
-    def came(self, block: int, pack: int, descriptor: int | None) -> None:
-        """A block is here, in that pack; `descriptor` if it is not known yet."""
-        with suppress(OSError):  # it does not keep up, or has ended
-            socket.send_fds(self._ours, [_WORD.pack(block, pack)], [] if descriptor is None else [descriptor])
+    def came(self, pack: int, descriptor: int | None) -> None:
+        """The table has the places of more blocks, in that pack; `descriptor` if it is not known yet."""
+        # Who does not keep up has something to read yet, and looks at the table then.
+        with suppress(OSError):
+            socket.send_fds(self._ours, [_WORD.pack(pack)], [] if descriptor is None else [descriptor])
             self._packs.add(pack)
 
     def close(self) -> None:
@@ -108,25 +110,41 @@ class _Pusher:
         self._node = node
         self._table = table
         self._control = control
+        control.setblocking(False)
         self._packs: dict[int, int] = {}
         self._stretches = sorted(table.stretches(), key=itemgetter(2))
         self._heres = [here for _, _, here in self._stretches]
 
     def run(self) -> None:
-        """Until the node hangs up, or the mount has gone."""
+        """Until all is pushed, the node hangs up, or the mount has gone."""
+        pending = list(range(self._table.count))
+        while pending and self._hear():
+            came = {number for number in pending if self._is_here(number)}
+            pending = [number for number in pending if number not in came]
+            for number in sorted(came):
+                try:
+                    self._push(number)
+                except OSError as error:
+                    if error.errno != errno.ENODEV:
+                        sys.stderr.write(f"pushing blocks ended: {error.strerror}\n")
+                    return
+
+    def _hear(self) -> bool:
+        """Wait for words, and take all there are; False if the node has hung up."""
+        select.select([self._control], [], [])
         while True:
-            data, descriptors, _, _ = socket.recv_fds(self._control, _WORD.size, 1)
-            if not data:
-                return
-            block, pack = _WORD.unpack(data)
-            if descriptors:
-                self._packs[pack] = descriptors[0]
             try:
-                self._push(block)
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    sys.stderr.write(f"pushing blocks ended: {error.strerror}\n")
-                return
+                data, descriptors, _, _ = socket.recv_fds(self._control, _WORD.size, 1)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            if descriptors:
+                self._packs[_WORD.unpack(data)[0]] = descriptors[0]
+
+    def _is_here(self, number: int) -> bool:
+        place = self._table.place(number)
+        return place is not None and place.pack in self._packs
 
     def _push(self, number: int) -> None:
         raw = unpack_block(self._table, number, self._packs)

@@ -96,10 +96,26 @@ async def test_what_was_pushed_is_read_without_anybody_being_asked(tmp_path: Pat
 
         await in_thread(read)
         assert server.statistics().reads == 0
+        await until(lambda: not pushers(server), "who pushed has ended, as all was")
+        server.push("blob")  # it was begun
+        assert not pushers(server)
+        server.end_push("blob")
+
+
+async def test_who_pushes_ends_before_all_has_come(tmp_path: Path, blob: PackedBlob) -> None:
+    hot = blob.pack_some()
+    hot.here.clear()
+    async with serving(tmp_path) as server:
+        path = server.add("blob", blob)
+        await in_thread(partial(os.stat, path))
+        server.push("blob")
+        hot.come(2)
+        await are_cached(path, packed_pages(hot, {2}))
         assert len(pushers(server)) == 1
-        server.push("blob")  # goes on already
         server.end_push("blob")
         await until(lambda: not pushers(server), "who pushed has ended")
+        hot.come(1)
+    assert not hot.listeners
 
 
 async def test_what_is_not_what_its_id_says_is_not_pushed(tmp_path: Path, blob: PackedBlob) -> None:
@@ -139,6 +155,13 @@ async def _one_waits_for_a_page_that_is_pushed(server: BlobServer, path: str, bl
     hot.come(1)
     assert page in packed_pages(hot, {1})
     await until(lambda: [_state(pusher) for pusher in pushers(server)] == ["D"], "who pushes waits for the page")
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        return _state(process) == "Z"  # some process up from here will reap it
+    except FileNotFoundError:
+        return True
 
 
 def _state(process: int) -> str:
@@ -194,7 +217,7 @@ async def test_who_pushes_and_waits_holds_nothing_up(tmp_path: Path, blob: Packe
                 os.kill(server.process, signal.SIGKILL)  # the next one knows of the block, and answers
             else:
                 nursery.cancel_scope.cancel()
-        await until(lambda: not Path(f"/proc/{pusher}").exists(), "who pushed has ended")
+        await until(lambda: _has_ended(pusher), "who pushed has ended")
 
 
 @needs_programs
