@@ -247,6 +247,9 @@ class ImageMounts:
             # Only now: a read of a blob that is not known yet would fail.
             await self._nursery.start(server.run, connection)
             self._server = server
+        for image, _ in images:
+            if (held := self._shared.get(image.name)) is not None:
+                self._nursery.start_soon(held.reads.settle, server, image.name)
 
     @contextlib.asynccontextmanager
     async def inherited_root(

@@ -65,6 +65,11 @@ class StartReads:
         self._pushing -= 1
         if not self._pushing and not self._ended.is_set():
             server.end_push(name)
+            await self.settle(server, name)
+
+    async def settle(self, server: BlobServer, name: str) -> None:
+        """No start goes on, or none that is known of: the node that knew of it was killed."""
+        if server.node_of(name) is not None:
             await self._try(partial(read_past_cache, self._target, server.path_of(name)))
 
     async def _try(self, call: Callable[[], None]) -> bool:

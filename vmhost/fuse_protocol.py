@@ -146,8 +146,8 @@ def attributes_reply(attribute_bytes: bytes) -> bytes:
 def open_reply(handle: int) -> bytes:
     """Pages that were read stay cached from one open to the next.
 
-    Closing a file asks nothing (Linux 5.16), lest the next process that serves be unable to start: a fork closes what its
-    parent has open, and would wait for an answer.
+    Closing a file asks nothing (Linux 5.16), lest the next process that serves be unable to start: a fork closes what
+    its parent has open, and would wait for an answer.
     """
     return _OPENED.pack(handle, _KEEP_CACHE | _NO_FLUSH, 0)
 
