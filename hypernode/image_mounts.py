@@ -329,12 +329,12 @@ class ImageMounts:
             if shared.idle is not None:
                 shared.idle.cancel()
                 shared.idle = None
-        shared.blob.seconds = deadline
-        assert self._server is not None
-        self._server.look_again(image.name)
-        if traced:
-            await shared.reads.begin(self._server, image.name, self._nursery, pushes=pushes)
         try:
+            shared.blob.seconds = deadline
+            assert self._server is not None
+            self._server.look_again(image.name)
+            if traced:
+                await shared.reads.begin(self._server, image.name, self._nursery, pushes=pushes)
             yield shared.target
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):

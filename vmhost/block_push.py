@@ -119,9 +119,9 @@ class _Pusher:
         """Until all is pushed, the node hangs up, or the mount has gone."""
         pending = list(range(self._table.count))
         while pending and self._hear():
-            came = {number for number in pending if self._is_here(number)}
-            pending = [number for number in pending if number not in came]
-            for number in sorted(came):
+            came = list(filter(self._is_here, pending))
+            pending = sorted({*pending}.difference(came))
+            for number in came:
                 try:
                     self._push(number)
                 except OSError as error:
